@@ -1,0 +1,97 @@
+//! `MachineClaim`: a box asks for the identity of a Machine.
+//!
+//! The boot server is exposed to the network and is assumed to fall one day. So it decides nothing: it may
+//! only create a claim and read the answer. The controller decides.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    join::{IdentityFacts, JoinBundle},
+    time::Time,
+};
+
+/// A box's claim to be a Machine. Written once by a boot server, answered by the controller.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[kube(
+    group = "magnetite.dev",
+    version = "v1alpha1",
+    kind = "MachineClaim",
+    plural = "machineclaims",
+    shortname = "mgc",
+    category = "magnetite",
+    status = "MachineClaimStatus",
+    derive = "PartialEq",
+    doc = "A MachineClaim is a box's claim to be a Machine, passed on by a boot server and decided by the controller. People read it; they do not write it.",
+    printcolumn(name = "Machine", type_ = "string", json_path = ".spec.machine"),
+    printcolumn(name = "Intent", type_ = "string", json_path = ".spec.intent"),
+    printcolumn(name = "Decision", type_ = "string", json_path = ".status.decision"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".spec.address", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("a claim is written once"))]
+pub struct MachineClaimSpec {
+    /// Name of the Machine that the box claims to be.
+    #[schemars(length(min = 1, max = 63))]
+    pub machine: String,
+    /// UID of that Machine, so that a claim does not outlive it.
+    #[schemars(length(min = 1, max = 64))]
+    pub machine_uid: String,
+    /// The intent in whose window the box claims.
+    #[schemars(length(min = 1, max = 63))]
+    pub intent: String,
+    /// The claim key: SubjectPublicKeyInfo of an ECDSA P-256 key, DER in base64.
+    #[schemars(length(min = 1, max = 1024))]
+    pub claim_key: String,
+    /// The kubelet's certificate request: PKCS#10 in PEM, for a key that never leaves the box.
+    #[schemars(length(min = 1, max = 8192))]
+    pub certificate_request: String,
+    /// The claim key's signature (ECDSA P-256 with SHA-256, ASN.1, base64) over `join::signed_text`.
+    #[schemars(length(min = 1, max = 256))]
+    pub signature: String,
+    /// What the box says it is. Not proven.
+    #[serde(default)]
+    pub facts: IdentityFacts,
+    /// IP address that the claim came from, as the boot server saw it.
+    #[schemars(length(max = 45))]
+    pub address: String,
+    /// Name of the boot server that passed the claim on.
+    #[schemars(length(max = 253))]
+    pub server: String,
+}
+
+/// The controller's answer.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineClaimStatus {
+    /// What was decided. Absent: nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+    /// Why, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why, in a sentence, with what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When it was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_at: Option<Time>,
+    /// What the box needs to join. There once the decision is Approved. Nothing in it is secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<JoinBundle>,
+}
+
+/// What was decided about a claim.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The key is bound to the Machine; its certificate is on its way.
+    Bound,
+    /// The certificate is issued.
+    Approved,
+    /// Refused, for good.
+    Denied,
+}

@@ -1,0 +1,143 @@
+//! Condition types and reasons, and the one rule for changing a condition.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::time::Time;
+
+/// Machine: no other Machine claims one of its MACs, its UUID or its serial.
+pub const IDENTITY_UNIQUE: &str = "IdentityUnique";
+/// Machine: a Profile is found, renders, and its artifacts are at hand.
+pub const PROFILE_READY: &str = "ProfileReady";
+/// Machine: an intent is open, so that the box may boot and claim.
+pub const WINDOW_OPEN: &str = "WindowOpen";
+/// Machine: the box booted as far as its agent.
+pub const BOOTED: &str = "Booted";
+/// Machine: a key is bound to this Machine and intent.
+pub const CLAIMED: &str = "Claimed";
+/// Machine: the kubelet's certificate was issued and its Node is registered.
+pub const JOINED: &str = "Joined";
+/// Machine and Profile: everything that was asked for is so.
+pub const READY: &str = "Ready";
+/// Profile: every template renders.
+pub const RENDERED: &str = "Rendered";
+/// Profile: every file that it names is at hand and has the declared checksum.
+pub const ARTIFACTS_READY: &str = "ArtifactsReady";
+
+/// Reasons: one word for a program, next to the sentence for a person.
+pub mod reason {
+    /// All is well.
+    pub const AS_DECLARED: &str = "AsDeclared";
+    /// Two Machines claim the same MAC, UUID or serial.
+    pub const DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
+    /// `spec.profile` names a Profile that does not exist.
+    pub const PROFILE_NOT_FOUND: &str = "ProfileNotFound";
+    /// No Profile is named and none selects the Machine.
+    pub const NO_PROFILE: &str = "NoProfile";
+    /// More than one Profile selects the Machine.
+    pub const AMBIGUOUS_PROFILE: &str = "AmbiguousProfile";
+    /// A template does not render.
+    pub const RENDER_FAILED: &str = "RenderFailed";
+    /// The ConfigMap with the Ignition config is missing, or lacks the key.
+    pub const CONFIG_MAP_MISSING: &str = "ConfigMapMissing";
+    /// A file that the Profile names is missing, or has another checksum.
+    pub const ARTIFACT_FAILED: &str = "ArtifactFailed";
+    /// A file that the Profile names is still being fetched.
+    pub const ARTIFACT_FETCHING: &str = "ArtifactFetching";
+    /// No boot server has reported yet.
+    pub const NOT_REPORTED: &str = "NotReported";
+    /// The boot window is open.
+    pub const INTENT_OPEN: &str = "IntentOpen";
+    /// The window closed because the machine joined.
+    pub const INTENT_FULFILLED: &str = "IntentFulfilled";
+    /// The window closed because its time ran out.
+    pub const WINDOW_EXPIRED: &str = "WindowExpired";
+    /// The window is frozen: two keys claimed the same machine.
+    pub const CLAIM_CONFLICT: &str = "ClaimConflict";
+    /// A claim was refused for another reason than a second key.
+    pub const CLAIM_REFUSED: &str = "ClaimRefused";
+    /// No claim has come yet.
+    pub const NOT_CLAIMED: &str = "NotClaimed";
+    /// A key is bound.
+    pub const KEY_BOUND: &str = "KeyBound";
+    /// The box has not been seen since the window opened.
+    pub const NOT_SEEN: &str = "NotSeen";
+    /// The agent runs.
+    pub const AGENT_STARTED: &str = "AgentStarted";
+    /// A node of that name exists and does not belong to this Machine.
+    pub const NODE_NAME_TAKEN: &str = "NodeNameTaken";
+    /// The certificate was asked for and is not issued yet.
+    pub const CERTIFICATE_PENDING: &str = "CertificatePending";
+    /// The certificate was issued; the Node is not registered yet.
+    pub const CERTIFICATE_ISSUED: &str = "CertificateIssued";
+    /// The Node is registered.
+    pub const NODE_REGISTERED: &str = "NodeRegistered";
+    /// The Node is Ready.
+    pub const NODE_READY: &str = "NodeReady";
+    /// The Node is registered and not Ready.
+    pub const NODE_NOT_READY: &str = "NodeNotReady";
+    /// The Node of a joined machine is gone.
+    pub const NODE_GONE: &str = "NodeGone";
+    /// The agent reported a failure.
+    pub const AGENT_FAILED: &str = "AgentFailed";
+    /// The Profile joins no cluster, and the box booted.
+    pub const BOOTED_WITHOUT_JOIN: &str = "BootedWithoutJoin";
+    /// The Machine is being deleted.
+    pub const DELETING: &str = "Deleting";
+    /// Something else must happen first.
+    pub const WAITING: &str = "Waiting";
+}
+
+/// The three values of a condition's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// Not known yet.
+    Unknown,
+}
+
+impl Status {
+    /// As the API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// Finds a condition by its type.
+pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// True if the condition is there and its status is True.
+pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
+    find(conditions, kind).is_some_and(|condition| condition.status == "True")
+}
+
+/// Builds a condition; `lastTransitionTime` is taken over from `before` unless the status flips.
+pub fn condition(
+    before: &[Condition],
+    kind: &str,
+    status: Status,
+    reason: &str,
+    message: impl Into<String>,
+    generation: Option<i64>,
+    now: &Time,
+) -> Condition {
+    let since = find(before, kind)
+        .filter(|old| old.status == status.as_str())
+        .map_or_else(|| now.clone(), |old| old.last_transition_time.clone());
+    Condition {
+        type_: kind.to_owned(),
+        status: status.as_str().to_owned(),
+        reason: reason.to_owned(),
+        message: message.into(),
+        observed_generation: generation,
+        last_transition_time: since,
+    }
+}

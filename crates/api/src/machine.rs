@@ -1,0 +1,258 @@
+//! `Machine`: one box of metal, how it is known, what it should become, and how far it is.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema, ResourceExt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    report::{BootRecord, Inventory},
+    time::Time,
+    types::{MacAddr, MachineUuid},
+};
+
+/// One physical machine: how it is recognised, which Profile it boots, and what its Node is called.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[kube(
+    group = "magnetite.dev",
+    version = "v1alpha1",
+    kind = "Machine",
+    plural = "machines",
+    shortname = "mgm",
+    category = "magnetite",
+    status = "MachineStatus",
+    derive = "PartialEq",
+    doc = "A Machine is one box of metal that boots over the network and becomes a Node. Creating it is the first intent: it opens a boot window, so that powering the box on is all that is left to do.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Profile", type_ = "string", json_path = ".status.profile"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "MAC", type_ = "string", json_path = ".status.boot.mac", priority = 1),
+    printcolumn(name = "UUID", type_ = "string", json_path = ".status.boot.uuid", priority = 1),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.boot.address", priority = 1),
+    printcolumn(name = "Firmware", type_ = "string", json_path = ".status.boot.firmware", priority = 1),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.profileRevision", priority = 1),
+    validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label of at most 63 characters: it is part of labels and of the default Node name")
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.macs) && self.macs.size() > 0) || has(self.uuid) || has(self.serial)").message("a Machine needs at least one of spec.macs, spec.uuid and spec.serial: without it no box can be recognised"))]
+#[x_kube(validation = Rule::new("has(self.nodeName) == has(oldSelf.nodeName) && (!has(self.nodeName) || self.nodeName == oldSelf.nodeName)").message("spec.nodeName is immutable: delete the Machine and create it again to give its Node another name"))]
+pub struct MachineSpec {
+    /// Ethernet addresses of the box's network cards. Any one of them identifies the box. At most 32.
+    /// An address that another Machine also lists makes both say `DuplicateIdentity`, and neither boots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub macs: Vec<MacAddr>,
+
+    /// SMBIOS system UUID, as `dmidecode -s system-uuid` prints it. Identifies the box unless it is a value
+    /// that many boards share (all zeros, all ones, 03000200-0400-0500-0006-000700080009), which is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<MachineUuid>,
+
+    /// SMBIOS system serial number, as `dmidecode -s system-serial-number` prints it; compared without regard
+    /// to case. Seen only once iPXE runs: a box known by nothing else needs `--answer-unknown-firmware`
+    /// on the boot server, so list a MAC too. Makers' placeholders ("Default string") are ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub serial: Option<String>,
+
+    /// Name of the Profile to boot. Without it the one Profile whose `selector` matches this Machine's labels
+    /// is taken; none or more than one shows in the condition `ProfileReady`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub profile: Option<String>,
+
+    /// Name of the Node that the box becomes. Default: the Machine's name. Immutable.
+    /// A Node of that name that is not this Machine's makes the join fail with `NodeNameTaken`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub node_name: Option<String>,
+
+    /// Variables for the Profile's templates, by name: `{{ vars.rack }}`. They win over the Profile's own.
+    /// Nothing secret: what is rendered can be read by anyone on the network. At most 64, of 4096 characters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub variables: BTreeMap<String, String>,
+
+    /// Labels for this machine's Node, over those of the Profile.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('magnetite.dev/') && !key.startsWith('node-role.kubernetes.io/control-plane'))").message("nodeLabels may not set magnetite.dev/ labels or the control-plane role"))]
+    pub node_labels: BTreeMap<String, String>,
+
+    /// Names an intent to provision the box (again). Any change opens a new boot window: the box may then
+    /// boot and claim an identity with a new key. Free text, for example a date or a change number.
+    /// Default: the intent of creation. A change is also what clears a frozen claim conflict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
+    pub boot_intent: Option<String>,
+
+    /// How long a boot window stays open, in seconds; counted from the moment that the intent was seen.
+    /// Default 3600 (60 minutes), at least 60, at most 86400. Outside a window the box gets what
+    /// `onReboot` of its Profile says, and no identity.
+    #[serde(default = "default_window")]
+    #[schemars(range(min = 60, max = 86400))]
+    pub boot_window_seconds: i32,
+
+    /// What happens to the Node when the Machine is deleted. In both cases the window closes and the
+    /// kubelet's certificate is not renewed again.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+fn default_window() -> i32 {
+    3600
+}
+
+/// What happens to the Node when the Machine is deleted.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeletionPolicy {
+    /// The Node is left alone (default).
+    #[default]
+    Retain,
+    /// The Node object is removed. The box itself is not touched.
+    RemoveNode,
+}
+
+/// Where a machine is, for `kubectl get`. Derived from the conditions; nothing reads it back.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Declared; the box has not been seen in this intent.
+    #[default]
+    Pending,
+    /// The firmware asked, or the kernel is on its way.
+    Booting,
+    /// The system's config was fetched; the agent runs or is about to.
+    Provisioning,
+    /// The box claimed its identity; the kubelet is starting.
+    Joining,
+    /// The Node is Ready.
+    Ready,
+    /// It stopped; `status.reason` and `status.message` say where, why, and what to do.
+    Failed,
+}
+
+/// What is known of a machine.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineStatus {
+    /// Where the machine is: Pending, Booting, Provisioning, Joining, Ready or Failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// Why it is not Ready, in one word. Absent when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why it is not Ready and what to do, in a sentence. Absent when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Generation of the spec that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Name of the Node, once it is registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// The Profile that the machine boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Revision of that Profile: the first ten digits of the SHA-256 of its spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile_revision: Option<String>,
+    /// The current intent and its boot window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<IntentStatus>,
+    /// The key that the box proved to hold, once it claimed its identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityStatus>,
+    /// The newest boot: what the box asked for and got, step by step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootRecord>,
+    /// What the agent found the box to be made of. Told by the box: not proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+    /// IP addresses from which the box was seen to claim its identity.
+    /// The kubelet's serving certificate may name these and no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Conditions: IdentityUnique, ProfileReady, WindowOpen, Booted, Claimed, Joined, Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// An intent to provision the machine, and its boot window.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct IntentStatus {
+    /// Names the intent: `spec.bootIntent`, or `created`.
+    pub id: String,
+    /// Whether the box may boot and claim now.
+    pub state: IntentState,
+    /// When the window opened.
+    pub opened_at: Time,
+    /// When the window closes by itself.
+    pub expires_at: Time,
+}
+
+/// Whether an intent's window is open, or why not.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntentState {
+    /// The box may boot and claim.
+    Open,
+    /// Closed: the machine joined (or booted, where its Profile joins nothing).
+    Fulfilled,
+    /// Closed: its time ran out.
+    Expired,
+    /// Closed: two keys claimed the same machine. Set another `spec.bootIntent` to start anew.
+    Frozen,
+}
+
+/// The identity that a box earned.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityStatus {
+    /// How the identity was proven. `mac`: the first key within the boot window.
+    pub level: IdentityLevel,
+    /// The intent in which the key was bound.
+    pub intent: String,
+    /// SHA-256 of the claim key's SubjectPublicKeyInfo, in hexadecimal.
+    pub claim_key: String,
+    /// SHA-256 of the kubelet key's SubjectPublicKeyInfo, in hexadecimal.
+    pub kubelet_key: String,
+    /// Name of the MachineClaim that won.
+    pub claim: String,
+    /// When the key was bound.
+    pub bound_at: Time,
+    /// Name of the CertificateSigningRequest that was approved for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_request: Option<String>,
+    /// When the certificate was seen issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Time>,
+}
+
+/// How a machine's identity was proven. More levels will follow.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentityLevel {
+    /// L0: the box showed a declared MAC, UUID or serial within its boot window, and its key came first.
+    #[serde(rename = "mac")]
+    Mac,
+}
+
+impl Machine {
+    /// Name of the Node that the box becomes.
+    pub fn node_name(&self) -> String {
+        self.spec.node_name.clone().unwrap_or_else(|| self.name_any())
+    }
+
+    /// Name of the intent that the spec asks for.
+    pub fn wanted_intent(&self) -> &str {
+        self.spec.boot_intent.as_deref().unwrap_or(CREATED)
+    }
+}
+
+/// The intent of a Machine that names none: its creation.
+pub const CREATED: &str = "created";

@@ -1,0 +1,327 @@
+//! `Profile`: what machines boot, how they are configured, and how they join.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Architecture, Sha256};
+
+/// What a group of machines boots and becomes.
+///
+/// Whoever may write a Profile is root on the machines that boot it.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[kube(
+    group = "magnetite.dev",
+    version = "v1alpha1",
+    kind = "Profile",
+    plural = "profiles",
+    shortname = "mgp",
+    category = "magnetite",
+    status = "ProfileStatus",
+    derive = "PartialEq",
+    doc = "A Profile says what machines boot (kernel, initrds, command line), how the system is configured (Ignition), and how it joins the cluster. Whoever may write a Profile is root on its machines.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(name = "Machines", type_ = "integer", json_path = ".status.machines"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: it is used as a label")
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+pub struct ProfileSpec {
+    /// Selects Machines that name no Profile by their labels. An empty selector is refused: it would select all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("(has(self.matchLabels) && self.matchLabels.size() > 0) || (has(self.matchExpressions) && self.matchExpressions.size() > 0)").message("an empty selector would select every Machine; name a label, or leave selector out"))]
+    pub selector: Option<LabelSelector>,
+
+    /// What is booted, per architecture.
+    pub boot: BootSpec,
+
+    /// The Ignition config, a template. Without it the box gets a config that carries only the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("has(self.inline) != has(self.configMap)").message("ignition needs exactly one of inline and configMap"))]
+    pub ignition: Option<IgnitionSource>,
+
+    /// Variables for the templates, by name: `{{ vars.channel }}`. A Machine's own win. Nothing secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub variables: BTreeMap<String, String>,
+
+    /// Labels and taints of the Nodes.
+    #[serde(default)]
+    pub node: NodeSpec,
+
+    /// How the machines join a cluster.
+    #[serde(default)]
+    pub join: JoinSpec,
+
+    /// The agent on the box.
+    #[serde(default)]
+    pub agent: AgentSpec,
+}
+
+/// What is booted, per architecture, and what a later boot gets.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.x86_64) || has(self.aarch64)").message("boot needs x86_64 or aarch64, or both"))]
+pub struct BootSpec {
+    /// For 64-bit x86, BIOS and UEFI.
+    #[serde(default, rename = "x86_64", skip_serializing_if = "Option::is_none")]
+    pub x86_64: Option<ArchBoot>,
+    /// For 64-bit Arm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aarch64: Option<ArchBoot>,
+    /// What a machine gets when its firmware asks the network and no boot window is open.
+    #[serde(default)]
+    pub on_reboot: OnReboot,
+}
+
+impl BootSpec {
+    /// What is booted on one architecture.
+    pub fn for_architecture(&self, architecture: Architecture) -> Option<&ArchBoot> {
+        match architecture {
+            Architecture::X86_64 => self.x86_64.as_ref(),
+            Architecture::Aarch64 => self.aarch64.as_ref(),
+        }
+    }
+
+    /// Every architecture that is given.
+    pub fn architectures(&self) -> impl Iterator<Item = (Architecture, &ArchBoot)> {
+        [Architecture::X86_64, Architecture::Aarch64]
+            .into_iter()
+            .filter_map(|architecture| Some((architecture, self.for_architecture(architecture)?)))
+    }
+}
+
+/// What a machine gets when its firmware asks the network and no boot window is open.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnReboot {
+    /// It is sent on to its next boot device, as a rule its disk (default).
+    #[default]
+    Local,
+    /// It boots the same kernel and config again, for a system that lives in memory. It is given no
+    /// identity: its kubelet goes on with the key and certificate that it kept on a disk.
+    Network,
+}
+
+/// Kernel, initrds, further files and command line for one architecture.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ArchBoot {
+    /// The kernel.
+    pub kernel: Artifact,
+    /// Initial RAM disks, loaded in this order. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub initrds: Vec<Artifact>,
+    /// Further files that the booted system fetches, by name: `{{ files.rootfs }}` in a template is the URL of
+    /// the file named rootfs. At most 8.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub files: BTreeMap<String, Artifact>,
+    /// The kernel's command line, one argument an item, each a template. An argument has no white space,
+    /// quotes or control characters once rendered, is none of `||`, `&&` and `;` and does not begin with `#`:
+    /// iPXE would read those as commands. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 1024), regex(pattern = r"^[^\r\n\x00]+$")))]
+    pub command_line: Vec<String>,
+}
+
+/// A file, named by where it comes from and by its SHA-256. It is never served before the sum was checked.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.url) != has(self.file)").message("an artifact needs exactly one of url and file"))]
+pub struct Artifact {
+    /// Where the boot server fetches it, once: an http or https URL without credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048), regex(pattern = r"^https?://[^\s@]+$"))]
+    pub url: Option<String>,
+    /// Its path below the boot server's artifact folder (`--artifacts-dir`), for example `debian/vmlinuz`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$"))]
+    pub file: Option<String>,
+    /// SHA-256 of the whole file.
+    pub sha256: Sha256,
+}
+
+impl Default for Artifact {
+    fn default() -> Self {
+        Self { url: None, file: None, sha256: Sha256([0; 32]) }
+    }
+}
+
+/// Where the Ignition config comes from.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct IgnitionSource {
+    /// The config itself: Ignition spec 3.x as JSON or YAML, a minijinja template. Nothing secret: anyone on
+    /// the network can read it. At most 262144 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 262144))]
+    pub inline: Option<String>,
+    /// A ConfigMap in Magnetite's own namespace that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<ConfigMapKey>,
+}
+
+/// One key of a ConfigMap in Magnetite's own namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapKey {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its key. Default: `config.ign`.
+    #[serde(default = "default_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn default_key() -> String {
+    "config.ign".to_owned()
+}
+
+/// Labels and taints of a Profile's Nodes.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSpec {
+    /// Labels that the controller sets on the Node, and keeps.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('magnetite.dev/') && !key.startsWith('node-role.kubernetes.io/control-plane'))").message("node.labels may not set magnetite.dev/ labels or the control-plane role"))]
+    pub labels: BTreeMap<String, String>,
+    /// Taints that the Node is registered with, so that no Pod slips in before them. At most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub taints: Vec<Taint>,
+}
+
+/// A taint of a Node.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Taint {
+    /// The taint's key.
+    #[schemars(length(min = 1, max = 316))]
+    pub key: String,
+    /// The taint's value, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub value: Option<String>,
+    /// What the taint does to Pods that do not tolerate it.
+    pub effect: TaintEffect,
+}
+
+/// What a taint does to Pods that do not tolerate it.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaintEffect {
+    /// New Pods stay away.
+    NoSchedule,
+    /// New Pods stay away if they can.
+    PreferNoSchedule,
+    /// Running Pods leave too.
+    NoExecute,
+}
+
+/// How machines join a cluster.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinSpec {
+    /// How the machines join.
+    #[serde(default)]
+    pub mode: JoinMode,
+    /// URL of the API server as the machines reach it, for example `https://10.0.0.5:6443`.
+    /// Default: the controller's `--join-api-server`. Without both, the join says so and waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255), regex(pattern = r"^https://[^\s@]+$"))]
+    pub api_server: Option<String>,
+    /// Addresses of the cluster's DNS service, for Pods. At most 3. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3), inner(length(max = 45)))]
+    pub cluster_dns: Vec<String>,
+    /// DNS domain of the cluster. Default: `cluster.local`.
+    #[serde(default = "default_domain")]
+    #[schemars(length(max = 253))]
+    pub cluster_domain: String,
+    /// Fields of the kubelet's KubeletConfiguration (kubelet.config.k8s.io/v1beta1), laid over the defaults.
+    /// authentication, authorization, rotateCertificates and serverTLSBootstrap stay as Magnetite sets them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "free_form_object")]
+    pub kubelet_configuration: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Further arguments for the kubelet, each beginning with `--`. At most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 255), regex(pattern = r"^--[a-z][a-z0-9-]*(=[^\s\x22'\\$%]*)?$")))]
+    pub kubelet_args: Vec<String>,
+}
+
+fn default_domain() -> String {
+    "cluster.local".to_owned()
+}
+
+fn free_form_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
+/// How machines join.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum JoinMode {
+    /// The box makes a key, the controller approves a certificate for it, the kubelet starts (default).
+    #[default]
+    Certificate,
+    /// The machines join nothing; a box is Ready when its agent has reported. For a first cluster.
+    None,
+}
+
+/// The agent on the box.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentSpec {
+    /// Where Ignition writes the agent. Default: `/opt/magnetite/magnetite-agent`. On a system with SELinux
+    /// choose a folder whose files may be run, for example `/usr/local/bin/magnetite-agent` on Fedora CoreOS.
+    #[serde(default = "default_agent_path")]
+    #[schemars(length(max = 255), regex(pattern = r"^(/[A-Za-z0-9_.-]+)+$"))]
+    pub path: String,
+}
+
+impl Default for AgentSpec {
+    fn default() -> Self {
+        Self { path: default_agent_path() }
+    }
+}
+
+fn default_agent_path() -> String {
+    "/opt/magnetite/magnetite-agent".to_owned()
+}
+
+/// What is known of a Profile.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ProfileStatus {
+    /// Generation of the spec that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Revision: the first ten digits of the SHA-256 of the spec. Machines show the one that they boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// How many Machines boot this Profile.
+    #[serde(default)]
+    pub machines: i32,
+    /// Why it is not Ready, in one word. Absent when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Conditions: Rendered, ArtifactsReady, Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+impl ProfileSpec {
+    /// Revision of this spec: the first ten hexadecimal digits of the SHA-256 of its JSON.
+    pub fn revision(&self) -> String {
+        let json = serde_json::to_vec(self).expect("a spec has string keys only, so it is JSON");
+        Sha256::of(&json).short()
+    }
+}

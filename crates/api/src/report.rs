@@ -1,0 +1,376 @@
+//! `BootReport`: what a boot server saw, passed to the controller, which folds it into the status of
+//! Machines and Profiles. A boot server may write these and nothing else's status: one that falls can
+//! lie about progress, but not about identities.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    time::Time,
+    types::{Architecture, MacAddr, MachineUuid},
+};
+
+/// What one boot server saw of one Machine or one Profile.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[kube(
+    group = "magnetite.dev",
+    version = "v1alpha1",
+    kind = "BootReport",
+    plural = "bootreports",
+    shortname = "mgb",
+    category = "magnetite",
+    derive = "PartialEq",
+    doc = "A BootReport is what one boot server saw of one Machine or Profile. The controller folds it into their status. People read it; they do not write it.",
+    printcolumn(name = "Kind", type_ = "string", json_path = ".spec.subject.kind"),
+    printcolumn(name = "Name", type_ = "string", json_path = ".spec.subject.name"),
+    printcolumn(name = "Server", type_ = "string", json_path = ".spec.server"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BootReportSpec {
+    /// The object that the report is about.
+    pub subject: Subject,
+    /// Name of the boot server.
+    #[schemars(length(max = 253))]
+    pub server: String,
+    /// Machine: its newest boot at this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootRecord>,
+    /// Machine: what its agent found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+    /// Profile: the state of its artifacts at this server. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub artifacts: Vec<ArtifactReport>,
+}
+
+/// The object that a report is about.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Subject {
+    /// Machine or Profile.
+    pub kind: SubjectKind,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its UID.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+}
+
+/// Kind of a report's subject.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubjectKind {
+    /// A Machine.
+    Machine,
+    /// A Profile.
+    Profile,
+}
+
+/// One boot of a machine: what it asked for and got, from its firmware's first packet on.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BootRecord {
+    /// When the firmware was first seen in this boot.
+    pub started_at: Time,
+    /// When the box was last heard of.
+    pub last_seen: Time,
+    /// Name of the boot server that served it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub server: String,
+    /// BIOS, UEFI or UEFI HTTP, as the firmware said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
+    /// The processor architecture, as the firmware said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+    /// Address of the network card that it boots from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// SMBIOS UUID, as the firmware said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<MachineUuid>,
+    /// IP address that it was last seen at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 45))]
+    pub address: Option<String>,
+    /// The steps of this boot, in the order in which they were first reached. At most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub steps: Vec<BootStep>,
+    /// Where and why it failed, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<BootFailure>,
+}
+
+/// Kind of firmware.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// PC BIOS, PXE.
+    #[serde(rename = "BIOS")]
+    Bios,
+    /// UEFI, PXE.
+    #[serde(rename = "UEFI")]
+    Uefi,
+    /// UEFI HTTP boot.
+    #[serde(rename = "UEFI-HTTP")]
+    UefiHttp,
+}
+
+/// One step of a boot.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BootStep {
+    /// Which step.
+    pub name: BootStepName,
+    /// When it was first reached in this boot.
+    pub first_at: Time,
+    /// When it was last reached.
+    pub last_at: Time,
+    /// How often it was reached in this boot: more than once means retries.
+    pub count: i32,
+    /// Bytes that were sent, where the step sends any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// More about it, for a person: the loader's name, the agent's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub detail: Option<String>,
+}
+
+/// The steps of a boot, in the order of the chain.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BootStepName {
+    /// The firmware's (or a ROM iPXE's) DHCP request was answered.
+    FirmwareSeen,
+    /// A network boot loader was sent.
+    LoaderSent,
+    /// The iPXE script was served.
+    ScriptServed,
+    /// The kernel was sent.
+    KernelFetched,
+    /// An initrd was sent.
+    InitrdFetched,
+    /// Another file of the Profile was sent.
+    FileFetched,
+    /// The Ignition config was served.
+    ConfigFetched,
+    /// The agent was sent.
+    AgentFetched,
+    /// The agent runs and reported.
+    AgentStarted,
+    /// The box claims its identity.
+    Claiming,
+    /// The certificate is on the box.
+    CertificateReceived,
+    /// The kubelet was started.
+    KubeletStarted,
+    /// The Node is registered.
+    NodeRegistered,
+    /// The Node is Ready.
+    NodeReady,
+    /// The system booted; its Profile joins nothing.
+    SystemBooted,
+}
+
+impl BootStepName {
+    /// The step as `status.reason` and Events name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FirmwareSeen => "FirmwareSeen",
+            Self::LoaderSent => "LoaderSent",
+            Self::ScriptServed => "ScriptServed",
+            Self::KernelFetched => "KernelFetched",
+            Self::InitrdFetched => "InitrdFetched",
+            Self::FileFetched => "FileFetched",
+            Self::ConfigFetched => "ConfigFetched",
+            Self::AgentFetched => "AgentFetched",
+            Self::AgentStarted => "AgentStarted",
+            Self::Claiming => "Claiming",
+            Self::CertificateReceived => "CertificateReceived",
+            Self::KubeletStarted => "KubeletStarted",
+            Self::NodeRegistered => "NodeRegistered",
+            Self::NodeReady => "NodeReady",
+            Self::SystemBooted => "SystemBooted",
+        }
+    }
+}
+
+/// Where and why a boot failed.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BootFailure {
+    /// The step that failed.
+    pub step: BootStepName,
+    /// Why, in one word.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// Why, in a sentence.
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// When.
+    pub at: Time,
+}
+
+impl BootRecord {
+    /// The furthest step of the chain that was reached.
+    pub fn furthest(&self) -> Option<&BootStep> {
+        self.steps.iter().max_by_key(|step| step.name)
+    }
+
+    /// One step, if it was reached.
+    pub fn step(&self, name: BootStepName) -> Option<&BootStep> {
+        self.steps.iter().find(|step| step.name == name)
+    }
+}
+
+/// The state of one file of a Profile at one boot server.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ArtifactReport {
+    /// The field of the Profile, such as `spec.boot.x86_64.kernel`.
+    #[schemars(length(max = 128))]
+    pub field: String,
+    /// The declared SHA-256.
+    pub sha256: crate::types::Sha256,
+    /// Its state.
+    pub state: ArtifactState,
+    /// Bytes at hand.
+    #[serde(default)]
+    pub bytes: i64,
+    /// What is wrong, for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub message: Option<String>,
+}
+
+/// The state of a file.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArtifactState {
+    /// At hand, with the declared sum.
+    Ready,
+    /// Being fetched or summed.
+    Fetching,
+    /// Not there.
+    Missing,
+    /// There, with another sum.
+    WrongSum,
+    /// Could not be fetched or read.
+    Failed,
+}
+
+/// What a box is made of, as its agent found it. Told by the box: not proven.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Inventory {
+    /// Maker of the system, by SMBIOS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub manufacturer: Option<String>,
+    /// Product name, by SMBIOS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub product: Option<String>,
+    /// Serial number, by SMBIOS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub serial: Option<String>,
+    /// System UUID, by SMBIOS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<MachineUuid>,
+    /// Vendor and version of the firmware.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub firmware_version: Option<String>,
+    /// `BIOS` or `UEFI`: how the running system was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub firmware: Option<String>,
+    /// Release of the running kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub kernel: Option<String>,
+    /// Model of the first processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub cpu_model: Option<String>,
+    /// Logical processors.
+    pub cpus: i32,
+    /// Memory that the kernel can use, in bytes.
+    pub memory_bytes: i64,
+    /// Disks. At most 64.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub disks: Vec<Disk>,
+    /// Physical network cards. At most 64.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub nics: Vec<Nic>,
+    /// Display controllers and accelerators, by PCI class. At most 64.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub gpus: Vec<PciDevice>,
+}
+
+/// A disk.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Disk {
+    /// The kernel's name for it, such as `nvme0n1`.
+    #[schemars(length(max = 64))]
+    pub name: String,
+    /// Size in bytes.
+    pub size_bytes: i64,
+    /// Model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub model: Option<String>,
+    /// Serial number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub serial: Option<String>,
+    /// True of a disk that turns.
+    pub rotational: bool,
+}
+
+/// A network card.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Nic {
+    /// The kernel's name for it, such as `eno1`.
+    #[schemars(length(max = 64))]
+    pub name: String,
+    /// Its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// True if it has a link.
+    pub link: bool,
+    /// Speed in megabits per second, where the driver knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed_mbps: Option<i32>,
+    /// The kernel's driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub driver: Option<String>,
+}
+
+/// A PCI device.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PciDevice {
+    /// Bus address, such as `0000:01:00.0`.
+    #[schemars(length(max = 16))]
+    pub address: String,
+    /// Vendor id, four hexadecimal digits.
+    #[schemars(length(max = 4))]
+    pub vendor: String,
+    /// Device id, four hexadecimal digits.
+    #[schemars(length(max = 4))]
+    pub device: String,
+    /// Class code, six hexadecimal digits.
+    #[schemars(length(max = 6))]
+    pub class: String,
+}
