@@ -18,4 +18,4 @@ pub use claim::{MachineClaim, MachineClaimSpec, MachineClaimStatus};
 pub use machine::{Machine, MachineSpec, MachineStatus, Phase};
 pub use profile::{Profile, ProfileSpec, ProfileStatus};
 pub use report::{BootReport, BootReportSpec};
-pub use types::{Architecture, MachineUuid, MacAddr, Sha256};
+pub use types::{Architecture, MacAddr, MachineUuid, Sha256};

@@ -1,0 +1,182 @@
+//! Capability URLs: they keep callers out that were never handed one by DHCP.
+//!
+//! A capability is an expiry and a MAC over purpose, Machine and intent. It is stateless, so a boot server
+//! that restarts, or starts while the API server is away, checks it as before. It is no secret on the
+//! provisioning network, where anyone can listen; it keeps out everybody else (threats.md, S9).
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use kube::ResourceExt;
+use magnetite_api::{Machine, Sha256};
+
+/// What a capability is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Script, kernel, initrds, files, Ignition config, agent binary: over plain HTTP.
+    Boot,
+    /// Claims and reports: over TLS.
+    Agent,
+}
+
+impl Purpose {
+    fn tag(self) -> u8 {
+        match self {
+            Self::Boot => b'b',
+            Self::Agent => b'a',
+        }
+    }
+}
+
+/// The boot server's key for capabilities. Its `Debug` shows nothing of it.
+#[derive(Clone)]
+pub struct CapabilityKey([u8; 32]);
+
+impl std::fmt::Debug for CapabilityKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CapabilityKey(..)")
+    }
+}
+
+/// Bytes of the MAC that travel: 128 bits.
+const MAC_LEN: usize = 16;
+
+impl CapabilityKey {
+    /// From 32 random bytes.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
+    /// Makes a capability: 27 characters of base64url, good until `expires` (Unix seconds).
+    pub fn mint(&self, purpose: Purpose, machine_key: &str, intent: &str, expires: u64) -> String {
+        let expires = u32::try_from(expires).unwrap_or(u32::MAX).to_be_bytes();
+        let tag = self
+            .mac(purpose, machine_key, intent, expires)
+            .finalize()
+            .into_bytes();
+        let mut raw = expires.to_vec();
+        raw.extend(tag.iter().take(MAC_LEN));
+        URL_SAFE_NO_PAD.encode(raw)
+    }
+
+    /// True if the capability was made with this key for exactly this, and `now` (Unix seconds) is not past
+    /// its expiry. The MAC is compared in constant time.
+    pub fn check(
+        &self,
+        text: &str,
+        purpose: Purpose,
+        machine_key: &str,
+        intent: &str,
+        now: u64,
+    ) -> bool {
+        let Ok(raw) = URL_SAFE_NO_PAD.decode(text) else {
+            return false;
+        };
+        let Some((expires, tag)) = raw.split_first_chunk::<4>() else {
+            return false;
+        };
+        tag.len() == MAC_LEN
+            && self
+                .mac(purpose, machine_key, intent, *expires)
+                .verify_truncated_left(tag)
+                .is_ok()
+            && now <= u64::from(u32::from_be_bytes(*expires))
+    }
+
+    fn mac(
+        &self,
+        purpose: Purpose,
+        machine_key: &str,
+        intent: &str,
+        expires: [u8; 4],
+    ) -> Hmac<sha2::Sha256> {
+        let mut mac = <Hmac<sha2::Sha256> as KeyInit>::new_from_slice(&self.0)
+            .expect("HMAC takes a key of any length");
+        mac.update(&[purpose.tag()]);
+        mac.update(&expires);
+        // A NUL between the two: neither can hold one, so no two pairs give the same bytes.
+        mac.update(machine_key.as_bytes());
+        mac.update(&[0]);
+        mac.update(intent.as_bytes());
+        mac
+    }
+}
+
+/// What a Machine is bound by: its UID, or its name where no API server gave it one (a catalog).
+pub fn machine_key(machine: &Machine) -> String {
+    machine
+        .uid()
+        .filter(|uid| !uid.is_empty())
+        .unwrap_or_else(|| machine.name_any())
+}
+
+/// A Machine's id in URLs: 16 hexadecimal digits that do not tell its name. A name of 63 characters
+/// would not fit into the 128 bytes of the BOOTP `file` field either.
+pub fn machine_id(machine: &Machine) -> String {
+    Sha256::of(machine_key(machine).as_bytes()).to_string()[..16].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capability_is_good_for_one_thing_until_its_time() {
+        let key = CapabilityKey::new([7; 32]);
+        let cap = key.mint(Purpose::Boot, "uid-1", "created", 1000);
+        assert_eq!(cap.len(), 27);
+        assert!(key.check(&cap, Purpose::Boot, "uid-1", "created", 1000));
+        assert!(
+            !key.check(&cap, Purpose::Boot, "uid-1", "created", 1001),
+            "expired"
+        );
+        assert!(
+            !key.check(&cap, Purpose::Agent, "uid-1", "created", 1000),
+            "another purpose"
+        );
+        assert!(
+            !key.check(&cap, Purpose::Boot, "uid-2", "created", 1000),
+            "another machine"
+        );
+        assert!(
+            !key.check(&cap, Purpose::Boot, "uid-1", "again", 1000),
+            "another intent"
+        );
+        assert!(
+            !CapabilityKey::new([8; 32]).check(&cap, Purpose::Boot, "uid-1", "created", 1000),
+            "another key"
+        );
+    }
+
+    #[test]
+    fn what_was_not_minted_is_refused() {
+        let key = CapabilityKey::new([7; 32]);
+        for text in [
+            "",
+            "A",
+            "AAAAAAAAAAAAAAAAAAAAAAAAAAA",
+            "../../etc/passwd",
+            "äöü",
+        ] {
+            assert!(
+                !key.check(text, Purpose::Boot, "uid-1", "created", 0),
+                "{text:?}"
+            );
+        }
+        // A cut MAC must not pass as a shorter one.
+        let cap = key.mint(Purpose::Boot, "uid-1", "created", 1000);
+        for end in 0..cap.len() {
+            assert!(
+                !key.check(&cap[..end], Purpose::Boot, "uid-1", "created", 0),
+                "{end} characters of it"
+            );
+        }
+    }
+
+    #[test]
+    fn the_key_is_never_shown() {
+        assert_eq!(
+            format!("{:?}", CapabilityKey::new([7; 32])),
+            "CapabilityKey(..)"
+        );
+    }
+}

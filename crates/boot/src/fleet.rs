@@ -1,0 +1,292 @@
+//! Which Machine is this? An index over all Machines by every identifier that they declare.
+
+use std::{collections::HashMap, sync::Arc};
+
+use kube::ResourceExt;
+use magnetite_api::{MacAddr, Machine, MachineUuid, types::serial_is_bogus};
+
+use crate::capability::machine_id;
+
+/// What a client says of itself. A value that many boards share is ignored by [`Fleet::find`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// Address of the card that it boots from.
+    pub mac: Option<MacAddr>,
+    /// SMBIOS UUID.
+    pub uuid: Option<MachineUuid>,
+    /// SMBIOS serial number.
+    pub serial: Option<String>,
+}
+
+/// Which Machine a client is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// No Machine declares any of its identifiers.
+    Unknown,
+    /// More than one Machine does, or its one Machine shares an identifier with another: names, sorted.
+    /// Neither may boot: which of them the box is cannot be told.
+    Conflict(Vec<String>),
+    /// This one.
+    Machine(Arc<Machine>),
+}
+
+/// Another Machine declares the same identifier.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// The field and its value, such as `spec.macs[0] 52:54:00:30:00:10`.
+    pub field: String,
+    /// Name of the other Machine.
+    pub other: String,
+}
+
+/// An identifier as a key of the index.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Key {
+    Mac(MacAddr),
+    Uuid(MachineUuid),
+    Serial(String),
+}
+
+/// All Machines, by every identifier. Built anew when they change; read without a lock.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {
+    machines: Vec<Arc<Machine>>,
+    by_key: HashMap<Key, Vec<usize>>,
+    by_id: HashMap<String, usize>,
+}
+
+fn serial_key(serial: &str) -> Option<Key> {
+    (!serial_is_bogus(serial)).then(|| Key::Serial(serial.trim().to_ascii_lowercase()))
+}
+
+/// The identifiers of a Machine, with the field that each stands in.
+fn keys(machine: &Machine) -> Vec<(String, Key)> {
+    let macs = machine
+        .spec
+        .macs
+        .iter()
+        .enumerate()
+        .filter(|(_, mac)| !mac.is_bogus());
+    let macs = macs.map(|(index, mac)| (format!("spec.macs[{index}] {mac}"), Key::Mac(*mac)));
+    let uuid = machine.spec.uuid.filter(|uuid| !uuid.is_bogus());
+    let uuid = uuid.map(|uuid| (format!("spec.uuid {uuid}"), Key::Uuid(uuid)));
+    let serial = machine.spec.serial.as_deref();
+    let serial = serial.and_then(|text| Some((format!("spec.serial {text}"), serial_key(text)?)));
+    macs.chain(uuid).chain(serial).collect()
+}
+
+impl Fleet {
+    /// Indexes Machines. One that is being deleted still counts: its box must not fall to another.
+    pub fn index(machines: impl IntoIterator<Item = Arc<Machine>>) -> Self {
+        let mut fleet = Self {
+            machines: machines.into_iter().collect(),
+            ..Self::default()
+        };
+        for (position, machine) in fleet.machines.iter().enumerate() {
+            for (_, key) in keys(machine) {
+                let holders = fleet.by_key.entry(key).or_default();
+                // The same MAC twice in one Machine is no conflict with itself.
+                if !holders.contains(&position) {
+                    holders.push(position);
+                }
+            }
+            fleet.by_id.insert(machine_id(machine), position);
+        }
+        fleet
+    }
+
+    /// Which Machine a client is. A MAC decides before a UUID, and that before a serial, because that is the
+    /// order in which they are unique in the field; but if they point to different Machines, it is a conflict.
+    pub fn find(&self, identity: &Identity) -> Found {
+        let mac = identity.mac.filter(|mac| !mac.is_bogus()).map(Key::Mac);
+        let uuid = identity.uuid.filter(|uuid| !uuid.is_bogus()).map(Key::Uuid);
+        let serial = identity.serial.as_deref().and_then(serial_key);
+        let mut hits = Vec::new();
+        for key in [mac, uuid, serial].into_iter().flatten() {
+            hits.extend(self.by_key.get(&key).into_iter().flatten().copied());
+        }
+        hits.sort_unstable();
+        hits.dedup();
+        match hits.as_slice() {
+            [] => Found::Unknown,
+            [one] => {
+                let machine = &self.machines[*one];
+                let conflicts = self.conflicts(machine);
+                if conflicts.is_empty() {
+                    return Found::Machine(Arc::clone(machine));
+                }
+                let mut names: Vec<_> = conflicts
+                    .into_iter()
+                    .map(|conflict| conflict.other)
+                    .collect();
+                names.push(machine.name_any());
+                names.sort();
+                names.dedup();
+                Found::Conflict(names)
+            }
+            several => {
+                let mut names: Vec<_> = several
+                    .iter()
+                    .map(|one| self.machines[*one].name_any())
+                    .collect();
+                names.sort();
+                Found::Conflict(names)
+            }
+        }
+    }
+
+    /// The Machine with an id from a URL.
+    pub fn by_id(&self, id: &str) -> Option<Arc<Machine>> {
+        self.by_id
+            .get(id)
+            .map(|position| Arc::clone(&self.machines[*position]))
+    }
+
+    /// Every identifier of `machine` that another Machine declares too, sorted.
+    pub fn conflicts(&self, machine: &Machine) -> Vec<Conflict> {
+        let name = machine.name_any();
+        let mut found = Vec::new();
+        for (field, key) in keys(machine) {
+            for position in self.by_key.get(&key).into_iter().flatten() {
+                let other = self.machines[*position].name_any();
+                if other != name {
+                    found.push(Conflict {
+                        field: field.clone(),
+                        other,
+                    });
+                }
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    /// All Machines, in the order given.
+    pub fn machines(&self) -> impl Iterator<Item = &Arc<Machine>> {
+        self.machines.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::machine;
+
+    fn identity(mac: &str, uuid: Option<&str>) -> Identity {
+        Identity {
+            mac: mac.parse().ok(),
+            uuid: uuid.map(|text| text.parse().unwrap()),
+            serial: None,
+        }
+    }
+
+    #[test]
+    fn any_identifier_finds_the_machine() {
+        let fleet = Fleet::index([
+            machine("a")
+                .mac("52:54:00:00:00:01")
+                .mac("52:54:00:00:00:02")
+                .arc(),
+            machine("b")
+                .uuid("3f0d2c5e-0000-4000-8000-000000000010")
+                .serial("PF3X01")
+                .arc(),
+        ]);
+        for (who, identity) in [
+            ("a", identity("52:54:00:00:00:02", None)),
+            (
+                "b",
+                identity(
+                    "52:54:00:00:00:99",
+                    Some("3f0d2c5e-0000-4000-8000-000000000010"),
+                ),
+            ),
+            (
+                "b",
+                Identity {
+                    serial: Some(" pf3x01 ".into()),
+                    ..Identity::default()
+                },
+            ),
+        ] {
+            let Found::Machine(found) = fleet.find(&identity) else {
+                panic!("{identity:?} is {who}")
+            };
+            assert_eq!(found.name_any(), who);
+        }
+        assert_eq!(
+            fleet.find(&identity("52:54:00:00:00:99", None)),
+            Found::Unknown
+        );
+    }
+
+    #[test]
+    fn two_that_claim_one_identity_are_both_told_and_neither_boots() {
+        let a = machine("a")
+            .mac("52:54:00:00:00:01")
+            .mac("52:54:00:00:00:0a")
+            .arc();
+        let b = machine("b").mac("52:54:00:00:00:01").arc();
+        let fleet = Fleet::index([a.clone(), b.clone()]);
+        let both = Found::Conflict(vec!["a".into(), "b".into()]);
+        assert_eq!(fleet.find(&identity("52:54:00:00:00:01", None)), both);
+        // Also by the address that only one of them has: it is the Machine that is in doubt.
+        assert_eq!(fleet.find(&identity("52:54:00:00:00:0a", None)), both);
+        assert_eq!(
+            fleet.conflicts(&a),
+            [Conflict {
+                field: "spec.macs[0] 52:54:00:00:00:01".into(),
+                other: "b".into()
+            }]
+        );
+        assert_eq!(fleet.conflicts(&b).len(), 1);
+    }
+
+    #[test]
+    fn identifiers_that_point_to_different_machines_are_a_conflict() {
+        let fleet = Fleet::index([
+            machine("a").mac("52:54:00:00:00:01").arc(),
+            machine("b")
+                .uuid("3f0d2c5e-0000-4000-8000-000000000010")
+                .arc(),
+        ]);
+        let seen = identity(
+            "52:54:00:00:00:01",
+            Some("3f0d2c5e-0000-4000-8000-000000000010"),
+        );
+        assert_eq!(
+            fleet.find(&seen),
+            Found::Conflict(vec!["a".into(), "b".into()])
+        );
+    }
+
+    #[test]
+    fn values_that_many_boards_share_name_nobody() {
+        let zero = "00000000-0000-0000-0000-000000000000";
+        let fleet = Fleet::index([
+            machine("a").mac("52:54:00:00:00:01").uuid(zero).arc(),
+            machine("b")
+                .mac("52:54:00:00:00:02")
+                .uuid(zero)
+                .serial("Default string")
+                .arc(),
+        ]);
+        let Found::Machine(found) = fleet.find(&identity("52:54:00:00:00:02", Some(zero))) else {
+            panic!("b")
+        };
+        assert_eq!(found.name_any(), "b");
+    }
+
+    #[test]
+    fn an_address_twice_in_one_machine_is_no_conflict() {
+        let fleet = Fleet::index([machine("a")
+            .mac("52:54:00:00:00:01")
+            .mac("52-54-00-00-00-01")
+            .arc()]);
+        assert!(matches!(
+            fleet.find(&identity("52:54:00:00:00:01", None)),
+            Found::Machine(_)
+        ));
+    }
+}

@@ -1,0 +1,290 @@
+//! What a client is answered, and what a machine does next.
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use magnetite_api::{
+    Architecture, Machine, Profile,
+    machine::{IntentState, IntentStatus},
+    profile::OnReboot,
+    report::Firmware,
+};
+
+use crate::{
+    client::{ClientClass, Platform, Request},
+    fleet::Found,
+    select::SelectError,
+};
+
+/// What a DHCP client is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing.
+    Ignore(Ignored),
+    /// A loader, by TFTP.
+    Loader(Platform),
+    /// A loader, by HTTP.
+    LoaderUrl(Platform),
+    /// The machine's script: it is iPXE already, so another loader would be a loop.
+    Script {
+        /// The processor, by option 93.
+        architecture: Architecture,
+        /// The firmware below iPXE.
+        firmware: Firmware,
+    },
+}
+
+/// Why a client is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// No Machine declares it.
+    Unknown,
+    /// Two Machines claim its identity.
+    Conflict,
+    /// No loader is known for its architecture codes.
+    NoLoader,
+}
+
+impl Ignored {
+    /// As a metric label and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Conflict => "conflict",
+            Self::NoLoader => "no_loader",
+        }
+    }
+}
+
+/// What a DHCP client is answered. A client that nobody declared gets nothing, whatever it is.
+pub fn answer(request: &Request, found: &Found) -> Answer {
+    match found {
+        Found::Unknown => return Answer::Ignore(Ignored::Unknown),
+        Found::Conflict(_) => return Answer::Ignore(Ignored::Conflict),
+        Found::Machine(_) => {}
+    }
+    let Some(platform) = request.platform() else {
+        return Answer::Ignore(Ignored::NoLoader);
+    };
+    if request.ipxe {
+        return Answer::Script {
+            architecture: platform.architecture,
+            firmware: platform.firmware,
+        };
+    }
+    match request.class {
+        ClientClass::Pxe => Answer::Loader(platform),
+        ClientClass::Http => Answer::LoaderUrl(platform),
+    }
+}
+
+/// What a machine does once it runs its script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// It boots its Profile.
+    Boot,
+    /// It goes on to its next boot device.
+    Local,
+    /// It asks again later.
+    Wait {
+        /// Seconds until then.
+        seconds: u32,
+        /// Why, for the person at the console.
+        why: String,
+    },
+}
+
+/// What a machine does next. `intent` is the Machine's status in a cluster, the boot server's own record
+/// without one. `conflicted`: another Machine claims the same identity.
+pub fn next(
+    machine: &Machine,
+    profile: Result<&Profile, &SelectError>,
+    intent: Option<&IntentStatus>,
+    conflicted: bool,
+    now: Timestamp,
+) -> Next {
+    let wait = |seconds, why: String| Next::Wait { seconds, why };
+    if machine.metadata.deletion_timestamp.is_some() {
+        return Next::Local;
+    }
+    if conflicted {
+        return wait(
+            60,
+            format!(
+                "another Machine claims the same identity as {}",
+                machine.name_any()
+            ),
+        );
+    }
+    let profile = match profile {
+        Ok(profile) => profile,
+        Err(error) => return wait(30, error.to_string()),
+    };
+    let Some(intent) = intent.filter(|intent| intent.id == machine.wanted_intent()) else {
+        return wait(
+            5,
+            format!(
+                "the controller has not opened a boot window for {} yet",
+                machine.name_any()
+            ),
+        );
+    };
+    if window_is_open(intent, now) {
+        return Next::Boot;
+    }
+    match profile.spec.boot.on_reboot {
+        OnReboot::Local => Next::Local,
+        OnReboot::Network => Next::Boot,
+    }
+}
+
+/// True while the box may boot and claim. The expiry counts even if nobody has written `Expired` yet: the
+/// API server may be away.
+pub fn window_is_open(intent: &IntentStatus, now: Timestamp) -> bool {
+    match intent.state {
+        IntentState::Open => now < intent.expires_at.0,
+        IntentState::Fulfilled | IntentState::Expired | IntentState::Frozen => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use magnetite_api::time::seconds;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{
+        fixtures::{machine, profile},
+        fleet::Identity,
+    };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn intent(id: &str, state: IntentState) -> IntentStatus {
+        IntentStatus {
+            id: id.into(),
+            state,
+            opened_at: seconds(at(0)),
+            expires_at: seconds(at(3600)),
+        }
+    }
+
+    fn request(ipxe: bool, class: ClientClass, arch: u16) -> Request {
+        Request {
+            class,
+            arches: vec![arch],
+            ipxe,
+            identity: Identity::default(),
+        }
+    }
+
+    #[test]
+    fn firmware_gets_a_loader_and_ipxe_its_script() {
+        let known = Found::Machine(machine("m").mac("52:54:00:00:00:01").arc());
+        let name = |answer| match answer {
+            Answer::Loader(platform) => format!("tftp {}", platform.loader),
+            Answer::LoaderUrl(platform) => format!("http {}", platform.loader),
+            Answer::Script { architecture, .. } => format!("script {architecture}"),
+            Answer::Ignore(why) => why.as_str().to_owned(),
+        };
+        for (request, found, want) in [
+            (
+                request(false, ClientClass::Pxe, 0),
+                &known,
+                "tftp undionly.kpxe",
+            ),
+            (
+                request(false, ClientClass::Pxe, 7),
+                &known,
+                "tftp snponly.efi",
+            ),
+            (
+                request(false, ClientClass::Http, 16),
+                &known,
+                "http snponly.efi",
+            ),
+            (request(true, ClientClass::Pxe, 7), &known, "script x86_64"),
+            (
+                request(true, ClientClass::Pxe, 11),
+                &known,
+                "script aarch64",
+            ),
+            (request(false, ClientClass::Pxe, 6), &known, "no_loader"),
+            (
+                request(true, ClientClass::Pxe, 0),
+                &Found::Unknown,
+                "unknown",
+            ),
+            (
+                request(false, ClientClass::Pxe, 0),
+                &Found::Conflict(vec![]),
+                "conflict",
+            ),
+        ] {
+            assert_eq!(name(answer(&request, found)), want, "{request:?}");
+        }
+    }
+
+    #[rstest]
+    #[case::inside(IntentState::Open, 3599, OnReboot::Local, Next::Boot)]
+    #[case::one_second_late(IntentState::Open, 3600, OnReboot::Local, Next::Local)]
+    #[case::joined_disk(IntentState::Fulfilled, 10, OnReboot::Local, Next::Local)]
+    #[case::joined_live(IntentState::Fulfilled, 10, OnReboot::Network, Next::Boot)]
+    #[case::expired(IntentState::Expired, 9999, OnReboot::Local, Next::Local)]
+    #[case::frozen(IntentState::Frozen, 10, OnReboot::Local, Next::Local)]
+    fn the_window_decides(
+        #[case] state: IntentState,
+        #[case] second: i64,
+        #[case] reboot: OnReboot,
+        #[case] want: Next,
+    ) {
+        let m = machine("m").mac("52:54:00:00:00:01").arc();
+        let p = profile("p").on_reboot(reboot).arc();
+        assert_eq!(
+            next(
+                &m,
+                Ok(&p),
+                Some(&intent("created", state)),
+                false,
+                at(second)
+            ),
+            want
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_decided_yet_waits_and_says_why() {
+        let m = machine("m").mac("52:54:00:00:00:01").intent("again").arc();
+        let p = profile("p").arc();
+        let open = intent("again", IntentState::Open);
+        let why = |next: Next| match next {
+            Next::Wait { why, .. } => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(why(next(&m, Ok(&p), None, false, at(0))).contains("boot window for m"));
+        // The window of an older intent is not this intent's.
+        assert!(
+            why(next(
+                &m,
+                Ok(&p),
+                Some(&intent("created", IntentState::Open)),
+                false,
+                at(0)
+            ))
+            .contains("boot window")
+        );
+        assert!(
+            why(next(
+                &m,
+                Err(&SelectError::NoneSelects),
+                Some(&open),
+                false,
+                at(0)
+            ))
+            .contains("no Profile")
+        );
+        assert!(why(next(&m, Ok(&p), Some(&open), true, at(0))).contains("another Machine"));
+        assert_eq!(next(&m, Ok(&p), Some(&open), false, at(0)), Next::Boot);
+    }
+}
