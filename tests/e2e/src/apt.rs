@@ -1,0 +1,124 @@
+//! The Debian packages that the lab needs on this machine.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths::Paths;
+use crate::proc::Cmd;
+use crate::progress::Progress;
+
+/// Package, and what the lab wants it for.
+const NEEDED: &[(&str, &str)] = &[
+    ("qemu-system-x86", "the machines"),
+    ("seabios", "BIOS firmware"),
+    ("ipxe-qemu", "the network card's boot ROM"),
+    ("ovmf", "UEFI firmware"),
+    ("ipxe", "iPXE for machines whose firmware has none"),
+    ("dnsmasq-base", "the site's DHCP server"),
+    ("etcd-server", "the cluster's store"),
+    ("mmdebstrap", "makes the image that machines boot"),
+    ("debian-archive-keyring", "verifies its packages"),
+    ("squashfs-tools", "packs it"),
+    ("cpio", "packs its initrd"),
+    ("zstd", "compresses it"),
+    ("kmod", "finds the drivers that it needs"),
+    ("xz-utils", "unpacks them"),
+    ("iproute2", "network namespaces"),
+    ("tcpdump", "records what went over the wire"),
+    ("util-linux", "ties child processes to the lab"),
+    ("ca-certificates", "downloads"),
+];
+
+/// Installs what is missing, after saying what it is. Does nothing, without a word to the network,
+/// if nothing is.
+pub fn ensure(progress: &Progress, paths: &Paths) -> Result<()> {
+    let missing = missing()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("these Debian packages are missing, and only root can install them: {}", names(&missing));
+    }
+    progress.line("these Debian packages are missing and will be installed:");
+    for (package, purpose) in &missing {
+        progress.line(format!("  {package:24} {purpose}"));
+    }
+    let step = progress.step(format!("installing {} packages", missing.len()));
+    let log = paths.lab().join("apt.log");
+    let no_services = NoServices::put()?;
+    let apt = |args: &[&str]| Cmd::new("apt-get").args(args.iter().copied()).env("DEBIAN_FRONTEND", "noninteractive");
+    apt(&["update", "-q"]).run_watched(&step, &log)?;
+    apt(&["install", "-y", "-q", "--no-install-recommends"])
+        .args(missing.iter().map(|(package, _)| *package))
+        .run_watched(&step, &log)?;
+    drop(no_services);
+    step.done(names(&missing));
+    Ok(())
+}
+
+fn missing() -> Result<Vec<(&'static str, &'static str)>> {
+    // dpkg-query fails if it does not know one of the names, and still tells about the others.
+    let known = Cmd::new("sh")
+        .args(["-c", "dpkg-query -W -f '${Package} ${db:Status-Status}\\n' \"$@\" 2>/dev/null || :", "sh"])
+        .args(NEEDED.iter().map(|(package, _)| *package))
+        .run()
+        .context("ask dpkg; the lab runs on Debian and its relatives")?;
+    let installed = |package: &str| known.lines().any(|line| line == format!("{package} installed"));
+    Ok(NEEDED.iter().copied().filter(|(package, _)| !installed(package)).collect())
+}
+
+fn names(packages: &[(&str, &str)]) -> String {
+    packages.iter().map(|(package, _)| *package).collect::<Vec<_>>().join(" ")
+}
+
+/// Keeps packages from starting services while they are installed: Debian's etcd-server would start
+/// an etcd on this machine's own ports. Undone when dropped; a policy that was there stays.
+struct NoServices {
+    ours: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn put() -> Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = Path::new(POLICY);
+        let ours = !path.exists();
+        if ours {
+            std::fs::write(path, "#!/bin/sh\nexit 101\n").context("write policy-rc.d")?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { ours })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            // Nothing better can be done than to try.
+            drop(std::fs::remove_file(POLICY));
+        }
+    }
+}
+
+/// The Debian mirror that this machine's apt uses for Debian's main archive. The lab has no mirror
+/// of its own: whoever runs it has chosen one already.
+pub fn debian_mirror() -> Result<String> {
+    let look = || -> Result<Option<String>> {
+        let targets = Cmd::new("apt-get")
+            .args(["indextargets", "--format", "$(SITE) $(ORIGIN) $(LABEL) $(COMPONENT) $(CREATED_BY)"])
+            .run()?;
+        Ok(targets.lines().find_map(|line| {
+            // The security archive has another label, third parties have another origin.
+            let rest = line.strip_suffix(" Debian Debian main Packages")?;
+            Some(rest.trim_end_matches('/').to_owned())
+        }))
+    };
+    if let Some(site) = look()? {
+        return Ok(site);
+    }
+    // Origin and label come with the lists, which a fresh machine does not have yet.
+    Cmd::new("apt-get").args(["update", "-q"]).timeout(std::time::Duration::from_secs(600)).run()?;
+    look()?.context("this machine's apt sources have no Debian main archive")
+}
