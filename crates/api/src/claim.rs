@@ -28,17 +28,8 @@ use crate::{
     printcolumn(name = "Intent", type_ = "string", json_path = ".spec.intent"),
     printcolumn(name = "Decision", type_ = "string", json_path = ".status.decision"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
-    printcolumn(
-        name = "Address",
-        type_ = "string",
-        json_path = ".spec.address",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    )
+    printcolumn(name = "Address", type_ = "string", json_path = ".spec.address", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]

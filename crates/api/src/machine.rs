@@ -88,10 +88,7 @@ pub struct MachineSpec {
     /// boot and claim an identity with a new key. Free text, for example a date or a change number.
     /// Default: the intent of creation. A change is also what clears a frozen claim conflict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 63),
-        regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
     pub boot_intent: Option<String>,
 
     /// How long a boot window stays open, in seconds; counted from the moment that the intent was seen.
@@ -248,10 +245,7 @@ pub enum IdentityLevel {
 impl Machine {
     /// Name of the Node that the box becomes.
     pub fn node_name(&self) -> String {
-        self.spec
-            .node_name
-            .clone()
-            .unwrap_or_else(|| self.name_any())
+        self.spec.node_name.clone().unwrap_or_else(|| self.name_any())
     }
 
     /// Name of the intent that the spec asks for.

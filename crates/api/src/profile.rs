@@ -127,10 +127,7 @@ pub struct ArchBoot {
     /// quotes or control characters once rendered, is none of `||`, `&&` and `;` and does not begin with `#`:
     /// iPXE would read those as commands. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 64),
-        inner(length(min = 1, max = 1024), regex(pattern = r"^[^\r\n\x00]+$"))
-    )]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 1024), regex(pattern = r"^[^\r\n\x00]+$")))]
     pub command_line: Vec<String>,
 }
 
@@ -145,10 +142,7 @@ pub struct Artifact {
     pub url: Option<String>,
     /// Its path below the boot server's artifact folder (`--artifacts-dir`), for example `debian/vmlinuz`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(max = 255),
-        regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$")
-    )]
+    #[schemars(length(max = 255), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$"))]
     pub file: Option<String>,
     /// SHA-256 of the whole file.
     pub sha256: Sha256,
@@ -156,11 +150,7 @@ pub struct Artifact {
 
 impl Default for Artifact {
     fn default() -> Self {
-        Self {
-            url: None,
-            file: None,
-            sha256: Sha256([0; 32]),
-        }
+        Self { url: None, file: None, sha256: Sha256([0; 32]) }
     }
 }
 
@@ -263,13 +253,7 @@ pub struct JoinSpec {
     pub kubelet_configuration: Option<serde_json::Map<String, serde_json::Value>>,
     /// Further arguments for the kubelet, each beginning with `--`. At most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 32),
-        inner(
-            length(max = 255),
-            regex(pattern = r"^--[a-z][a-z0-9-]*(=[^\s\x22'\\$%]*)?$")
-        )
-    )]
+    #[schemars(length(max = 32), inner(length(max = 255), regex(pattern = r"^--[a-z][a-z0-9-]*(=[^\s\x22'\\$%]*)?$")))]
     pub kubelet_args: Vec<String>,
 }
 
@@ -304,9 +288,7 @@ pub struct AgentSpec {
 
 impl Default for AgentSpec {
     fn default() -> Self {
-        Self {
-            path: default_agent_path(),
-        }
+        Self { path: default_agent_path() }
     }
 }
 

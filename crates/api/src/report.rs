@@ -25,11 +25,7 @@ use crate::{
     printcolumn(name = "Kind", type_ = "string", json_path = ".spec.subject.kind"),
     printcolumn(name = "Name", type_ = "string", json_path = ".spec.subject.name"),
     printcolumn(name = "Server", type_ = "string", json_path = ".spec.server"),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BootReportSpec {
@@ -146,9 +142,7 @@ pub struct BootStep {
 }
 
 /// The steps of a boot, in the order of the chain.
-#[derive(
-    Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash,
-)]
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BootStepName {
     /// The firmware's (or a ROM iPXE's) DHCP request was answered.
     FirmwareSeen,

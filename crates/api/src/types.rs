@@ -149,10 +149,8 @@ impl MachineUuid {
     /// True of a value that many boards share, so that it names none of them: all zeros, all ones, and the
     /// constant `03000200-0400-0500-0006-000700080009` that some board makers never replaced.
     pub fn is_bogus(&self) -> bool {
-        const UNSET: [u8; 16] = [
-            0x03, 0x00, 0x02, 0x00, 0x04, 0x00, 0x05, 0x00, 0x00, 0x06, 0x00, 0x07, 0x00, 0x08,
-            0x00, 0x09,
-        ];
+        const UNSET: [u8; 16] =
+            [0x03, 0x00, 0x02, 0x00, 0x04, 0x00, 0x05, 0x00, 0x00, 0x06, 0x00, 0x07, 0x00, 0x08, 0x00, 0x09];
         self.0 == [0; 16] || self.0 == [0xff; 16] || self.0 == UNSET
     }
 }
@@ -189,9 +187,7 @@ string_form!(
 impl FromStr for Sha256 {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        decode_hex(text)
-            .map(Self)
-            .ok_or_else(|| ParseError::Sha256(text.to_owned()))
+        decode_hex(text).map(Self).ok_or_else(|| ParseError::Sha256(text.to_owned()))
     }
 }
 
@@ -221,9 +217,7 @@ impl Sha256 {
 }
 
 /// A processor architecture, by the name that the kernel gives it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Architecture {
     /// 64-bit x86, BIOS and UEFI.
     #[serde(rename = "x86_64")]
@@ -291,23 +285,13 @@ mod tests {
 
     #[test]
     fn uuid_from_smbios_swaps_the_first_three_fields() {
-        let raw = [
-            0x5e, 0x2c, 0x0d, 0x3f, 0, 0, 0, 0x40, 0x80, 0, 0, 0, 0, 0, 0, 0x10,
-        ];
-        assert_eq!(
-            MachineUuid::from_smbios(raw).to_string(),
-            "3f0d2c5e-0000-4000-8000-000000000010"
-        );
+        let raw = [0x5e, 0x2c, 0x0d, 0x3f, 0, 0, 0, 0x40, 0x80, 0, 0, 0, 0, 0, 0, 0x10];
+        assert_eq!(MachineUuid::from_smbios(raw).to_string(), "3f0d2c5e-0000-4000-8000-000000000010");
     }
 
     #[test]
     fn placeholders_name_no_machine() {
-        assert!(
-            "03000200-0400-0500-0006-000700080009"
-                .parse::<MachineUuid>()
-                .unwrap()
-                .is_bogus()
-        );
+        assert!("03000200-0400-0500-0006-000700080009".parse::<MachineUuid>().unwrap().is_bogus());
         assert!(serial_is_bogus(" To Be Filled By O.E.M. "));
         assert!(serial_is_bogus("0000000"));
         assert!(!serial_is_bogus("PF3X01"));

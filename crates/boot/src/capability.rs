@@ -49,10 +49,7 @@ impl CapabilityKey {
     /// Makes a capability: 27 characters of base64url, good until `expires` (Unix seconds).
     pub fn mint(&self, purpose: Purpose, machine_key: &str, intent: &str, expires: u64) -> String {
         let expires = u32::try_from(expires).unwrap_or(u32::MAX).to_be_bytes();
-        let tag = self
-            .mac(purpose, machine_key, intent, expires)
-            .finalize()
-            .into_bytes();
+        let tag = self.mac(purpose, machine_key, intent, expires).finalize().into_bytes();
         let mut raw = expires.to_vec();
         raw.extend(tag.iter().take(MAC_LEN));
         URL_SAFE_NO_PAD.encode(raw)
@@ -60,14 +57,7 @@ impl CapabilityKey {
 
     /// True if the capability was made with this key for exactly this, and `now` (Unix seconds) is not past
     /// its expiry. The MAC is compared in constant time.
-    pub fn check(
-        &self,
-        text: &str,
-        purpose: Purpose,
-        machine_key: &str,
-        intent: &str,
-        now: u64,
-    ) -> bool {
+    pub fn check(&self, text: &str, purpose: Purpose, machine_key: &str, intent: &str, now: u64) -> bool {
         let Ok(raw) = URL_SAFE_NO_PAD.decode(text) else {
             return false;
         };
@@ -75,22 +65,12 @@ impl CapabilityKey {
             return false;
         };
         tag.len() == MAC_LEN
-            && self
-                .mac(purpose, machine_key, intent, *expires)
-                .verify_truncated_left(tag)
-                .is_ok()
+            && self.mac(purpose, machine_key, intent, *expires).verify_truncated_left(tag).is_ok()
             && now <= u64::from(u32::from_be_bytes(*expires))
     }
 
-    fn mac(
-        &self,
-        purpose: Purpose,
-        machine_key: &str,
-        intent: &str,
-        expires: [u8; 4],
-    ) -> Hmac<sha2::Sha256> {
-        let mut mac = <Hmac<sha2::Sha256> as KeyInit>::new_from_slice(&self.0)
-            .expect("HMAC takes a key of any length");
+    fn mac(&self, purpose: Purpose, machine_key: &str, intent: &str, expires: [u8; 4]) -> Hmac<sha2::Sha256> {
+        let mut mac = <Hmac<sha2::Sha256> as KeyInit>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
         mac.update(&[purpose.tag()]);
         mac.update(&expires);
         // A NUL between the two: neither can hold one, so no two pairs give the same bytes.
@@ -103,10 +83,7 @@ impl CapabilityKey {
 
 /// What a Machine is bound by: its UID, or its name where no API server gave it one (a catalog).
 pub fn machine_key(machine: &Machine) -> String {
-    machine
-        .uid()
-        .filter(|uid| !uid.is_empty())
-        .unwrap_or_else(|| machine.name_any())
+    machine.uid().filter(|uid| !uid.is_empty()).unwrap_or_else(|| machine.name_any())
 }
 
 /// A Machine's id in URLs: 16 hexadecimal digits that do not tell its name. A name of 63 characters
@@ -125,58 +102,28 @@ mod tests {
         let cap = key.mint(Purpose::Boot, "uid-1", "created", 1000);
         assert_eq!(cap.len(), 27);
         assert!(key.check(&cap, Purpose::Boot, "uid-1", "created", 1000));
-        assert!(
-            !key.check(&cap, Purpose::Boot, "uid-1", "created", 1001),
-            "expired"
-        );
-        assert!(
-            !key.check(&cap, Purpose::Agent, "uid-1", "created", 1000),
-            "another purpose"
-        );
-        assert!(
-            !key.check(&cap, Purpose::Boot, "uid-2", "created", 1000),
-            "another machine"
-        );
-        assert!(
-            !key.check(&cap, Purpose::Boot, "uid-1", "again", 1000),
-            "another intent"
-        );
-        assert!(
-            !CapabilityKey::new([8; 32]).check(&cap, Purpose::Boot, "uid-1", "created", 1000),
-            "another key"
-        );
+        assert!(!key.check(&cap, Purpose::Boot, "uid-1", "created", 1001), "expired");
+        assert!(!key.check(&cap, Purpose::Agent, "uid-1", "created", 1000), "another purpose");
+        assert!(!key.check(&cap, Purpose::Boot, "uid-2", "created", 1000), "another machine");
+        assert!(!key.check(&cap, Purpose::Boot, "uid-1", "again", 1000), "another intent");
+        assert!(!CapabilityKey::new([8; 32]).check(&cap, Purpose::Boot, "uid-1", "created", 1000), "another key");
     }
 
     #[test]
     fn what_was_not_minted_is_refused() {
         let key = CapabilityKey::new([7; 32]);
-        for text in [
-            "",
-            "A",
-            "AAAAAAAAAAAAAAAAAAAAAAAAAAA",
-            "../../etc/passwd",
-            "äöü",
-        ] {
-            assert!(
-                !key.check(text, Purpose::Boot, "uid-1", "created", 0),
-                "{text:?}"
-            );
+        for text in ["", "A", "AAAAAAAAAAAAAAAAAAAAAAAAAAA", "../../etc/passwd", "äöü"] {
+            assert!(!key.check(text, Purpose::Boot, "uid-1", "created", 0), "{text:?}");
         }
         // A cut MAC must not pass as a shorter one.
         let cap = key.mint(Purpose::Boot, "uid-1", "created", 1000);
         for end in 0..cap.len() {
-            assert!(
-                !key.check(&cap[..end], Purpose::Boot, "uid-1", "created", 0),
-                "{end} characters of it"
-            );
+            assert!(!key.check(&cap[..end], Purpose::Boot, "uid-1", "created", 0), "{end} characters of it");
         }
     }
 
     #[test]
     fn the_key_is_never_shown() {
-        assert_eq!(
-            format!("{:?}", CapabilityKey::new([7; 32])),
-            "CapabilityKey(..)"
-        );
+        assert_eq!(format!("{:?}", CapabilityKey::new([7; 32])), "CapabilityKey(..)");
     }
 }

@@ -98,28 +98,11 @@ impl Request {
     /// The first code of option 93 that is known for the client's class. A PXE client that sends none is a
     /// PC BIOS: option 93 came with PXE 2.1, and ROMs without it are x86.
     pub fn platform(&self) -> Option<Platform> {
-        let codes = if self.arches.is_empty() && self.class == ClientClass::Pxe {
-            &[0][..]
-        } else {
-            &self.arches[..]
-        };
-        let known = codes.iter().find_map(|code| {
-            LADDER
-                .iter()
-                .find(|row| row.code == *code && row.class == self.class)
-        })?;
-        let Known {
-            code: _,
-            class: _,
-            architecture,
-            firmware,
-            loader,
-        } = known;
-        Some(Platform {
-            architecture: *architecture,
-            firmware: *firmware,
-            loader,
-        })
+        let codes = if self.arches.is_empty() && self.class == ClientClass::Pxe { &[0][..] } else { &self.arches[..] };
+        let known =
+            codes.iter().find_map(|code| LADDER.iter().find(|row| row.code == *code && row.class == self.class))?;
+        let Known { code: _, class: _, architecture, firmware, loader } = known;
+        Some(Platform { architecture: *architecture, firmware: *firmware, loader })
     }
 }
 
@@ -138,12 +121,7 @@ mod tests {
     use super::*;
 
     fn request(class: ClientClass, arches: &[u16]) -> Request {
-        Request {
-            class,
-            arches: arches.to_vec(),
-            ipxe: false,
-            identity: Identity::default(),
-        }
+        Request { class, arches: arches.to_vec(), ipxe: false, identity: Identity::default() }
     }
 
     #[rstest]
@@ -159,11 +137,6 @@ mod tests {
     #[case(ClientClass::Http, &[], None)]
     #[case(ClientClass::Pxe, &[65535], None)]
     fn ladder(#[case] class: ClientClass, #[case] arches: &[u16], #[case] loader: Option<&str>) {
-        assert_eq!(
-            request(class, arches)
-                .platform()
-                .map(|platform| platform.loader),
-            loader
-        );
+        assert_eq!(request(class, arches).platform().map(|platform| platform.loader), loader);
     }
 }

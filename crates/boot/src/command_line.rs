@@ -8,9 +8,7 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArgumentError {
     /// It is empty.
-    #[error(
-        "is empty; leave the item out, or let an {{% if %}} wrap the whole list in another Profile"
-    )]
+    #[error("is empty; leave the item out, or let an {{% if %}} wrap the whole list in another Profile")]
     Empty,
     /// It holds white space, a control character, a quote, or something that is not ASCII.
     #[error("has {0:?} in it; an argument is one word of printable ASCII without quotes")]
@@ -40,10 +38,7 @@ pub fn check(argument: &str) -> Result<(), ArgumentError> {
     if argument.len() > 1024 {
         return Err(ArgumentError::TooLong(argument.len()));
     }
-    if let Some(bad) = argument
-        .chars()
-        .find(|c| !c.is_ascii_graphic() || matches!(c, '"' | '\'' | '`'))
-    {
+    if let Some(bad) = argument.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '"' | '\'' | '`')) {
         return Err(ArgumentError::Character(bad));
     }
     if matches!(argument, "||" | "&&" | ";") {
@@ -61,10 +56,6 @@ pub fn check(argument: &str) -> Result<(), ArgumentError> {
 /// Makes a text fit for `echo` in a script: anything but plain words and marks becomes a space.
 pub fn for_echo(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || ".,:/()-_=".contains(c);
-    let text: String = text
-        .chars()
-        .take(200)
-        .map(|c| if plain(c) { c } else { ' ' })
-        .collect();
+    let text: String = text.chars().take(200).map(|c| if plain(c) { c } else { ' ' }).collect();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -10,13 +10,7 @@ use magnetite_api::{
 pub(crate) struct MachineBuilder(Machine);
 
 pub(crate) fn machine(name: &str) -> MachineBuilder {
-    MachineBuilder(Machine::new(
-        name,
-        MachineSpec {
-            boot_window_seconds: 3600,
-            ..MachineSpec::default()
-        },
-    ))
+    MachineBuilder(Machine::new(name, MachineSpec { boot_window_seconds: 3600, ..MachineSpec::default() }))
 }
 
 impl MachineBuilder {
@@ -33,11 +27,7 @@ impl MachineBuilder {
         self
     }
     pub(crate) fn label(mut self, key: &str, value: &str) -> Self {
-        self.0
-            .metadata
-            .labels
-            .get_or_insert_default()
-            .insert(key.to_owned(), value.to_owned());
+        self.0.metadata.labels.get_or_insert_default().insert(key.to_owned(), value.to_owned());
         self
     }
     pub(crate) fn profile(mut self, name: &str) -> Self {
@@ -49,10 +39,7 @@ impl MachineBuilder {
         self
     }
     pub(crate) fn variable(mut self, key: &str, value: &str) -> Self {
-        self.0
-            .spec
-            .variables
-            .insert(key.to_owned(), value.to_owned());
+        self.0.spec.variables.insert(key.to_owned(), value.to_owned());
         self
     }
     pub(crate) fn arc(self) -> Arc<Machine> {
@@ -63,37 +50,21 @@ impl MachineBuilder {
 pub(crate) struct ProfileBuilder(Profile);
 
 pub(crate) fn profile(name: &str) -> ProfileBuilder {
-    let file = |path: &str| Artifact {
-        url: None,
-        file: Some(path.to_owned()),
-        sha256: Sha256::of(path.as_bytes()),
-    };
+    let file = |path: &str| Artifact { url: None, file: Some(path.to_owned()), sha256: Sha256::of(path.as_bytes()) };
     let boot = ArchBoot {
         kernel: file("debian/vmlinuz"),
         initrds: vec![file("debian/initrd.img")],
         files: [("rootfs".to_owned(), file("debian/rootfs.squashfs"))].into(),
         command_line: vec!["console=ttyS0".to_owned()],
     };
-    let boot = BootSpec {
-        x86_64: Some(boot),
-        ..BootSpec::default()
-    };
-    ProfileBuilder(Profile::new(
-        name,
-        ProfileSpec {
-            boot,
-            ..ProfileSpec::default()
-        },
-    ))
+    let boot = BootSpec { x86_64: Some(boot), ..BootSpec::default() };
+    ProfileBuilder(Profile::new(name, ProfileSpec { boot, ..ProfileSpec::default() }))
 }
 
 impl ProfileBuilder {
     pub(crate) fn selecting(mut self, key: &str, value: &str) -> Self {
         let selector = self.0.spec.selector.get_or_insert_default();
-        selector
-            .match_labels
-            .get_or_insert_default()
-            .insert(key.to_owned(), value.to_owned());
+        selector.match_labels.get_or_insert_default().insert(key.to_owned(), value.to_owned());
         self
     }
     pub(crate) fn on_reboot(mut self, on_reboot: OnReboot) -> Self {
@@ -101,28 +72,15 @@ impl ProfileBuilder {
         self
     }
     pub(crate) fn argument(mut self, template: &str) -> Self {
-        self.0
-            .spec
-            .boot
-            .x86_64
-            .as_mut()
-            .unwrap()
-            .command_line
-            .push(template.to_owned());
+        self.0.spec.boot.x86_64.as_mut().unwrap().command_line.push(template.to_owned());
         self
     }
     pub(crate) fn variable(mut self, key: &str, value: &str) -> Self {
-        self.0
-            .spec
-            .variables
-            .insert(key.to_owned(), value.to_owned());
+        self.0.spec.variables.insert(key.to_owned(), value.to_owned());
         self
     }
     pub(crate) fn ignition(mut self, text: &str) -> Self {
-        self.0.spec.ignition = Some(IgnitionSource {
-            inline: Some(text.to_owned()),
-            config_map: None,
-        });
+        self.0.spec.ignition = Some(IgnitionSource { inline: Some(text.to_owned()), config_map: None });
         self
     }
     pub(crate) fn arc(self) -> Arc<Profile> {

@@ -61,12 +61,7 @@ fn serial_key(serial: &str) -> Option<Key> {
 
 /// The identifiers of a Machine, with the field that each stands in.
 fn keys(machine: &Machine) -> Vec<(String, Key)> {
-    let macs = machine
-        .spec
-        .macs
-        .iter()
-        .enumerate()
-        .filter(|(_, mac)| !mac.is_bogus());
+    let macs = machine.spec.macs.iter().enumerate().filter(|(_, mac)| !mac.is_bogus());
     let macs = macs.map(|(index, mac)| (format!("spec.macs[{index}] {mac}"), Key::Mac(*mac)));
     let uuid = machine.spec.uuid.filter(|uuid| !uuid.is_bogus());
     let uuid = uuid.map(|uuid| (format!("spec.uuid {uuid}"), Key::Uuid(uuid)));
@@ -78,10 +73,7 @@ fn keys(machine: &Machine) -> Vec<(String, Key)> {
 impl Fleet {
     /// Indexes Machines. One that is being deleted still counts: its box must not fall to another.
     pub fn index(machines: impl IntoIterator<Item = Arc<Machine>>) -> Self {
-        let mut fleet = Self {
-            machines: machines.into_iter().collect(),
-            ..Self::default()
-        };
+        let mut fleet = Self { machines: machines.into_iter().collect(), ..Self::default() };
         for (position, machine) in fleet.machines.iter().enumerate() {
             for (_, key) in keys(machine) {
                 let holders = fleet.by_key.entry(key).or_default();
@@ -115,20 +107,14 @@ impl Fleet {
                 if conflicts.is_empty() {
                     return Found::Machine(Arc::clone(machine));
                 }
-                let mut names: Vec<_> = conflicts
-                    .into_iter()
-                    .map(|conflict| conflict.other)
-                    .collect();
+                let mut names: Vec<_> = conflicts.into_iter().map(|conflict| conflict.other).collect();
                 names.push(machine.name_any());
                 names.sort();
                 names.dedup();
                 Found::Conflict(names)
             }
             several => {
-                let mut names: Vec<_> = several
-                    .iter()
-                    .map(|one| self.machines[*one].name_any())
-                    .collect();
+                let mut names: Vec<_> = several.iter().map(|one| self.machines[*one].name_any()).collect();
                 names.sort();
                 Found::Conflict(names)
             }
@@ -137,9 +123,7 @@ impl Fleet {
 
     /// The Machine with an id from a URL.
     pub fn by_id(&self, id: &str) -> Option<Arc<Machine>> {
-        self.by_id
-            .get(id)
-            .map(|position| Arc::clone(&self.machines[*position]))
+        self.by_id.get(id).map(|position| Arc::clone(&self.machines[*position]))
     }
 
     /// Every identifier of `machine` that another Machine declares too, sorted.
@@ -150,10 +134,7 @@ impl Fleet {
             for position in self.by_key.get(&key).into_iter().flatten() {
                 let other = self.machines[*position].name_any();
                 if other != name {
-                    found.push(Conflict {
-                        field: field.clone(),
-                        other,
-                    });
+                    found.push(Conflict { field: field.clone(), other });
                 }
             }
         }
@@ -174,59 +155,29 @@ mod tests {
     use crate::fixtures::machine;
 
     fn identity(mac: &str, uuid: Option<&str>) -> Identity {
-        Identity {
-            mac: mac.parse().ok(),
-            uuid: uuid.map(|text| text.parse().unwrap()),
-            serial: None,
-        }
+        Identity { mac: mac.parse().ok(), uuid: uuid.map(|text| text.parse().unwrap()), serial: None }
     }
 
     #[test]
     fn any_identifier_finds_the_machine() {
         let fleet = Fleet::index([
-            machine("a")
-                .mac("52:54:00:00:00:01")
-                .mac("52:54:00:00:00:02")
-                .arc(),
-            machine("b")
-                .uuid("3f0d2c5e-0000-4000-8000-000000000010")
-                .serial("PF3X01")
-                .arc(),
+            machine("a").mac("52:54:00:00:00:01").mac("52:54:00:00:00:02").arc(),
+            machine("b").uuid("3f0d2c5e-0000-4000-8000-000000000010").serial("PF3X01").arc(),
         ]);
         for (who, identity) in [
             ("a", identity("52:54:00:00:00:02", None)),
-            (
-                "b",
-                identity(
-                    "52:54:00:00:00:99",
-                    Some("3f0d2c5e-0000-4000-8000-000000000010"),
-                ),
-            ),
-            (
-                "b",
-                Identity {
-                    serial: Some(" pf3x01 ".into()),
-                    ..Identity::default()
-                },
-            ),
+            ("b", identity("52:54:00:00:00:99", Some("3f0d2c5e-0000-4000-8000-000000000010"))),
+            ("b", Identity { serial: Some(" pf3x01 ".into()), ..Identity::default() }),
         ] {
-            let Found::Machine(found) = fleet.find(&identity) else {
-                panic!("{identity:?} is {who}")
-            };
+            let Found::Machine(found) = fleet.find(&identity) else { panic!("{identity:?} is {who}") };
             assert_eq!(found.name_any(), who);
         }
-        assert_eq!(
-            fleet.find(&identity("52:54:00:00:00:99", None)),
-            Found::Unknown
-        );
+        assert_eq!(fleet.find(&identity("52:54:00:00:00:99", None)), Found::Unknown);
     }
 
     #[test]
     fn two_that_claim_one_identity_are_both_told_and_neither_boots() {
-        let a = machine("a")
-            .mac("52:54:00:00:00:01")
-            .mac("52:54:00:00:00:0a")
-            .arc();
+        let a = machine("a").mac("52:54:00:00:00:01").mac("52:54:00:00:00:0a").arc();
         let b = machine("b").mac("52:54:00:00:00:01").arc();
         let fleet = Fleet::index([a.clone(), b.clone()]);
         let both = Found::Conflict(vec!["a".into(), "b".into()]);
@@ -235,10 +186,7 @@ mod tests {
         assert_eq!(fleet.find(&identity("52:54:00:00:00:0a", None)), both);
         assert_eq!(
             fleet.conflicts(&a),
-            [Conflict {
-                field: "spec.macs[0] 52:54:00:00:00:01".into(),
-                other: "b".into()
-            }]
+            [Conflict { field: "spec.macs[0] 52:54:00:00:00:01".into(), other: "b".into() }]
         );
         assert_eq!(fleet.conflicts(&b).len(), 1);
     }
@@ -247,18 +195,10 @@ mod tests {
     fn identifiers_that_point_to_different_machines_are_a_conflict() {
         let fleet = Fleet::index([
             machine("a").mac("52:54:00:00:00:01").arc(),
-            machine("b")
-                .uuid("3f0d2c5e-0000-4000-8000-000000000010")
-                .arc(),
+            machine("b").uuid("3f0d2c5e-0000-4000-8000-000000000010").arc(),
         ]);
-        let seen = identity(
-            "52:54:00:00:00:01",
-            Some("3f0d2c5e-0000-4000-8000-000000000010"),
-        );
-        assert_eq!(
-            fleet.find(&seen),
-            Found::Conflict(vec!["a".into(), "b".into()])
-        );
+        let seen = identity("52:54:00:00:00:01", Some("3f0d2c5e-0000-4000-8000-000000000010"));
+        assert_eq!(fleet.find(&seen), Found::Conflict(vec!["a".into(), "b".into()]));
     }
 
     #[test]
@@ -266,27 +206,15 @@ mod tests {
         let zero = "00000000-0000-0000-0000-000000000000";
         let fleet = Fleet::index([
             machine("a").mac("52:54:00:00:00:01").uuid(zero).arc(),
-            machine("b")
-                .mac("52:54:00:00:00:02")
-                .uuid(zero)
-                .serial("Default string")
-                .arc(),
+            machine("b").mac("52:54:00:00:00:02").uuid(zero).serial("Default string").arc(),
         ]);
-        let Found::Machine(found) = fleet.find(&identity("52:54:00:00:00:02", Some(zero))) else {
-            panic!("b")
-        };
+        let Found::Machine(found) = fleet.find(&identity("52:54:00:00:00:02", Some(zero))) else { panic!("b") };
         assert_eq!(found.name_any(), "b");
     }
 
     #[test]
     fn an_address_twice_in_one_machine_is_no_conflict() {
-        let fleet = Fleet::index([machine("a")
-            .mac("52:54:00:00:00:01")
-            .mac("52-54-00-00-00-01")
-            .arc()]);
-        assert!(matches!(
-            fleet.find(&identity("52:54:00:00:00:01", None)),
-            Found::Machine(_)
-        ));
+        let fleet = Fleet::index([machine("a").mac("52:54:00:00:00:01").mac("52-54-00-00-00-01").arc()]);
+        assert!(matches!(fleet.find(&identity("52:54:00:00:00:01", None)), Found::Machine(_)));
     }
 }

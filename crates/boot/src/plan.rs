@@ -66,10 +66,7 @@ pub fn answer(request: &Request, found: &Found) -> Answer {
         return Answer::Ignore(Ignored::NoLoader);
     };
     if request.ipxe {
-        return Answer::Script {
-            architecture: platform.architecture,
-            firmware: platform.firmware,
-        };
+        return Answer::Script { architecture: platform.architecture, firmware: platform.firmware };
     }
     match request.class {
         ClientClass::Pxe => Answer::Loader(platform),
@@ -107,26 +104,14 @@ pub fn next(
         return Next::Local;
     }
     if conflicted {
-        return wait(
-            60,
-            format!(
-                "another Machine claims the same identity as {}",
-                machine.name_any()
-            ),
-        );
+        return wait(60, format!("another Machine claims the same identity as {}", machine.name_any()));
     }
     let profile = match profile {
         Ok(profile) => profile,
         Err(error) => return wait(30, error.to_string()),
     };
     let Some(intent) = intent.filter(|intent| intent.id == machine.wanted_intent()) else {
-        return wait(
-            5,
-            format!(
-                "the controller has not opened a boot window for {} yet",
-                machine.name_any()
-            ),
-        );
+        return wait(5, format!("the controller has not opened a boot window for {} yet", machine.name_any()));
     };
     if window_is_open(intent, now) {
         return Next::Boot;
@@ -162,21 +147,11 @@ mod tests {
     }
 
     fn intent(id: &str, state: IntentState) -> IntentStatus {
-        IntentStatus {
-            id: id.into(),
-            state,
-            opened_at: seconds(at(0)),
-            expires_at: seconds(at(3600)),
-        }
+        IntentStatus { id: id.into(), state, opened_at: seconds(at(0)), expires_at: seconds(at(3600)) }
     }
 
     fn request(ipxe: bool, class: ClientClass, arch: u16) -> Request {
-        Request {
-            class,
-            arches: vec![arch],
-            ipxe,
-            identity: Identity::default(),
-        }
+        Request { class, arches: vec![arch], ipxe, identity: Identity::default() }
     }
 
     #[test]
@@ -189,38 +164,14 @@ mod tests {
             Answer::Ignore(why) => why.as_str().to_owned(),
         };
         for (request, found, want) in [
-            (
-                request(false, ClientClass::Pxe, 0),
-                &known,
-                "tftp undionly.kpxe",
-            ),
-            (
-                request(false, ClientClass::Pxe, 7),
-                &known,
-                "tftp snponly.efi",
-            ),
-            (
-                request(false, ClientClass::Http, 16),
-                &known,
-                "http snponly.efi",
-            ),
+            (request(false, ClientClass::Pxe, 0), &known, "tftp undionly.kpxe"),
+            (request(false, ClientClass::Pxe, 7), &known, "tftp snponly.efi"),
+            (request(false, ClientClass::Http, 16), &known, "http snponly.efi"),
             (request(true, ClientClass::Pxe, 7), &known, "script x86_64"),
-            (
-                request(true, ClientClass::Pxe, 11),
-                &known,
-                "script aarch64",
-            ),
+            (request(true, ClientClass::Pxe, 11), &known, "script aarch64"),
             (request(false, ClientClass::Pxe, 6), &known, "no_loader"),
-            (
-                request(true, ClientClass::Pxe, 0),
-                &Found::Unknown,
-                "unknown",
-            ),
-            (
-                request(false, ClientClass::Pxe, 0),
-                &Found::Conflict(vec![]),
-                "conflict",
-            ),
+            (request(true, ClientClass::Pxe, 0), &Found::Unknown, "unknown"),
+            (request(false, ClientClass::Pxe, 0), &Found::Conflict(vec![]), "conflict"),
         ] {
             assert_eq!(name(answer(&request, found)), want, "{request:?}");
         }
@@ -241,16 +192,7 @@ mod tests {
     ) {
         let m = machine("m").mac("52:54:00:00:00:01").arc();
         let p = profile("p").on_reboot(reboot).arc();
-        assert_eq!(
-            next(
-                &m,
-                Ok(&p),
-                Some(&intent("created", state)),
-                false,
-                at(second)
-            ),
-            want
-        );
+        assert_eq!(next(&m, Ok(&p), Some(&intent("created", state)), false, at(second)), want);
     }
 
     #[test]
@@ -265,25 +207,9 @@ mod tests {
         assert!(why(next(&m, Ok(&p), None, false, at(0))).contains("boot window for m"));
         // The window of an older intent is not this intent's.
         assert!(
-            why(next(
-                &m,
-                Ok(&p),
-                Some(&intent("created", IntentState::Open)),
-                false,
-                at(0)
-            ))
-            .contains("boot window")
+            why(next(&m, Ok(&p), Some(&intent("created", IntentState::Open)), false, at(0))).contains("boot window")
         );
-        assert!(
-            why(next(
-                &m,
-                Err(&SelectError::NoneSelects),
-                Some(&open),
-                false,
-                at(0)
-            ))
-            .contains("no Profile")
-        );
+        assert!(why(next(&m, Err(&SelectError::NoneSelects), Some(&open), false, at(0))).contains("no Profile"));
         assert!(why(next(&m, Ok(&p), Some(&open), true, at(0))).contains("another Machine"));
         assert_eq!(next(&m, Ok(&p), Some(&open), false, at(0)), Next::Boot);
     }

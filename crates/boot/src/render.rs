@@ -8,8 +8,7 @@ use magnetite_api::{
     Architecture, Machine, Profile,
     profile::{ArchBoot, JoinMode},
 };
-use minijinja::{Environment, UndefinedBehavior, Value as Seen, context};
-use serde::Serialize;
+use minijinja::{Environment, UndefinedBehavior, context};
 use serde_json::Value;
 
 use crate::{command_line, script};
@@ -30,24 +29,14 @@ pub struct RenderError {
 
 impl RenderError {
     fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            message: message.into(),
-        }
+        Self { field: field.into(), message: message.into() }
     }
 
     fn template(field: &str, error: &minijinja::Error) -> Self {
-        let line = error
-            .line()
-            .map_or(String::new(), |line| format!("line {line}: "));
-        let detail = error
-            .detail()
-            .map_or(String::new(), |detail| format!(": {detail}"));
+        let line = error.line().map_or(String::new(), |line| format!("line {line}: "));
+        let detail = error.detail().map_or(String::new(), |detail| format!(": {detail}"));
         // Strict mode says only "undefined value"; the expression is what the author needs.
-        let expression = error
-            .range()
-            .zip(error.template_source())
-            .and_then(|(range, source)| source.get(range));
+        let expression = error.range().zip(error.template_source()).and_then(|(range, source)| source.get(range));
         let expression = expression.map_or(String::new(), |text| format!(" at `{}`", text.trim()));
         Self::new(field, format!("{line}{}{detail}{expression}", error.kind()))
     }
@@ -83,18 +72,6 @@ impl Links {
     }
 }
 
-/// What templates see.
-#[derive(Serialize)]
-struct MachineFacts {
-    name: String,
-    node_name: String,
-    mac: Option<String>,
-    macs: Vec<String>,
-    uuid: Option<String>,
-    serial: Option<String>,
-    labels: std::collections::BTreeMap<String, String>,
-}
-
 /// At most this many steps of the template engine: far more than a config of hundreds of files needs, and
 /// done in well under 100 ms.
 const FUEL: u64 = 200_000;
@@ -108,75 +85,48 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-fn facts(
-    profile: &Profile,
-    machine: &Machine,
-    architecture: Architecture,
-    links: &Links,
-) -> minijinja::Value {
+/// What templates see.
+fn facts(profile: &Profile, machine: &Machine, architecture: Architecture, links: &Links) -> minijinja::Value {
     let mut vars = profile.spec.variables.clone();
     vars.extend(machine.spec.variables.clone());
     let boot = profile.spec.boot.for_architecture(architecture);
-    let files: std::collections::BTreeMap<_, _> = boot
-        .into_iter()
-        .flat_map(|boot| boot.files.keys())
-        .map(|name| (name.clone(), links.file(name)))
-        .collect();
+    let files: std::collections::BTreeMap<_, _> =
+        boot.into_iter().flat_map(|boot| boot.files.keys()).map(|name| (name.clone(), links.file(name))).collect();
     let macs: Vec<String> = machine.spec.macs.iter().map(ToString::to_string).collect();
     context! {
-        machine => Seen::from_serialize(MachineFacts {
-            name: machine.name_any(),
-            node_name: machine.node_name(),
-            mac: macs.first().cloned(),
+        machine => context! {
+            name => machine.name_any(),
+            node_name => machine.node_name(),
+            mac => macs.first().cloned(),
             macs,
-            uuid: machine.spec.uuid.map(|uuid| uuid.to_string()),
-            serial: machine.spec.serial.clone(),
-            labels: machine.labels().clone(),
-        }),
+            uuid => machine.spec.uuid.map(|uuid| uuid.to_string()),
+            serial => machine.spec.serial.clone(),
+            labels => machine.labels().clone(),
+        },
         profile => context! { name => profile.name_any(), revision => profile.spec.revision() },
-        boot => context! { url => links.base, ignition_url => links.ignition(), arch => architecture.as_str() },
+        boot => context! { url => links.base.clone(), ignition_url => links.ignition(), arch => architecture.as_str() },
         files,
         vars,
     }
 }
 
 fn render(field: &str, template: &str, facts: &minijinja::Value) -> Result<String, RenderError> {
-    let text = environment()
-        .render_str(template, facts)
-        .map_err(|error| RenderError::template(field, &error))?;
+    let text = environment().render_str(template, facts).map_err(|error| RenderError::template(field, &error))?;
     if text.len() > LIMIT {
-        return Err(RenderError::new(
-            field,
-            format!(
-                "renders to {} bytes; at most {LIMIT} are served",
-                text.len()
-            ),
-        ));
+        return Err(RenderError::new(field, format!("renders to {} bytes; at most {LIMIT} are served", text.len())));
     }
     Ok(text)
 }
 
 fn boot_of(profile: &Profile, architecture: Architecture) -> Result<&ArchBoot, RenderError> {
-    profile
-        .spec
-        .boot
-        .for_architecture(architecture)
-        .ok_or_else(|| {
-            let message = format!(
-                "the Profile {} has nothing for this architecture",
-                profile.name_any()
-            );
-            RenderError::new(format!("spec.boot.{architecture}"), message)
-        })
+    profile.spec.boot.for_architecture(architecture).ok_or_else(|| {
+        let message = format!("the Profile {} has nothing for this architecture", profile.name_any());
+        RenderError::new(format!("spec.boot.{architecture}"), message)
+    })
 }
 
 fn title(profile: &Profile, machine: &Machine) -> String {
-    format!(
-        "Magnetite: {}, profile {} {}",
-        machine.name_any(),
-        profile.name_any(),
-        profile.spec.revision()
-    )
+    format!("Magnetite: {}, profile {} {}", machine.name_any(), profile.name_any(), profile.spec.revision())
 }
 
 /// The kernel's arguments, rendered and checked.
@@ -190,15 +140,11 @@ pub fn command_line(
     links: &Links,
 ) -> Result<Vec<String>, RenderError> {
     let facts = facts(profile, machine, architecture, links);
-    let items = boot_of(profile, architecture)?
-        .command_line
-        .iter()
-        .enumerate();
+    let items = boot_of(profile, architecture)?.command_line.iter().enumerate();
     let each = items.map(|(index, template)| {
         let field = format!("spec.boot.{architecture}.commandLine[{index}]");
         let argument = render(&field, template, &facts)?;
-        command_line::check(&argument)
-            .map_err(|error| RenderError::new(&field, format!("{argument:?} {error}")))?;
+        command_line::check(&argument).map_err(|error| RenderError::new(&field, format!("{argument:?} {error}")))?;
         Ok(argument)
     });
     each.collect()
@@ -215,33 +161,18 @@ pub fn script(
     links: &Links,
 ) -> Result<String, RenderError> {
     let arguments = command_line(profile, machine, architecture, links)?;
-    let initrds: Vec<_> = (0..boot_of(profile, architecture)?.initrds.len())
-        .map(|index| links.initrd(index))
-        .collect();
-    Ok(script::boot(
-        &title(profile, machine),
-        &links.kernel(),
-        &initrds,
-        &arguments,
-    ))
+    let initrds: Vec<_> = (0..boot_of(profile, architecture)?.initrds.len()).map(|index| links.initrd(index)).collect();
+    Ok(script::boot(&title(profile, machine), &links.kernel(), &initrds, &arguments))
 }
 
 /// The iPXE script that sends a machine on to its next boot device.
 pub fn local_script(machine: &Machine) -> String {
-    script::local(&format!(
-        "Magnetite: {} has no open boot window and boots from its next device",
-        machine.name_any()
-    ))
+    script::local(&format!("Magnetite: {} has no open boot window and boots from its next device", machine.name_any()))
 }
 
 /// The iPXE script that makes a machine ask again.
 pub fn wait_script(machine: &Machine, why: &str, seconds: u32, links: &Links) -> String {
-    script::wait(
-        &format!("Magnetite: {}", machine.name_any()),
-        why,
-        seconds,
-        &links.script(),
-    )
+    script::wait(&format!("Magnetite: {}", machine.name_any()), why, seconds, &links.script())
 }
 
 /// The Ignition config of a machine: the Profile's, rendered, with the agent laid into it. `template` is the
@@ -260,18 +191,11 @@ pub fn ignition(
     let field = ignition_field(profile);
     let mut config = match template {
         Some(template) => {
-            let text = render(
-                field,
-                template,
-                &facts(profile, machine, architecture, links),
-            )?;
+            let text = render(field, template, &facts(profile, machine, architecture, links))?;
             ignition::parse(&text).map_err(|message| RenderError::new(field, message))?
         }
         None if profile.spec.ignition.is_some() => {
-            return Err(RenderError::new(
-                field,
-                "the ConfigMap, or its key, does not exist",
-            ));
+            return Err(RenderError::new(field, "the ConfigMap, or its key, does not exist"));
         }
         None => ignition::empty(),
     };
@@ -290,12 +214,7 @@ pub fn ignition(
 }
 
 fn ignition_field(profile: &Profile) -> &'static str {
-    match profile
-        .spec
-        .ignition
-        .as_ref()
-        .map(|source| source.config_map.is_some())
-    {
+    match profile.spec.ignition.as_ref().map(|source| source.config_map.is_some()) {
         Some(true) => "spec.ignition.configMap",
         Some(false) => "spec.ignition.inline",
         None => "spec.ignition",
@@ -309,25 +228,18 @@ fn ignition_field(profile: &Profile) -> &'static str {
 pub fn check(profile: &Profile, ignition: Option<&str>) -> Result<(), RenderError> {
     let environment = environment();
     let parses = |field: &str, template: &str| {
-        environment
-            .template_from_str(template)
-            .map(drop)
-            .map_err(|error| RenderError::template(field, &error))
+        environment.template_from_str(template).map(drop).map_err(|error| RenderError::template(field, &error))
     };
     for (architecture, boot) in profile.spec.boot.architectures() {
         for (index, template) in boot.command_line.iter().enumerate() {
-            parses(
-                &format!("spec.boot.{architecture}.commandLine[{index}]"),
-                template,
-            )?;
+            parses(&format!("spec.boot.{architecture}.commandLine[{index}]"), template)?;
         }
     }
     match ignition {
         Some(template) => parses(ignition_field(profile), template),
-        None if profile.spec.ignition.is_some() => Err(RenderError::new(
-            ignition_field(profile),
-            "the ConfigMap, or its key, does not exist",
-        )),
+        None if profile.spec.ignition.is_some() => {
+            Err(RenderError::new(ignition_field(profile), "the ConfigMap, or its key, does not exist"))
+        }
         None => Ok(()),
     }
 }
@@ -336,25 +248,12 @@ pub fn check(profile: &Profile, ignition: Option<&str>) -> Result<(), RenderErro
 ///
 /// # Errors
 /// The first field that does not render.
-pub fn dry_run(
-    profile: &Profile,
-    machine: &Machine,
-    template: Option<&str>,
-) -> Result<(), RenderError> {
-    let links = Links {
-        base: "http://192.0.2.1:8080/m/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(),
-    };
+pub fn dry_run(profile: &Profile, machine: &Machine, template: Option<&str>) -> Result<(), RenderError> {
+    let links = Links { base: "http://192.0.2.1:8080/m/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned() };
     let agent = AgentLink::sample();
     for (architecture, _) in profile.spec.boot.architectures() {
         script(profile, machine, architecture, &links)?;
-        ignition(
-            profile,
-            machine,
-            architecture,
-            template,
-            &links,
-            Some(&agent),
-        )?;
+        ignition(profile, machine, architecture, template, &links, Some(&agent))?;
     }
     Ok(())
 }

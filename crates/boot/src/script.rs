@@ -17,16 +17,11 @@ pub fn boot(title: &str, kernel: &str, initrds: &[String], arguments: &[String])
     // The EFI stub finds its initrds by these names; a BIOS kernel ignores them.
     words.extend((0..initrds.len()).map(|index| format!("initrd=initrd{index}")));
     words.extend(arguments.iter().cloned());
-    let mut script = format!(
-        "#!ipxe\necho {}\nset tries:int32 0\n:fetch\nimgfree\n",
-        for_echo(title)
-    );
+    let mut script = format!("#!ipxe\necho {}\nset tries:int32 0\n:fetch\nimgfree\n", for_echo(title));
     script.push_str(&words.join(" "));
     script.push_str(" || goto again\n");
     for (index, url) in initrds.iter().enumerate() {
-        script.push_str(&format!(
-            "initrd --name initrd{index} {url} || goto again\n"
-        ));
+        script.push_str(&format!("initrd --name initrd{index} {url} || goto again\n"));
     }
     script.push_str("boot || goto again\n");
     script.push_str(&format!(

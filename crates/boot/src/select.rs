@@ -58,9 +58,7 @@ pub fn profile_for<'a>(
 ) -> Result<Arc<Profile>, SelectError> {
     let mut profiles = profiles.into_iter();
     if let Some(name) = &machine.spec.profile {
-        let named = profiles
-            .find(|profile| profile.name_any() == *name)
-            .cloned();
+        let named = profiles.find(|profile| profile.name_any() == *name).cloned();
         return named.ok_or_else(|| SelectError::NotFound { name: name.clone() });
     }
     let (mut matching, mut bad) = (Vec::new(), None);
@@ -68,12 +66,7 @@ pub fn profile_for<'a>(
         match selects(profile, machine.labels()) {
             Ok(true) => matching.push(Arc::clone(profile)),
             Ok(false) => {}
-            Err(message) => {
-                bad = Some(SelectError::BadSelector {
-                    profile: profile.name_any(),
-                    message,
-                })
-            }
+            Err(message) => bad = Some(SelectError::BadSelector { profile: profile.name_any(), message }),
         }
     }
     match (matching.len(), bad) {
@@ -92,19 +85,13 @@ fn selects(profile: &Profile, labels: &BTreeMap<String, String>) -> Result<bool,
     let Some(selector) = &profile.spec.selector else {
         return Ok(false);
     };
-    let LabelSelector {
-        match_labels,
-        match_expressions,
-    } = selector;
-    let empty = match_labels.as_ref().is_none_or(BTreeMap::is_empty)
-        && match_expressions.as_ref().is_none_or(Vec::is_empty);
+    let LabelSelector { match_labels, match_expressions } = selector;
+    let empty =
+        match_labels.as_ref().is_none_or(BTreeMap::is_empty) && match_expressions.as_ref().is_none_or(Vec::is_empty);
     if empty {
         return Ok(false);
     }
-    let selector: Selector = selector
-        .clone()
-        .try_into()
-        .map_err(|error| format!("{error}"))?;
+    let selector: Selector = selector.clone().try_into().map_err(|error| format!("{error}"))?;
     Ok(selector.matches(labels))
 }
 
@@ -115,17 +102,11 @@ mod tests {
 
     #[test]
     fn a_name_wins_over_selectors() {
-        let profiles = [
-            profile("a").selecting("role", "worker").arc(),
-            profile("b").arc(),
-        ];
+        let profiles = [profile("a").selecting("role", "worker").arc(), profile("b").arc()];
         let m = machine("m").label("role", "worker").profile("b").arc();
         assert_eq!(profile_for(&m, &profiles).unwrap().name_any(), "b");
         let m = machine("m").profile("c").arc();
-        assert_eq!(
-            profile_for(&m, &profiles),
-            Err(SelectError::NotFound { name: "c".into() })
-        );
+        assert_eq!(profile_for(&m, &profiles), Err(SelectError::NotFound { name: "c".into() }));
     }
 
     #[test]
@@ -133,26 +114,15 @@ mod tests {
         let mut profiles = vec![profile("a").selecting("role", "worker").arc()];
         let m = machine("m").label("role", "worker").arc();
         assert_eq!(profile_for(&m, &profiles).unwrap().name_any(), "a");
-        assert_eq!(
-            profile_for(&machine("n").arc(), &profiles),
-            Err(SelectError::NoneSelects)
-        );
+        assert_eq!(profile_for(&machine("n").arc(), &profiles), Err(SelectError::NoneSelects));
         profiles.push(profile("b").selecting("role", "worker").arc());
-        assert_eq!(
-            profile_for(&m, &profiles),
-            Err(SelectError::Ambiguous {
-                names: vec!["a".into(), "b".into()]
-            })
-        );
+        assert_eq!(profile_for(&m, &profiles), Err(SelectError::Ambiguous { names: vec!["a".into(), "b".into()] }));
     }
 
     #[test]
     fn an_empty_selector_selects_nothing() {
         let mut all = (*profile("all").arc()).clone();
         all.spec.selector = Some(LabelSelector::default());
-        assert_eq!(
-            profile_for(&machine("m").arc(), &[Arc::new(all)]),
-            Err(SelectError::NoneSelects)
-        );
+        assert_eq!(profile_for(&machine("m").arc(), &[Arc::new(all)]), Err(SelectError::NoneSelects));
     }
 }

@@ -24,12 +24,9 @@ impl AgentLink {
     /// A link that leads nowhere, to render a Profile dry.
     pub(super) fn sample() -> Self {
         Self {
-            url:
-                "http://192.0.2.1:8080/m/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA/agent/x86_64"
-                    .to_owned(),
+            url: "http://192.0.2.1:8080/m/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA/agent/x86_64".to_owned(),
             verification: format!("sha512-{}", "0".repeat(128)),
-            server: "https://192.0.2.1:8443/a/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA"
-                .to_owned(),
+            server: "https://192.0.2.1:8443/a/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(),
             pin: format!("sha256/{}", "0".repeat(64)),
             intent: "created".to_owned(),
         }
@@ -52,23 +49,17 @@ pub(super) fn parse(text: &str) -> Result<Map<String, Value>, String> {
     let config: Value = if text.trim_start().starts_with('{') {
         serde_json::from_str(text).map_err(|error| format!("is not JSON once rendered: {error}"))?
     } else {
-        serde_saphyr::from_str(text)
-            .map_err(|error| format!("is not YAML once rendered: {error}"))?
+        serde_saphyr::from_str(text).map_err(|error| format!("is not YAML once rendered: {error}"))?
     };
     let Value::Object(config) = config else {
         return Err("is not an object once rendered".to_owned());
     };
-    match config
-        .get("ignition")
-        .and_then(|ignition| ignition.get("version"))
-        .and_then(Value::as_str)
-    {
+    match config.get("ignition").and_then(|ignition| ignition.get("version")).and_then(Value::as_str) {
         Some(version) if version.starts_with("3.") => Ok(config),
         Some(version) => Err(format!("has ignition.version {version:?}; 3.x is taken")),
-        None if config.contains_key("variant") => Err(
-            "is a Butane config (it has a variant); turn it into Ignition with `butane` first"
-                .to_owned(),
-        ),
+        None if config.contains_key("variant") => {
+            Err("is a Butane config (it has a variant); turn it into Ignition with `butane` first".to_owned())
+        }
         None => Err("has no ignition.version; write ignition: {version: 3.3.0}".to_owned()),
     }
 }
@@ -85,13 +76,7 @@ pub(super) fn add_agent(
         JoinMode::Certificate => "certificate",
         JoinMode::None => "none",
     };
-    let AgentLink {
-        url,
-        verification,
-        server,
-        pin,
-        intent,
-    } = agent;
+    let AgentLink { url, verification, server, pin, intent } = agent;
     let environment = format!(
         "MAGNETITE_SERVER={server}\nMAGNETITE_PIN={pin}\nMAGNETITE_MACHINE={}\nMAGNETITE_NODE_NAME={}\nMAGNETITE_INTENT={intent}\nMAGNETITE_JOIN={join}\n",
         machine.name_any(),
@@ -121,29 +106,14 @@ fn unit(path: &str) -> String {
     )
 }
 
-fn list<'a>(
-    config: &'a mut Map<String, Value>,
-    section: &str,
-    name: &str,
-) -> Result<&'a mut Vec<Value>, String> {
+fn list<'a>(config: &'a mut Map<String, Value>, section: &str, name: &str) -> Result<&'a mut Vec<Value>, String> {
     let section_value = config.entry(section).or_insert_with(|| json!({}));
-    let section_map = section_value
-        .as_object_mut()
-        .ok_or_else(|| format!("has a {section} that is not an object"))?;
+    let section_map = section_value.as_object_mut().ok_or_else(|| format!("has a {section} that is not an object"))?;
     let list = section_map.entry(name).or_insert_with(|| json!([]));
-    list.as_array_mut()
-        .ok_or_else(|| format!("has {section}.{name} that is not a list"))
+    list.as_array_mut().ok_or_else(|| format!("has {section}.{name} that is not a list"))
 }
 
 fn refuse_twice(list: &[Value], key: &str, value: &str) -> Result<(), String> {
-    let taken = list
-        .iter()
-        .any(|item| item.get(key).and_then(Value::as_str) == Some(value));
-    if taken {
-        Err(format!(
-            "already has {value}, which the agent needs for itself"
-        ))
-    } else {
-        Ok(())
-    }
+    let taken = list.iter().any(|item| item.get(key).and_then(Value::as_str) == Some(value));
+    if taken { Err(format!("already has {value}, which the agent needs for itself")) } else { Ok(()) }
 }

@@ -9,17 +9,12 @@ use crate::fixtures::{machine, profile};
 const ARCH: Architecture = Architecture::X86_64;
 
 fn links() -> Links {
-    Links {
-        base: "http://172.30.0.1:8080/m/0123456789abcdef/CAP".to_owned(),
-    }
+    Links { base: "http://172.30.0.1:8080/m/0123456789abcdef/CAP".to_owned() }
 }
 
 #[test]
 fn script_golden() {
-    let m = machine("box-1")
-        .mac("52:54:00:30:00:10")
-        .variable("rack", "r7")
-        .arc();
+    let m = machine("box-1").mac("52:54:00:30:00:10").variable("rack", "r7").arc();
     let p = profile("workers")
         .argument("ignition.config.url={{ boot.ignition_url }}")
         .argument("magnetite.root={{ files.rootfs }}")
@@ -27,10 +22,7 @@ fn script_golden() {
         .arc();
     insta::assert_snapshot!(script(&p, &m, ARCH, &links()).unwrap());
     insta::assert_snapshot!("local", local_script(&m));
-    insta::assert_snapshot!(
-        "wait",
-        wait_script(&m, "the kernel is \"missing\" || reboot", 5, &links())
-    );
+    insta::assert_snapshot!("wait", wait_script(&m, "the kernel is \"missing\" || reboot", 5, &links()));
 }
 
 #[test]
@@ -39,15 +31,7 @@ fn ignition_golden() {
     let p = profile("workers").arc();
     let template = "ignition: {version: 3.3.0}\nstorage:\n  files:\n  - path: /etc/hostname\n    contents: {source: 'data:,{{ machine.node_name }}'}\n";
     let p2 = profile("workers").ignition(template).arc();
-    let with = ignition(
-        &p2,
-        &m,
-        ARCH,
-        Some(template),
-        &links(),
-        Some(&AgentLink::sample()),
-    )
-    .unwrap();
+    let with = ignition(&p2, &m, ARCH, Some(template), &links(), Some(&AgentLink::sample())).unwrap();
     let config: serde_json::Value = serde_json::from_str(&with).unwrap();
     insta::assert_json_snapshot!(config);
     let without = ignition(&p, &m, ARCH, None, &links(), Some(&AgentLink::sample())).unwrap();
@@ -55,10 +39,7 @@ fn ignition_golden() {
 }
 
 #[rstest]
-#[case(
-    "{{ vars.nope }}",
-    "spec.boot.x86_64.commandLine[1]: line 1: undefined value"
-)]
+#[case("{{ vars.nope }}", "spec.boot.x86_64.commandLine[1]: line 1: undefined value")]
 #[case("{{ machine.nme }}", "undefined value")]
 #[case("{{ machine.name", "syntax error")]
 #[case("a b", "has ' ' in it")]
@@ -70,10 +51,7 @@ fn ignition_golden() {
 #[case("{{ '' }}", "is empty")]
 #[case("\"x\"", "has '\"' in it")]
 #[case("ü", "has 'ü' in it")]
-#[case(
-    "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}",
-    "fuel"
-)]
+#[case("{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}", "fuel")]
 fn a_bad_argument_is_named_and_never_served(#[case] argument: &str, #[case] want: &str) {
     let m = machine("box-1").arc();
     let error = script(&profile("p").argument(argument).arc(), &m, ARCH, &links()).unwrap_err();
@@ -88,10 +66,7 @@ fn a_bad_argument_is_named_and_never_served(#[case] argument: &str, #[case] want
 #[case("ignition: {version: 2.3.0}", "3.x is taken")]
 #[case("storage: {}", "no ignition.version")]
 #[case("[1]", "not an object")]
-#[case(
-    "ignition: {version: 3.3.0}\nstorage: {files: [{path: /etc/magnetite/agent.env}]}",
-    "needs for itself"
-)]
+#[case("ignition: {version: 3.3.0}\nstorage: {files: [{path: /etc/magnetite/agent.env}]}", "needs for itself")]
 #[case("ignition: {version: 3.3.0}\nsystemd: []", "not an object")]
 fn a_bad_config_is_named_and_never_served(#[case] template: &str, #[case] want: &str) {
     let p = profile("p").ignition(template).arc();
@@ -102,31 +77,19 @@ fn a_bad_config_is_named_and_never_served(#[case] template: &str, #[case] want: 
 
 #[test]
 fn a_machine_s_variables_win() {
-    let p = profile("p")
-        .variable("rack", "none")
-        .argument("rack={{ vars.rack }}")
-        .arc();
+    let p = profile("p").variable("rack", "none").argument("rack={{ vars.rack }}").arc();
     let of = |m| command_line(&p, &m, ARCH, &links()).unwrap()[1].clone();
     assert_eq!(of((*machine("a").arc()).clone()), "rack=none");
-    assert_eq!(
-        of((*machine("a").variable("rack", "r7").arc()).clone()),
-        "rack=r7"
-    );
+    assert_eq!(of((*machine("a").variable("rack", "r7").arc()).clone()), "rack=r7");
 }
 
 #[test]
 fn nothing_outside_can_be_reached() {
-    for template in [
-        "{% include '/etc/passwd' %}",
-        "{% import '/etc/passwd' as x %}",
-        "{{ env('PATH') }}",
-        "{{ cycler.__init__ }}",
-    ] {
+    for template in
+        ["{% include '/etc/passwd' %}", "{% import '/etc/passwd' as x %}", "{{ env('PATH') }}", "{{ cycler.__init__ }}"]
+    {
         let p = profile("p").argument(template).arc();
-        assert!(
-            script(&p, &machine("m").arc(), ARCH, &links()).is_err(),
-            "{template}"
-        );
+        assert!(script(&p, &machine("m").arc(), ARCH, &links()).is_err(), "{template}");
     }
 }
 
@@ -136,9 +99,7 @@ fn commands_as_ipxe_reads_them(script: &str) -> Vec<Vec<String>> {
     let joined = script.replace("\\\n", " ");
     let mut commands = Vec::new();
     for line in joined.lines().skip(1) {
-        let words = line
-            .split_ascii_whitespace()
-            .take_while(|word| !word.starts_with('#'));
+        let words = line.split_ascii_whitespace().take_while(|word| !word.starts_with('#'));
         let mut command = Vec::new();
         for word in words {
             if matches!(word, "||" | "&&" | ";") {
