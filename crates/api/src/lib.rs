@@ -14,6 +14,9 @@ pub mod report;
 pub mod time;
 pub mod types;
 
+#[cfg(test)]
+mod schema_tests;
+
 pub use claim::{MachineClaim, MachineClaimSpec, MachineClaimStatus};
 pub use machine::{Machine, MachineSpec, MachineStatus, Phase};
 pub use profile::{Profile, ProfileSpec, ProfileStatus};

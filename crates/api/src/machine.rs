@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// One physical machine: how it is recognised, which Profile it boots, and what its Node is called.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[kube(
     group = "magnetite.dev",
     version = "v1alpha1",
@@ -54,8 +54,8 @@ pub struct MachineSpec {
     pub uuid: Option<MachineUuid>,
 
     /// SMBIOS system serial number, as `dmidecode -s system-serial-number` prints it; compared without regard
-    /// to case. Seen only once iPXE runs: a box known by nothing else needs `--answer-unknown-firmware`
-    /// on the boot server, so list a MAC too. Makers' placeholders ("Default string") are ignored.
+    /// to case. Firmware does not send it, only iPXE does: a box known by nothing else boots only from a boot
+    /// server that runs with `--identify-by-serial`. Makers' placeholders ("Default string") are ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub serial: Option<String>,
@@ -102,6 +102,23 @@ pub struct MachineSpec {
     /// kubelet's certificate is not renewed again.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+}
+
+impl Default for MachineSpec {
+    fn default() -> Self {
+        Self {
+            macs: Vec::new(),
+            uuid: None,
+            serial: None,
+            profile: None,
+            node_name: None,
+            variables: BTreeMap::new(),
+            node_labels: BTreeMap::new(),
+            boot_intent: None,
+            boot_window_seconds: default_window(),
+            deletion_policy: DeletionPolicy::default(),
+        }
+    }
 }
 
 fn default_window() -> i32 {

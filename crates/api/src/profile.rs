@@ -227,7 +227,7 @@ pub enum TaintEffect {
 }
 
 /// How machines join a cluster.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinSpec {
     /// How the machines join.
@@ -255,6 +255,19 @@ pub struct JoinSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 255), regex(pattern = r"^--[a-z][a-z0-9-]*(=[^\s\x22'\\$%]*)?$")))]
     pub kubelet_args: Vec<String>,
+}
+
+impl Default for JoinSpec {
+    fn default() -> Self {
+        Self {
+            mode: JoinMode::default(),
+            api_server: None,
+            cluster_dns: Vec::new(),
+            cluster_domain: default_domain(),
+            kubelet_configuration: None,
+            kubelet_args: Vec::new(),
+        }
+    }
 }
 
 fn default_domain() -> String {

@@ -1,0 +1,128 @@
+//! The rules of the schema, one test a rule, evaluated by kube's own CEL: what the API server would refuse.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::{Machine, MachineClaim, Profile};
+
+fn machine(spec: Value) -> Machine {
+    named_machine("box-1", spec)
+}
+
+fn named_machine(name: &str, spec: Value) -> Machine {
+    let object = json!({
+        "apiVersion": "magnetite.dev/v1alpha1", "kind": "Machine", "metadata": { "name": name }, "spec": spec,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+/// For aarch64: kube-cel 0.8 takes `has(self.x86_64)` for false (a digit before the underscore), where a real API
+/// server takes it for true; the scenario `schema` of the lab applies Profiles for x86_64 to a real one.
+fn profile(change: impl Fn(&mut Value)) -> Profile {
+    let mut spec = json!({ "boot": { "aarch64": { "kernel": { "file": "vmlinuz", "sha256": "0".repeat(64) } } } });
+    change(&mut spec);
+    let object = json!({
+        "apiVersion": "magnetite.dev/v1alpha1", "kind": "Profile", "metadata": { "name": "workers" }, "spec": spec,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+const MAC: &str = "52:54:00:30:00:10";
+
+#[rstest]
+#[case(json!({ "macs": [MAC] }), None)]
+#[case(json!({ "serial": "PF3X01" }), None)]
+#[case(json!({ "uuid": "3f0d2c5e-0000-4000-8000-000000000010" }), None)]
+#[case(json!({}), Some("at least one of spec.macs"))]
+#[case(json!({ "macs": [] }), Some("at least one of spec.macs"))]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "rack": "r7" } }), None)]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "magnetite.dev/machine": "x" } }), Some("magnetite.dev/"))]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "node-role.kubernetes.io/control-plane": "" } }), Some("control-plane"))]
+fn machine_rules(#[case] spec: Value, #[case] refused: Option<&str>) {
+    check(machine(spec).validate_cel().err(), refused);
+}
+
+#[rstest]
+#[case("box-1", None)]
+#[case("box.example.com", Some("DNS label"))]
+#[case(&"a".repeat(64), Some("DNS label"))]
+fn a_machine_s_name_is_a_label(#[case] name: &str, #[case] refused: Option<&str>) {
+    check(named_machine(name, json!({ "macs": [MAC] })).validate_cel().err(), refused);
+}
+
+#[rstest]
+#[case(json!({ "macs": [MAC] }), json!({ "macs": [MAC], "nodeName": "n" }), Some("immutable"))]
+#[case(json!({ "macs": [MAC], "nodeName": "n" }), json!({ "macs": [MAC] }), Some("immutable"))]
+#[case(json!({ "macs": [MAC], "nodeName": "n" }), json!({ "macs": [MAC], "nodeName": "o" }), Some("immutable"))]
+#[case(json!({ "macs": [MAC], "nodeName": "n" }), json!({ "macs": [MAC], "nodeName": "n", "bootIntent": "again" }), None)]
+fn a_node_s_name_stays(#[case] before: Value, #[case] after: Value, #[case] refused: Option<&str>) {
+    check(machine(after).validate_cel_update(&machine(before)).err(), refused);
+}
+
+#[test]
+fn profile_rules() {
+    let cases: [(&dyn Fn(&mut Value), Option<&str>); 11] = [
+        (&|_| {}, None),
+        (&|spec| spec["boot"] = json!({}), Some("boot needs x86_64 or aarch64")),
+        (&|spec| spec["boot"]["aarch64"]["kernel"]["url"] = json!("http://x/k"), Some("exactly one of url and file")),
+        (
+            &|spec| spec["boot"]["aarch64"]["kernel"] = json!({ "sha256": "0".repeat(64) }),
+            Some("exactly one of url and file"),
+        ),
+        (
+            &|spec| spec["boot"]["aarch64"]["initrds"] = json!([{ "sha256": "0".repeat(64) }]),
+            Some("exactly one of url and file"),
+        ),
+        (&|spec| spec["selector"] = json!({}), Some("empty selector")),
+        (&|spec| spec["selector"] = json!({ "matchLabels": {} }), Some("empty selector")),
+        (&|spec| spec["selector"] = json!({ "matchLabels": { "a": "b" } }), None),
+        (&|spec| spec["ignition"] = json!({}), Some("exactly one of inline and configMap")),
+        (
+            &|spec| spec["ignition"] = json!({ "inline": "{}", "configMap": { "name": "c", "key": "k" } }),
+            Some("exactly one of inline and configMap"),
+        ),
+        (&|spec| spec["node"] = json!({ "labels": { "magnetite.dev/x": "" } }), Some("magnetite.dev/")),
+    ];
+    for (index, (change, refused)) in cases.into_iter().enumerate() {
+        eprintln!("case {index}");
+        check(profile(change).validate_cel().err(), refused);
+    }
+}
+
+#[test]
+fn a_claim_is_written_once() {
+    let claim = |key: &str| -> MachineClaim {
+        let spec = json!({
+            "machine": "box-1", "machineUid": "u", "intent": "created", "claimKey": key,
+            "certificateRequest": "x", "signature": "x", "address": "172.30.0.100", "server": "s",
+        });
+        let object = json!({
+            "apiVersion": "magnetite.dev/v1alpha1", "kind": "MachineClaim", "metadata": { "name": "box-1-0" }, "spec": spec,
+        });
+        serde_json::from_value(object).unwrap()
+    };
+    check(claim("a").validate_cel_update(&claim("a")).err(), None);
+    check(claim("b").validate_cel_update(&claim("a")).err(), Some("written once"));
+}
+
+fn check(error: Option<impl std::fmt::Display>, refused: Option<&str>) {
+    match (error.map(|error| error.to_string()), refused) {
+        (None, None) => {}
+        (Some(error), Some(words)) => assert!(error.contains(words), "{error:?} does not say {words:?}"),
+        (got, want) => panic!("{got:?}, wanted {want:?}"),
+    }
+}
+
+/// Nothing in the schema may surprise an API server: every object has a type, and names are camelCase.
+#[test]
+fn short_names_do_not_collide_with_cluster_api() {
+    use kube::CustomResourceExt;
+    for crd in [Machine::crd(), Profile::crd(), MachineClaim::crd(), crate::BootReport::crd()] {
+        let names = crd.spec.names;
+        assert_eq!(names.categories, Some(vec!["magnetite".to_owned()]));
+        for short in names.short_names.unwrap() {
+            // Cluster API has ma, ms, md, mhc, mp, cl and more; ours all begin with mg.
+            assert!(short.starts_with("mg"), "{short}");
+        }
+    }
+}
