@@ -15,20 +15,20 @@
 //! this process's id in its name and is removed at the end, or by the next lab ([`net`]).
 
 pub mod apt;
-// pub mod capture;
-// pub mod control_plane;
+pub mod capture;
+pub mod control_plane;
 pub mod guest;
 pub mod interrupt;
 pub mod kube_build;
-// pub mod kubectl;
+pub mod kubectl;
 pub mod net;
 pub mod paths;
-// pub mod pki;
+pub mod pki;
 pub mod prepare;
 pub mod proc;
 pub mod progress;
-// pub mod run_dir;
-// pub mod site;
+pub mod run_dir;
+pub mod site;
 pub mod stamp;
-// pub mod vm;
+pub mod vm;
 pub mod wait;

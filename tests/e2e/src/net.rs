@@ -110,7 +110,7 @@ fn remove(name: &str) {
     if let Ok(output) = ip(&["netns", "pids", name]) {
         for pid in String::from_utf8_lossy(&output.stdout).lines() {
             if let Ok(pid) = pid.trim().parse() {
-                drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
     }

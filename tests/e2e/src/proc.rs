@@ -186,7 +186,9 @@ impl std::fmt::Display for Cmd {
         let name = self.program.rsplit('/').next().unwrap_or(&self.program);
         write!(f, "`{name}")?;
         for arg in self.args.iter().take(8) {
-            write!(f, " {arg}")?;
+            // Scripts are known by their first line.
+            let line = arg.lines().next().unwrap_or_default();
+            write!(f, " {}", line.chars().take(80).collect::<String>())?;
         }
         f.write_str(if self.args.len() > 8 { " …`" } else { "`" })
     }
@@ -294,7 +296,7 @@ impl Guard {
         // The group, because a build has children of its own.
         let group = Pid::from_raw(i32::try_from(self.0.id()).ok()?);
         if !grace.is_zero() {
-            drop(killpg(group, Signal::SIGTERM));
+            let _ = killpg(group, Signal::SIGTERM);
             let start = Instant::now();
             while start.elapsed() < grace {
                 if let Ok(Some(status)) = self.0.try_wait() {
@@ -303,7 +305,7 @@ impl Guard {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        drop(killpg(group, Signal::SIGKILL));
+        let _ = killpg(group, Signal::SIGKILL);
         self.0.wait().ok()
     }
 }

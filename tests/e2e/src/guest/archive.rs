@@ -16,8 +16,8 @@ const APPLETS: &[&str] = &[
     "true",
 ];
 
-/// Writes `out`, an image called `name`, that runs `command` unless told otherwise.
-pub(super) fn write(out: &Path, name: &str, busybox: &Path, command: &str) -> Result<()> {
+/// Writes `out`: one image under several `names`, that runs `command` unless told otherwise.
+pub(super) fn write(out: &Path, names: &[&str], busybox: &Path, command: &str) -> Result<()> {
     let dir = out.with_extension("making");
     let bin = dir.join("layer/bin");
     std::fs::create_dir_all(&bin)?;
@@ -35,7 +35,7 @@ pub(super) fn write(out: &Path, name: &str, busybox: &Path, command: &str) -> Re
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
         "history": [],
     });
-    let manifest = json!([{ "Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"] }]);
+    let manifest = json!([{ "Config": "config.json", "RepoTags": names, "Layers": ["layer.tar"] }]);
     std::fs::write(dir.join("config.json"), config.to_string())?;
     std::fs::write(dir.join("manifest.json"), manifest.to_string())?;
     tar(&dir, out, &["manifest.json", "config.json", "layer.tar"])?;

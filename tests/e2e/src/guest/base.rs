@@ -18,7 +18,6 @@ const PACKAGES: &[&str] = &[
     "systemd",
     "systemd-sysv",
     "udev",
-    "dbus",
     "kmod",
     "mount",
     "util-linux",
@@ -30,7 +29,6 @@ const PACKAGES: &[&str] = &[
     "runc",
     "containernetworking-plugins",
     "iptables",
-    "nftables",
     "conntrack",
     "ethtool",
     // the state disk

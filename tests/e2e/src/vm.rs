@@ -1,0 +1,291 @@
+//! A machine: QEMU with real firmware, a network card, and nothing to boot from but the network.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::net::Network;
+use crate::proc::{Cmd, Process, tail};
+use crate::wait;
+
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+/// What a machine starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS; the network card has a boot ROM, which is iPXE.
+    Bios,
+    /// OVMF; the card has no ROM, so the firmware's own PXE client boots.
+    Uefi,
+    /// OVMF with its PXE client off: UEFI HTTP Boot.
+    UefiHttp,
+}
+
+/// A machine as it stands in the rack.
+#[derive(Debug, Clone)]
+pub struct VmSpec {
+    /// Its name in the lab: of its files, and in messages.
+    pub name: String,
+    /// Its firmware.
+    pub firmware: Firmware,
+    /// Its place in the rack, from 0: the port of the switch.
+    pub port: u8,
+    /// The network card's address.
+    pub mac: String,
+    /// The firmware's UUID (SMBIOS).
+    pub uuid: String,
+    /// The serial number on its label (SMBIOS).
+    pub serial: String,
+    /// Memory, MiB.
+    pub memory: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// The size of its disk, MiB, if it has one (`/dev/vda`).
+    pub disk: Option<u32>,
+}
+
+impl VmSpec {
+    /// A machine with addresses that follow from its place.
+    #[must_use]
+    pub fn new(name: &str, firmware: Firmware, port: u8) -> Self {
+        Self {
+            name: name.to_owned(),
+            firmware,
+            port,
+            mac: format!("52:54:00:30:00:{:02x}", port + 16),
+            uuid: format!("3f0d2c5e-1d2b-4c3a-9f00-0000000000{port:02x}"),
+            serial: format!("LAB{port:04}"),
+            memory: 1536,
+            cpus: 2,
+            disk: None,
+        }
+    }
+
+    /// With a disk of so many MiB.
+    #[must_use]
+    pub fn with_disk(mut self, mib: u32) -> Self {
+        self.disk = Some(mib);
+        self
+    }
+
+    /// With so many processors. More machines than one at a time are faster with one each.
+    #[must_use]
+    pub fn with_cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// With so much memory, in MiB.
+    #[must_use]
+    pub fn with_memory(mut self, mib: u32) -> Self {
+        self.memory = mib;
+        self
+    }
+}
+
+/// A machine that can be switched on and off. Its disk and its firmware's variables outlast that;
+/// they end with the value.
+pub struct Vm {
+    spec: VmSpec,
+    netns: String,
+    dir: PathBuf,
+    scratch: PathBuf,
+    process: Option<Process>,
+}
+
+impl Vm {
+    /// Puts a machine into the rack, switched off. Its console goes to `dir`.
+    pub fn create(spec: VmSpec, network: &Network, dir: &Path) -> Result<Self> {
+        let scratch = dir.join(format!(".{}", spec.name));
+        std::fs::create_dir_all(&scratch)?;
+        if spec.firmware != Firmware::Bios {
+            std::fs::copy(OVMF_VARS, scratch.join("vars.fd")).context("copy OVMF's variables")?;
+        }
+        if let Some(mib) = spec.disk {
+            let disk = std::fs::File::create(scratch.join("disk.raw")).context("make a disk")?;
+            disk.set_len(u64::from(mib) << 20)?;
+        }
+        Ok(Self { netns: network.switch(), dir: dir.to_owned(), scratch, spec, process: None })
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn spec(&self) -> &VmSpec {
+        &self.spec
+    }
+
+    /// Switches it on. Does nothing if it is on.
+    pub fn power_on(&mut self) -> Result<()> {
+        if self.is_on() {
+            return Ok(());
+        }
+        // A stale socket would be refused by QEMU.
+        drop(std::fs::remove_file(self.monitor()));
+        let log = self.dir.join("logs").join(format!("qemu-{}.log", self.spec.name));
+        let mut process = self.command().spawn(format!("qemu {}", self.spec.name), &log)?;
+        let monitor = self.monitor();
+        wait::until("QEMU's monitor", Duration::from_secs(20), || {
+            process.check()?;
+            Ok(monitor.exists().then_some(()))
+        })?;
+        // A machine has no last wishes: QEMU may go at once.
+        self.process = Some(process.grace(Duration::ZERO));
+        Ok(())
+    }
+
+    /// Pulls the plug.
+    pub fn power_off(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.stop();
+        }
+    }
+
+    /// Presses the reset button.
+    pub fn reset(&mut self) -> Result<()> {
+        self.tell("system_reset")
+    }
+
+    /// Whether it is on. A machine that switched itself off is off.
+    pub fn is_on(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.ended().is_none())
+    }
+
+    /// The serial console's file; it goes on over resets and power cycles.
+    #[must_use]
+    pub fn console(&self) -> PathBuf {
+        self.dir.join(format!("{}.serial", self.spec.name))
+    }
+
+    /// All that it has written to its serial console, without terminal sequences.
+    #[must_use]
+    pub fn console_text(&self) -> String {
+        let bytes = std::fs::read(self.console()).unwrap_or_default();
+        plain(&String::from_utf8_lossy(&bytes))
+    }
+
+    /// Waits until the console has `text`. The BIOS wraps lines at 80 columns: ask for short texts.
+    pub fn wait_console(&mut self, text: &str, timeout: Duration) -> Result<()> {
+        let what = format!("{:?} on the console of {}", text, self.spec.name);
+        let result = wait::until(&what, timeout, || {
+            if self.console_text().contains(text) {
+                return Ok(Some(()));
+            }
+            if !self.is_on() {
+                bail!("{} is off", self.spec.name);
+            }
+            Ok(None)
+        });
+        result.with_context(|| format!("its console ends:\n{}", tail(&self.console_text(), 15)))
+    }
+
+    fn monitor(&self) -> PathBuf {
+        // The path of a socket may have 108 bytes, and a lab's folder may be deep.
+        PathBuf::from(format!("/tmp/{}-{}.monitor", self.netns, self.spec.name))
+    }
+
+    fn tell(&self, command: &str) -> Result<()> {
+        let mut socket =
+            UnixStream::connect(self.monitor()).with_context(|| format!("reach the monitor of {}", self.spec.name))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut greeting = [0u8; 512];
+        // QEMU reads a command only after it has shown its prompt.
+        let _ = socket.read(&mut greeting)?;
+        writeln!(socket, "{command}")?;
+        // The answer ends with the next prompt; by then the command is carried out.
+        let mut answer = String::new();
+        while answer.matches("(qemu)").count() < 1 {
+            let count = socket.read(&mut greeting)?;
+            if count == 0 {
+                break;
+            }
+            answer.push_str(&String::from_utf8_lossy(greeting.get(..count).unwrap_or_default()));
+        }
+        Ok(())
+    }
+
+    fn command(&self) -> Cmd {
+        let spec = &self.spec;
+        let scratch = self.scratch.display();
+        let machine = match spec.firmware {
+            // graphics=off sends SeaBIOS's and the ROM's screen to the serial port.
+            Firmware::Bios => "pc,graphics=off,accel=tcg",
+            Firmware::Uefi | Firmware::UefiHttp => "q35,accel=tcg",
+        };
+        let mut card = format!("virtio-net-pci,netdev=n0,mac={},bootindex=1", spec.mac);
+        let mut cmd = Cmd::new("qemu-system-x86_64").netns(&self.netns);
+        // cx16=off: under TCG with two processors, 6.12 kernels die in cmpxchg16b.
+        cmd = cmd.args(["-machine", machine, "-cpu", "qemu64,cx16=off", "-rtc", "base=utc"]);
+        cmd = cmd.args(["-m", &spec.memory.to_string(), "-smp", &spec.cpus.to_string()]);
+        cmd = cmd.args(["-display", "none", "-nodefaults", "-uuid", &spec.uuid, "-smbios"]);
+        cmd = cmd.arg(format!("type=1,manufacturer=Magnetite,product=Lab,serial={},uuid={}", spec.serial, spec.uuid));
+        // What a server does when nothing answered: try again.
+        cmd = cmd.args(["-boot", "strict=on,reboot-timeout=3000"]);
+        cmd = cmd.arg("-chardev").arg(format!("file,id=console,append=on,path={}", self.console().display()));
+        cmd = cmd.args(["-serial", "chardev:console", "-monitor"]);
+        cmd = cmd.arg(format!("unix:{},server=on,wait=off", self.monitor().display()));
+        if spec.firmware != Firmware::Bios {
+            card.push_str(",romfile=");
+            cmd = cmd.arg("-drive").arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}"));
+            cmd = cmd.arg("-drive").arg(format!("if=pflash,format=raw,unit=1,file={scratch}/vars.fd"));
+        }
+        if spec.firmware == Firmware::UefiHttp {
+            for protocol in ["IPv4PXESupport", "IPv6PXESupport"] {
+                cmd = cmd.arg("-fw_cfg").arg(format!("name=opt/org.tianocore/{protocol},string=n"));
+            }
+        }
+        let tap = Network::tap(spec.port);
+        cmd = cmd.arg("-netdev").arg(format!("tap,id=n0,ifname={tap},script=no,downscript=no"));
+        // Newer OVMF has no network boot without a source of randomness; Linux starts faster with it.
+        cmd = cmd.args(["-device", &card, "-device", "virtio-rng-pci"]);
+        if spec.disk.is_some() {
+            cmd = cmd.arg("-drive").arg(format!("if=none,id=disk,format=raw,cache=unsafe,file={scratch}/disk.raw"));
+            cmd = cmd.args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
+        cmd
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.power_off();
+        drop(std::fs::remove_file(self.monitor()));
+        drop(std::fs::remove_dir_all(&self.scratch));
+    }
+}
+
+/// Text without the terminal's escape sequences, which firmware writes by the hundred.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(char) = chars.next() {
+        match char {
+            '\x1b' => {
+                if chars.next() == Some('[') {
+                    // Parameters, then one final letter.
+                    for char in chars.by_ref() {
+                        if ('@'..='~').contains(&char) {
+                            break;
+                        }
+                    }
+                }
+            }
+            '\r' | '\0' => {}
+            char => out.push(char),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_is_read_without_its_colours() {
+        assert_eq!(plain("\x1b[2J\x1b[01;01Hnext\x1b[0m-server\r\n"), "next-server\n");
+    }
+}
