@@ -1,1 +1,14 @@
-//! skeleton
+//! DHCPv4, PXE and TFTP packets: bytes to values and back.
+//!
+//! Every byte that comes in here was sent by somebody whom nobody knows. So nothing indexes, nothing
+//! unwraps, nothing allocates by a length that the peer chose, and nothing does IO or reads a clock.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects, missing_docs)
+)]
+
+pub mod dhcp;
+pub mod pxe;
+pub mod reader;
+pub mod tftp;

@@ -1,0 +1,188 @@
+//! Options: kept in order and byte for byte; given a meaning only when asked for one.
+
+use std::net::Ipv4Addr;
+
+use crate::reader::Reader;
+
+/// The code of an option (RFC 2132).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OptionCode(pub u8);
+
+impl OptionCode {
+    /// Requested IP address.
+    pub const REQUESTED_IP: Self = Self(50);
+    /// Option overload: `file` (1), `sname` (2) or both (3) hold options too.
+    pub const OVERLOAD: Self = Self(52);
+    /// Message type.
+    pub const MESSAGE_TYPE: Self = Self(53);
+    /// Server identifier.
+    pub const SERVER_ID: Self = Self(54);
+    /// Parameter request list.
+    pub const PARAMETERS: Self = Self(55);
+    /// Maximum message size.
+    pub const MAX_SIZE: Self = Self(57);
+    /// Vendor class: `PXEClient…` or `HTTPClient…`.
+    pub const VENDOR_CLASS: Self = Self(60);
+    /// Client identifier.
+    pub const CLIENT_ID: Self = Self(61);
+    /// TFTP server name.
+    pub const TFTP_SERVER: Self = Self(66);
+    /// Boot file name.
+    pub const BOOTFILE: Self = Self(67);
+    /// User class (RFC 3004); iPXE sends its name bare.
+    pub const USER_CLASS: Self = Self(77);
+    /// Relay agent information (RFC 3046).
+    pub const RELAY_AGENT: Self = Self(82);
+    /// Client system architectures (RFC 4578): a list.
+    pub const ARCH: Self = Self(93);
+    /// Client network interface (RFC 4578).
+    pub const NDI: Self = Self(94);
+    /// Client machine identifier (RFC 4578): a type byte and the SMBIOS UUID.
+    pub const UUID: Self = Self(97);
+    /// Vendor-specific information: PXE's sub-options.
+    pub const VENDOR: Self = Self(43);
+    /// iPXE's encapsulated options.
+    pub const IPXE: Self = Self(175);
+}
+
+/// A DHCP message type (RFC 2132, 9.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MessageType(pub u8);
+
+impl MessageType {
+    /// A client looks for servers.
+    pub const DISCOVER: Self = Self(1);
+    /// A server offers.
+    pub const OFFER: Self = Self(2);
+    /// A client chooses.
+    pub const REQUEST: Self = Self(3);
+    /// A server agrees.
+    pub const ACK: Self = Self(5);
+    /// A client has an address and asks for the rest.
+    pub const INFORM: Self = Self(8);
+}
+
+/// A client architecture (RFC 4578 and IANA's "Processor Architecture Types").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Arch(pub u16);
+
+/// An option that does not have the form that its code asks for. Only this option is wrong; the packet
+/// around it may still be of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("option {code}: wanted {want} bytes, had {had}")]
+pub struct OptionError {
+    /// The option's code.
+    pub code: u8,
+    /// How long it should be.
+    pub want: &'static str,
+    /// How long it is.
+    pub had: usize,
+}
+
+/// Options in the order in which they came. The same code may stand there more than once (RFC 3396): the
+/// parts belong together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options(Vec<(OptionCode, Vec<u8>)>);
+
+impl Options {
+    /// Adds an option at the end. Longer than 255 bytes is split when it is encoded.
+    pub fn push(&mut self, code: OptionCode, value: impl Into<Vec<u8>>) {
+        self.0.push((code, value.into()));
+    }
+
+    /// How many parts there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The parts in order.
+    pub fn iter(&self) -> impl Iterator<Item = (OptionCode, &[u8])> {
+        self.0.iter().map(|(code, value)| (*code, value.as_slice()))
+    }
+
+    /// The value of an option: all its parts, joined.
+    pub fn get(&self, code: OptionCode) -> Option<Vec<u8>> {
+        let mut parts = self.0.iter().filter(|(other, _)| *other == code).peekable();
+        parts.peek()?;
+        Some(parts.flat_map(|(_, value)| value.iter().copied()).collect())
+    }
+
+    fn exactly<const N: usize>(&self, code: OptionCode, want: &'static str) -> Result<Option<[u8; N]>, OptionError> {
+        let Some(value) = self.get(code) else { return Ok(None) };
+        let had = value.len();
+        let value = <[u8; N]>::try_from(value).map_err(|_| OptionError { code: code.0, want, had })?;
+        Ok(Some(value))
+    }
+
+    /// Option 53.
+    ///
+    /// # Errors
+    /// If it is not one byte.
+    pub fn message_type(&self) -> Result<Option<MessageType>, OptionError> {
+        Ok(self.exactly::<1>(OptionCode::MESSAGE_TYPE, "1")?.map(|[kind]| MessageType(kind)))
+    }
+
+    /// Option 54.
+    ///
+    /// # Errors
+    /// If it is not four bytes.
+    pub fn server_id(&self) -> Result<Option<Ipv4Addr>, OptionError> {
+        Ok(self.exactly::<4>(OptionCode::SERVER_ID, "4")?.map(Ipv4Addr::from))
+    }
+
+    /// Option 57, in bytes.
+    ///
+    /// # Errors
+    /// If it is not two bytes.
+    pub fn max_size(&self) -> Result<Option<u16>, OptionError> {
+        Ok(self.exactly::<2>(OptionCode::MAX_SIZE, "2")?.map(u16::from_be_bytes))
+    }
+
+    /// Option 93: RFC 4578 makes it a list. Absent: an empty one.
+    ///
+    /// # Errors
+    /// If it is empty or not a whole number of 16-bit codes.
+    pub fn arches(&self) -> Result<Vec<Arch>, OptionError> {
+        let Some(value) = self.get(OptionCode::ARCH) else { return Ok(Vec::new()) };
+        let (codes, odd) = value.as_chunks::<2>();
+        if codes.is_empty() || !odd.is_empty() {
+            return Err(OptionError { code: OptionCode::ARCH.0, want: "2, 4, 6, …", had: value.len() });
+        }
+        Ok(codes.iter().map(|code| Arch(u16::from_be_bytes(*code))).collect())
+    }
+
+    /// Option 97 without its type byte: the SMBIOS UUID in the order in which SMBIOS holds it. A type other
+    /// than 0 is no UUID.
+    ///
+    /// # Errors
+    /// If it is not seventeen bytes.
+    pub fn smbios_uuid(&self) -> Result<Option<[u8; 16]>, OptionError> {
+        let Some(value) = self.exactly::<17>(OptionCode::UUID, "17")? else { return Ok(None) };
+        let [kind, uuid @ ..] = value;
+        Ok((kind == 0).then_some(uuid))
+    }
+
+    /// Option 60, as it stands.
+    pub fn vendor_class(&self) -> Option<Vec<u8>> {
+        self.get(OptionCode::VENDOR_CLASS)
+    }
+
+    /// True if option 77 names iPXE: bare, as iPXE writes it, or as one of RFC 3004's counted strings; or if
+    /// iPXE's own options (175) are there.
+    pub fn is_ipxe(&self) -> bool {
+        let named = self.get(OptionCode::USER_CLASS).is_some_and(|value| {
+            let mut reader = Reader::new(&value);
+            let counted = std::iter::from_fn(|| {
+                let len = reader.byte()?;
+                reader.slice(usize::from(len))
+            });
+            value == b"iPXE" || { counted }.any(|name| name == b"iPXE")
+        });
+        named || self.get(OptionCode::IPXE).is_some()
+    }
+}

@@ -1,0 +1,178 @@
+//! The transfer in a world that loses, doubles and reorders.
+
+use magnetite_wire::tftp::{
+    ErrorCode, Event, Failure, Negotiated, Output, ReadRequest, Transfer,
+    transfer::{Limits, TRIES_BEFORE_ACK},
+};
+use proptest::prelude::*;
+
+const LIMITS: Limits = Limits { block_size: 1468, window: 16 };
+
+fn agreed(block_size: u16, window: u16) -> Negotiated {
+    Negotiated { block_size, window, oack: true }
+}
+
+/// A small generator of our own, so that a seed is a whole world.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, percent: u64) -> bool {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % 100 < percent
+    }
+}
+
+/// Runs a transfer against a client that acknowledges the last block in order of each burst. Returns the
+/// blocks that the client has, and how many DATA were sent.
+fn run(size: u64, agreed: Negotiated, loss: u64, seed: u64) -> (u64, u64, Transfer) {
+    let mut dice = Dice(seed);
+    let mut transfer = Transfer::new(size, agreed);
+    let (mut have, mut sent, mut bytes) = (0u64, 0u64, 0u64);
+    let mut outputs = transfer.on(Event::Start);
+    for _ in 0..4_000_000 {
+        let mut ack = None;
+        for output in std::mem::take(&mut outputs) {
+            match output {
+                Output::Oack => ack = (!dice.roll(loss)).then_some(0),
+                Output::Data { block } => {
+                    sent += 1;
+                    if dice.roll(loss) {
+                        continue;
+                    }
+                    if block == have + 1 {
+                        have = block;
+                        let range = transfer.range(block);
+                        bytes += range.end - range.start;
+                    }
+                    ack = Some(Transfer::wire_number(have));
+                }
+                Output::ArmTimer(_) => {}
+                Output::Done => {
+                    assert_eq!(bytes, size, "every byte, once");
+                    return (have, sent, transfer);
+                }
+                Output::Failed(_) => return (have, sent, transfer),
+            }
+        }
+        outputs = match ack {
+            Some(number) if !dice.roll(loss) => {
+                let mut out = transfer.on(Event::Ack(number));
+                // The network doubles one in ten.
+                if dice.roll(if loss > 0 { 10 } else { 0 }) {
+                    out.extend(transfer.on(Event::Ack(number)));
+                }
+                out
+            }
+            _ => transfer.on(Event::Timer),
+        };
+        if outputs.is_empty() && !transfer.is_over() {
+            outputs = transfer.on(Event::Timer);
+        }
+    }
+    panic!("a transfer that never ends");
+}
+
+#[test]
+fn more_blocks_than_the_wire_can_count() {
+    for window in [1, 16] {
+        let (blocks, sent, transfer) = run(100 << 20, agreed(512, window), 0, 1);
+        assert_eq!((blocks, sent), ((100 << 20) / 512 + 1, (100 << 20) / 512 + 1));
+        assert_eq!(transfer.resent(), 0);
+    }
+}
+
+#[test]
+fn a_file_of_whole_blocks_ends_with_an_empty_one() {
+    for (size, last) in [(0, 1), (511, 1), (512, 2), (513, 2)] {
+        let (blocks, _, transfer) = run(size, agreed(512, 1), 0, 1);
+        assert_eq!(blocks, last, "{size}");
+        assert_eq!(transfer.range(last).end, size);
+    }
+}
+
+#[test]
+fn a_duplicate_ack_sends_nothing() {
+    let mut transfer = Transfer::new(4096, Negotiated { block_size: 512, window: 1, oack: false });
+    transfer.on(Event::Start);
+    assert_eq!(transfer.on(Event::Ack(1))[0], Output::Data { block: 2 });
+    assert_eq!(transfer.on(Event::Ack(1)), []);
+    assert_eq!(transfer.on(Event::Ack(9)), [], "a block that was never sent");
+    assert_eq!(transfer.on(Event::Ack(0)), []);
+}
+
+#[test]
+fn an_ack_inside_the_window_sends_the_rest_again() {
+    let mut transfer = Transfer::new(1 << 20, agreed(512, 4));
+    transfer.on(Event::Start);
+    let blocks = |outputs: Vec<Output>| {
+        outputs
+            .into_iter()
+            .filter_map(|output| if let Output::Data { block } = output { Some(block) } else { None })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(blocks(transfer.on(Event::Ack(0))), [1, 2, 3, 4]);
+    assert_eq!(blocks(transfer.on(Event::Ack(2))), [3, 4, 5, 6]);
+}
+
+#[test]
+fn an_address_that_nobody_proved_gets_little() {
+    for oack in [true, false] {
+        let mut transfer = Transfer::new(1 << 20, Negotiated { block_size: 1468, window: 16, oack });
+        let mut packets = 0;
+        let mut outputs = transfer.on(Event::Start);
+        while !transfer.is_over() {
+            packets += outputs.iter().filter(|output| matches!(output, Output::Oack | Output::Data { .. })).count();
+            outputs = transfer.on(Event::Timer);
+        }
+        assert_eq!(outputs, [Output::Failed(Failure::Silent)]);
+        let first = if oack { 1 } else { 16 };
+        assert_eq!(packets, first + TRIES_BEFORE_ACK as usize);
+    }
+}
+
+#[test]
+fn a_probe_for_the_size_is_no_fault() {
+    let mut transfer = Transfer::new(1000, agreed(1468, 1));
+    transfer.on(Event::Start);
+    assert_eq!(transfer.on(Event::Error(ErrorCode(8))), [Output::Failed(Failure::SizeProbe)]);
+    let mut transfer = Transfer::new(100_000, agreed(1468, 1));
+    transfer.on(Event::Start);
+    transfer.on(Event::Ack(0));
+    assert_eq!(transfer.on(Event::Error(ErrorCode(8))), [Output::Failed(Failure::Aborted(ErrorCode(8)))]);
+}
+
+#[test]
+fn negotiation_keeps_to_the_limits_and_answers_only_what_was_asked() {
+    let request =
+        ReadRequest { file: "f".into(), block_size: Some(65464), size: true, window: Some(64), timeout: None };
+    let agreed = Negotiated::from_request(&request, LIMITS);
+    assert_eq!(agreed, Negotiated { block_size: 1468, window: 16, oack: true });
+    let names: Vec<_> =
+        agreed.acknowledge(&request, 7).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(names, ["tsize=7", "blksize=1468", "windowsize=16"]);
+    let plain = ReadRequest { file: "f".into(), ..ReadRequest::default() };
+    let agreed = Negotiated::from_request(&plain, LIMITS);
+    assert_eq!(agreed, Negotiated { block_size: 512, window: 1, oack: false });
+    assert!(agreed.acknowledge(&plain, 7).is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is lost, a transfer ends: with every byte, or with a failure that says so.
+    #[test]
+    fn every_world_ends(size in 0u64..200_000, block in prop::sample::select(vec![8u16, 512, 1432, 1468]), window in 1u16..17, loss in 0u64..40, seed: u64) {
+        let size = size.min(u64::from(block) * 2000);
+        let (_, sent, transfer) = run(size, agreed(block, window), loss, seed);
+        prop_assert!(transfer.is_over());
+        let blocks = size / u64::from(block) + 1;
+        prop_assert!(sent <= (blocks + 1) * 21 * u64::from(window), "{} sent for {}", sent, blocks);
+    }
+}
+
+/// Twenty per cent of everything lost, a thousand worlds: all but those that lose the very first packets finish.
+#[test]
+fn at_twenty_per_cent_loss_files_arrive() {
+    let done = (0..1000).filter(|seed| run(850_000, agreed(1432, 1), 20, *seed).2.acknowledged() == 850_000).count();
+    assert!(done >= 940, "{done} of 1000");
+}
