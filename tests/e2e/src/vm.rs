@@ -191,19 +191,11 @@ impl Vm {
         let mut socket =
             UnixStream::connect(self.monitor()).with_context(|| format!("reach the monitor of {}", self.spec.name))?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut greeting = [0u8; 512];
-        // QEMU reads a command only after it has shown its prompt.
-        let _ = socket.read(&mut greeting)?;
+        // QEMU reads a command after it has shown its prompt, and has carried it out when it shows
+        // the next one. Who hangs up before that may not be heard.
+        read_prompt(&mut socket)?;
         writeln!(socket, "{command}")?;
-        // The answer ends with the next prompt; by then the command is carried out.
-        let mut answer = String::new();
-        while answer.matches("(qemu)").count() < 1 {
-            let count = socket.read(&mut greeting)?;
-            if count == 0 {
-                break;
-            }
-            answer.push_str(&String::from_utf8_lossy(greeting.get(..count).unwrap_or_default()));
-        }
+        read_prompt(&mut socket)?;
         Ok(())
     }
 
@@ -255,6 +247,21 @@ impl Drop for Vm {
         drop(std::fs::remove_file(self.monitor()));
         drop(std::fs::remove_dir_all(&self.scratch));
     }
+}
+
+fn read_prompt(socket: &mut UnixStream) -> Result<()> {
+    let mut text = String::new();
+    let mut buffer = [0u8; 512];
+    while !text.contains("(qemu) ") {
+        let count = socket.read(&mut buffer).context("read from QEMU's monitor")?;
+        if count == 0 {
+            bail!("QEMU's monitor hung up");
+        }
+        text.push_str(&String::from_utf8_lossy(
+            buffer.get(..count).unwrap_or_default(),
+        ));
+    }
+    Ok(())
 }
 
 /// Text without the terminal's escape sequences, which firmware writes by the hundred.

@@ -1,0 +1,173 @@
+//! The demo: bare boxes are declared, powered on, and become Nodes, while one looks on.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::guest::TEST_IMAGE;
+use crate::interrupt;
+use crate::magnetite::{self, Binaries, Magnetite};
+use crate::prepare::Prepared;
+use crate::proc::tail;
+use crate::progress::Progress;
+use crate::site::{Site, SiteOptions};
+use crate::vm::{Firmware, Vm, VmSpec};
+use crate::wait;
+
+/// What the demo is asked for.
+pub struct Options {
+    /// How many boxes.
+    pub machines: u8,
+    /// End when all are Ready.
+    pub once: bool,
+    /// Time for all to be Ready.
+    pub timeout: Duration,
+}
+
+/// Runs the demo to its end.
+pub fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress, options: &Options) -> Result<()> {
+    let mut site = Site::start(prepared, progress, &SiteOptions { name: "demo".into(), machines: options.machines })?;
+    let mut magnetite = Magnetite::start(&site, binaries, progress)?;
+    let mut boxes = Vec::new();
+    let mut manifests = magnetite::profile(&prepared.guest)?;
+    for port in 0..options.machines {
+        let (kind, firmware) = if port % 2 == 0 { ("bios", Firmware::Bios) } else { ("uefi", Firmware::Uefi) };
+        let spec = VmSpec::new(&format!("box-{}-{kind}", port + 1), firmware, port).with_cpus(1).with_disk(64);
+        manifests.push_str(&magnetite::machine(&spec));
+        boxes.push(site.machine(spec)?);
+    }
+    let file = site.run().join("machines.yaml");
+    std::fs::write(&file, &manifests)?;
+    progress.line(format!("kubectl apply -f {}", file.display()));
+    progress.line(indent(&site.apply(&manifests)?));
+    progress.line(format!("powering on {} boxes: empty disks, network first, a DHCP server that knows nothing of us", boxes.len()));
+    for machine in &mut boxes {
+        machine.power_on()?;
+    }
+    let result = watch(&mut site, &mut magnetite, &mut boxes, progress, options.timeout);
+    if let Err(error) = result {
+        return Err(error.context(explain(&site, &magnetite, &boxes)));
+    }
+    run_a_pod(&mut site, &boxes, progress)?;
+    progress.line(indent(&site.kubectl(&["get", "machines", "-o", "wide"])?));
+    progress.line(indent(&site.kubectl(&["get", "nodes", "-o", "wide"])?));
+    look_around(&site, progress);
+    if options.once {
+        return Ok(());
+    }
+    progress.line("the lab stays up until Ctrl-C");
+    while !interrupt::requested() {
+        site.check()?;
+        magnetite.check()?;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    progress.line("taking the lab down");
+    Ok(())
+}
+
+/// Prints a line for each box whenever it gets on, and the table at least every eight seconds.
+fn watch(site: &mut Site, magnetite: &mut Magnetite, boxes: &mut [Vm], progress: &Progress, timeout: Duration) -> Result<()> {
+    let start = Instant::now();
+    let mut shown = vec![String::new(); boxes.len()];
+    let mut last_line = Instant::now();
+    loop {
+        interrupt::check()?;
+        site.check()?;
+        magnetite.check()?;
+        let mut ready = 0;
+        for (machine, shown) in boxes.iter_mut().zip(&mut shown) {
+            let name = machine.spec().name.clone();
+            if !machine.is_on() {
+                bail!("{name} switched itself off");
+            }
+            let status = magnetite::machine_status(site, &name)?;
+            let line = describe(&status);
+            if line != *shown {
+                progress.line(format!("  {name:<12} {line}"));
+                (*shown, last_line) = (line, Instant::now());
+            }
+            if status["phase"] == "Ready" {
+                ready += 1;
+            }
+            if status["phase"] == "Failed" {
+                bail!("{name} failed: {} {}", status["reason"], status["message"]);
+            }
+        }
+        if ready == boxes.len() {
+            progress.line(format!("all {ready} boxes are Ready, {:.0} s after power-on", start.elapsed().as_secs_f64()));
+            return Ok(());
+        }
+        if start.elapsed() > timeout {
+            bail!("not all boxes are Ready after {} s", timeout.as_secs());
+        }
+        if last_line.elapsed() > Duration::from_secs(8) {
+            progress.line(indent(&site.kubectl(&["get", "machines"])?));
+            last_line = Instant::now();
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+fn describe(status: &Value) -> String {
+    let word = |field: &str| status[field].as_str().unwrap_or("").to_owned();
+    let steps = status["boot"]["steps"].as_array();
+    let step = steps.and_then(|steps| steps.last()).and_then(|step| step["name"].as_str()).unwrap_or("not seen yet");
+    let firmware = status["boot"]["firmware"].as_str().unwrap_or("-");
+    format!("{:<13} {firmware:<5} {step:<20} {}", word("phase"), word("reason"))
+}
+
+/// A pod whose image is in the boxes' containerd already runs on the first of them.
+fn run_a_pod(site: &mut Site, boxes: &[Vm], progress: &Progress) -> Result<()> {
+    let node = boxes.first().context("there is a box")?.spec().name.clone();
+    let step = progress.step(format!("running a pod on {node}"));
+    site.admin().apply(&pod("hello", &node))?;
+    site.admin().wait_condition(&["pod", "hello"], "Ready", "True", Duration::from_secs(120))?;
+    let logs = wait::until("the pod's log", Duration::from_secs(60), || {
+        Ok(site.kubectl(&["logs", "hello"]).ok().filter(|text| !text.is_empty()))
+    })?;
+    step.done(format!("kubectl logs hello: {}", logs.trim()));
+    Ok(())
+}
+
+/// A pod that says hello and stays.
+#[must_use]
+pub fn pod(name: &str, node: &str) -> String {
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 0,
+            "tolerations": [{ "operator": "Exists" }],
+            "containers": [{
+                "name": "hello", "image": TEST_IMAGE, "imagePullPolicy": "Never",
+                "command": ["/bin/sh", "-c", "echo hello from a pod on a box that was bare; sleep 1000000"],
+            }],
+        },
+    })
+    .to_string()
+}
+
+fn look_around(site: &Site, progress: &Progress) {
+    let netns = site.network().server();
+    progress.line("to look around, from another terminal:");
+    progress.line(format!("  export KUBECONFIG={}", site.admin().kubeconfig().display()));
+    progress.line(format!("  alias k='ip netns exec {netns} {}'", site.prepared().kubernetes.kubectl.display()));
+    progress.line("  k get machines -o wide; k describe machine; k get nodes,pods,csr,events -A");
+    progress.line(format!("  consoles, capture and logs: {}", site.run().path().display()));
+}
+
+fn explain(site: &Site, magnetite: &Magnetite, boxes: &[Vm]) -> String {
+    let mut text = site.kubectl(&["get", "machines", "-o", "wide"]).unwrap_or_default();
+    for machine in boxes {
+        text.push_str(&format!("{} console:\n{}", machine.spec().name, tail(&machine.console_text(), 8)));
+    }
+    text.push_str(&magnetite.last_words());
+    text.push_str(&format!("everything: {}", site.run().path().display()));
+    text
+}
+
+fn indent(text: &str) -> String {
+    text.trim_end().lines().map(|line| format!("\n    {line}")).collect()
+}
