@@ -93,6 +93,11 @@ impl ControlPlane {
         Ok(Kubectl::new(&self.kubectl_binary, &path, &self.netns))
     }
 
+    /// Sends the API server a signal: SIGSTOP is an API server that is away, its connections left hanging.
+    pub fn signal_apiserver(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        self.apiserver.signal(signal)
+    }
+
     /// An error if a part has ended.
     pub fn check(&mut self) -> Result<()> {
         self.etcd.check()?;

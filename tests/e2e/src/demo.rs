@@ -41,7 +41,10 @@ pub fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress, option
     std::fs::write(&file, &manifests)?;
     progress.line(format!("kubectl apply -f {}", file.display()));
     progress.line(indent(&site.apply(&manifests)?));
-    progress.line(format!("powering on {} boxes: empty disks, network first, a DHCP server that knows nothing of us", boxes.len()));
+    progress.line(format!(
+        "powering on {} boxes: empty disks, network first, a DHCP server that knows nothing of us",
+        boxes.len()
+    ));
     for machine in &mut boxes {
         machine.power_on()?;
     }
@@ -67,7 +70,13 @@ pub fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress, option
 }
 
 /// Prints a line for each box whenever it gets on, and the table at least every eight seconds.
-fn watch(site: &mut Site, magnetite: &mut Magnetite, boxes: &mut [Vm], progress: &Progress, timeout: Duration) -> Result<()> {
+fn watch(
+    site: &mut Site,
+    magnetite: &mut Magnetite,
+    boxes: &mut [Vm],
+    progress: &Progress,
+    timeout: Duration,
+) -> Result<()> {
     let start = Instant::now();
     let mut shown = vec![String::new(); boxes.len()];
     let mut last_line = Instant::now();
@@ -95,7 +104,8 @@ fn watch(site: &mut Site, magnetite: &mut Magnetite, boxes: &mut [Vm], progress:
             }
         }
         if ready == boxes.len() {
-            progress.line(format!("all {ready} boxes are Ready, {:.0} s after power-on", start.elapsed().as_secs_f64()));
+            progress
+                .line(format!("all {ready} boxes are Ready, {:.0} s after power-on", start.elapsed().as_secs_f64()));
             return Ok(());
         }
         if start.elapsed() > timeout {

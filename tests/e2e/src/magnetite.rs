@@ -41,6 +41,8 @@ pub struct Magnetite {
     binaries: Binaries,
     controller: Option<Process>,
     bootserver: Option<Process>,
+    /// The boot server's kubeconfig, once made: it must start again while no API server can make another.
+    account: Option<PathBuf>,
 }
 
 impl Magnetite {
@@ -48,7 +50,7 @@ impl Magnetite {
     pub fn start(site: &Site, binaries: &Binaries, progress: &Progress) -> Result<Self> {
         let step = progress.step("installing Magnetite");
         install_charts(site, |note| step.note(note))?;
-        let mut magnetite = Self { binaries: binaries.clone(), controller: None, bootserver: None };
+        let mut magnetite = Self { binaries: binaries.clone(), controller: None, bootserver: None, account: None };
         step.note("controller");
         magnetite.start_controller(site)?;
         step.note("boot server");
@@ -73,8 +75,15 @@ impl Magnetite {
     /// Starts the boot server as its service account. Its data folder outlives it.
     pub fn start_bootserver(&mut self, site: &Site) -> Result<()> {
         let account = site.control_plane().service_account(NAMESPACE, "magnetite-bootserver")?;
+        self.account = Some(account.kubeconfig().to_owned());
+        self.restart_bootserver(site)
+    }
+
+    /// Starts the boot server with the kubeconfig that it had, asking the API server for nothing.
+    pub fn restart_bootserver(&mut self, site: &Site) -> Result<()> {
+        let account = self.account.as_ref().context("the boot server never ran")?;
         let process = bootserver_command(site, &self.binaries)?
-            .env("KUBECONFIG", account.kubeconfig().display().to_string())
+            .env("KUBECONFIG", account.display().to_string())
             .args(["--namespace", NAMESPACE])
             .spawn("bootserver", &site.run().logs().join("bootserver.log"))?;
         self.bootserver = Some(process);

@@ -18,6 +18,9 @@ use crate::proc::Cmd;
 use crate::progress::Progress;
 
 const PREFIX: &str = "mgt";
+/// Where sockets go: their paths must be short, and a lab's folder may be deep. Their names begin with
+/// the namespace's.
+pub(crate) const SOCKETS: &str = "/tmp";
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// Where the control plane and Magnetite listen.
@@ -119,24 +122,28 @@ fn remove(name: &str) {
 
 /// Removes what labs left behind that were killed before they could.
 pub fn cleanup_stale(progress: &Progress) -> Result<()> {
-    let Ok(names) = std::fs::read_dir("/run/netns") else {
-        return Ok(());
-    };
-    for name in names.flatten() {
-        let name = name.file_name().to_string_lossy().into_owned();
-        if owner(&name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            progress.line(format!("removing {name}, left by a lab that is gone"));
-            remove(&name);
-        }
+    let gone = |name: &str| owner(name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+    for name in names("/run/netns").iter().filter(|name| gone(name)) {
+        progress.line(format!("removing {name}, left by a lab that is gone"));
+        remove(name);
+    }
+    for name in names(SOCKETS).iter().filter(|name| gone(name)) {
+        drop(std::fs::remove_file(Path::new(SOCKETS).join(name)));
     }
     Ok(())
 }
 
-/// The process that made a namespace of this name, if it is a lab's.
+fn names(dir: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The process that made a namespace, or a socket, of this name, if it is a lab's.
 fn owner(name: &str) -> Option<u32> {
     let (pid, rest) = name.strip_prefix(PREFIX)?.split_once('-')?;
     let (number, role) = rest.split_once('-')?;
     number.parse::<u32>().ok()?;
+    let role = role.split_once('-').map_or(role, |(role, _machine)| role);
     matches!(role, "sw" | "dhcp" | "srv").then(|| pid.parse().ok())?
 }
 
@@ -147,6 +154,7 @@ mod tests {
     #[test]
     fn only_a_labs_namespaces_have_an_owner() {
         assert_eq!(owner("mgt123-0-sw"), Some(123));
+        assert_eq!(owner("mgt123-0-sw-node0.monitor"), Some(123));
         for other in ["mgt-0-sw", "pxe-sw", "mgtx-0-srv", "mgt12-0-other", "mgt12-sw"] {
             assert_eq!(owner(other), None, "{other}");
         }

@@ -185,8 +185,8 @@ fn start_dhcp(network: &Network, run: &RunDir) -> Result<Process> {
     )
 }
 
-/// Router advertisements that announce no prefix and no router. iPXE waits 15 s for a router on
-/// links that have none; one empty answer ends the wait.
+/// Router advertisements with a lifetime of 0: "there is no router here". iPXE waits 15 s for a router
+/// on links that say nothing at all; this ends the wait.
 fn start_router(network: &Network, run: &RunDir) -> Result<Process> {
     dnsmasq("router", network, run, "enable-ra\ndhcp-range=fd30::,ra-only,64,1h\nra-param=eth0,10,0\n")
 }
@@ -194,9 +194,11 @@ fn start_router(network: &Network, run: &RunDir) -> Result<Process> {
 fn dnsmasq(name: &str, network: &Network, run: &RunDir, config: &str) -> Result<Process> {
     let file = run.join(&format!("{name}.conf"));
     std::fs::write(&file, format!("port=0\ninterface=eth0\nbind-interfaces\nuser=root\n{config}"))?;
+    // -d rather than -k: in the foreground, and without the change of capabilities that would make
+    // the kernel forget to end it with the lab.
     let mut process = Cmd::new("dnsmasq")
         .netns(network.dhcp())
-        .args(["-k", "--pid-file=", "--log-facility=-", "-C", &file.display().to_string()])
+        .args(["-d", "--pid-file=", "--log-facility=-", "-C", &file.display().to_string()])
         .spawn(name, &run.logs().join(format!("{name}.log")))?;
     wait::until("dnsmasq", Duration::from_secs(10), || {
         process.check()?;

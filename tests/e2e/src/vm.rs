@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::net::Network;
+use crate::net::{Network, SOCKETS};
 use crate::proc::{Cmd, Process, tail};
 use crate::wait;
 
@@ -183,8 +183,7 @@ impl Vm {
     }
 
     fn monitor(&self) -> PathBuf {
-        // The path of a socket may have 108 bytes, and a lab's folder may be deep.
-        PathBuf::from(format!("/tmp/{}-{}.monitor", self.netns, self.spec.name))
+        Path::new(SOCKETS).join(format!("{}-{}.monitor", self.netns, self.spec.name))
     }
 
     fn tell(&self, command: &str) -> Result<()> {
@@ -257,9 +256,7 @@ fn read_prompt(socket: &mut UnixStream) -> Result<()> {
         if count == 0 {
             bail!("QEMU's monitor hung up");
         }
-        text.push_str(&String::from_utf8_lossy(
-            buffer.get(..count).unwrap_or_default(),
-        ));
+        text.push_str(&String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()));
     }
     Ok(())
 }

@@ -1,0 +1,364 @@
+//! The main job, and what must hold around it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::ensure;
+use crate::demo::pod;
+use crate::kube_build::KUBERNETES;
+use crate::kubectl::condition;
+use crate::magnetite::{self, Binaries, Magnetite};
+use crate::prepare::Prepared;
+use crate::progress::Progress;
+use crate::rogue;
+use crate::site::{Site, SiteOptions};
+use crate::vm::{Firmware, Vm, VmSpec};
+use crate::wait;
+
+const CANARY: &str = "CANARY-5f2c1d9e";
+const LONG: Duration = Duration::from_secs(300);
+
+pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
+    let mut site = Site::start(prepared, progress, &SiteOptions::new("join"))?;
+    let mut magnetite = Magnetite::start(&site, binaries, progress)?;
+    for namespace in ["default", "kube-system", magnetite::NAMESPACE] {
+        site.kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            "canary",
+            "-n",
+            namespace,
+            &format!("--from-literal=password={CANARY}"),
+        ])?;
+    }
+    let specs = [
+        VmSpec::new("bios", Firmware::Bios, 0).with_cpus(1).with_disk(64),
+        VmSpec::new("uefi", Firmware::Uefi, 1).with_cpus(1).with_disk(64),
+    ];
+    site.apply(&magnetite::profile(&prepared.guest)?)?;
+    for spec in &specs {
+        site.apply(&magnetite::machine(spec))?;
+    }
+    let loot = wait_for_loot(&site, &specs[0].mac)?;
+    nothing_secret(&loot)?;
+    stranger(&site, &magnetite, progress)?;
+
+    let step = progress.step("booting a BIOS and a UEFI box to Ready");
+    let mut boxes: Vec<Vm> = specs.iter().map(|spec| site.machine(spec.clone())).collect::<Result<_>>()?;
+    for machine in &mut boxes {
+        machine.power_on()?;
+    }
+    for spec in &specs {
+        let status =
+            magnetite::wait_phase(&mut site, &spec.name, "Ready", LONG).with_context(|| magnetite.last_words())?;
+        check_status(spec, &status)?;
+        check_node(&site, spec)?;
+        step.note(format!("{} is Ready", spec.name));
+    }
+    step.done("both, with their kubelets at the wanted version");
+    pods(&site, &specs, progress)?;
+    dhcp_as_before(&site, &specs)?;
+    other_names(&site)?;
+    reboot(&mut site, &mut magnetite, &mut boxes[0], progress)?;
+    second_key(&mut site, binaries, &specs[1], progress)?;
+    on_the_wire(&site)?;
+    leaving(&site, &specs[0], progress)?;
+    magnetite.check()
+}
+
+/// The controller opens the window a moment after the Machine was made; only then is there something to fetch.
+fn wait_for_loot(site: &Site, mac: &str) -> Result<rogue::Loot> {
+    wait::until(
+        "the boot server to serve the box's config",
+        Duration::from_secs(60),
+        || Ok(rogue::loot(site, mac).ok()),
+    )
+}
+
+/// Script and config are public by construction.
+fn nothing_secret(loot: &rogue::Loot) -> Result<()> {
+    for (what, text) in [("script", &loot.script), ("Ignition config", &loot.ignition)] {
+        for secret in [CANARY, "PRIVATE KEY", "eyJhbGciOi", "bootstrap-token", "client-key"] {
+            ensure!(!text.contains(secret), "the {what} holds {secret:?}:\n{text}");
+        }
+    }
+    Ok(())
+}
+
+/// A box that nobody declared is not answered, whatever its firmware asks.
+fn stranger(site: &Site, magnetite: &Magnetite, progress: &Progress) -> Result<()> {
+    let step = progress.step("powering on a box that nobody declared");
+    let mut machine = site.machine(VmSpec::new("stranger", Firmware::Bios, 3).with_cpus(1).with_memory(256))?;
+    machine.power_on()?;
+    machine.wait_console("Nothing to boot", Duration::from_secs(90))?;
+    let spec = machine.spec().clone();
+    ensure!(site.dhcp_log().contains(&spec.mac), "the site's DHCP server did not see it");
+    let metrics = magnetite.bootserver_metrics(site)?;
+    let counted =
+        metrics.lines().any(|line| line.contains("unknown") && !line.starts_with('#') && !line.ends_with(" 0"));
+    ensure!(counted, "an unknown box was not counted:\n{metrics}");
+    machine.power_off();
+    step.done("\"Nothing to boot\", and it was counted");
+    Ok(())
+}
+
+fn check_status(spec: &VmSpec, status: &Value) -> Result<()> {
+    let firmware = if spec.firmware == Firmware::Bios { "BIOS" } else { "UEFI" };
+    let boot = &status["boot"];
+    ensure!(boot["firmware"] == firmware, "{}: firmware {}", spec.name, boot["firmware"]);
+    ensure!(boot["mac"] == spec.mac.as_str(), "{}: MAC {}", spec.name, boot["mac"]);
+    let steps: Vec<&str> =
+        boot["steps"].as_array().context("steps")?.iter().filter_map(|step| step["name"].as_str()).collect();
+    let mut wanted = vec![
+        "FirmwareSeen",
+        "ScriptServed",
+        "KernelFetched",
+        "InitrdFetched",
+        "ConfigFetched",
+        "AgentFetched",
+        "AgentStarted",
+        "NodeReady",
+    ];
+    if spec.firmware == Firmware::Uefi {
+        // A UEFI box has no iPXE of its own: the chain begins with the loader.
+        wanted.push("LoaderSent");
+    }
+    for step in wanted {
+        ensure!(steps.contains(&step), "{}: no step {step} among {steps:?}", spec.name);
+    }
+    ensure!(status["intent"]["state"] == "Fulfilled", "{}: intent {}", spec.name, status["intent"]);
+    ensure!(status["identity"]["level"] == "mac", "{}: identity {}", spec.name, status["identity"]);
+    let inventory = &status["inventory"];
+    ensure!(
+        inventory["memoryBytes"].as_i64().is_some_and(|bytes| bytes > 1 << 30),
+        "{}: inventory {inventory}",
+        spec.name
+    );
+    ensure!(inventory["serial"] == spec.serial.as_str(), "{}: serial {}", spec.name, inventory["serial"]);
+    Ok(())
+}
+
+fn check_node(site: &Site, spec: &VmSpec) -> Result<()> {
+    let node = site.admin().get(&["node", &spec.name])?.with_context(|| format!("there is no node {}", spec.name))?;
+    ensure!(condition(&node, "Ready").as_deref() == Some("True"), "{} is not Ready", spec.name);
+    let version = &node["status"]["nodeInfo"]["kubeletVersion"];
+    ensure!(version == KUBERNETES, "{}: kubelet {version}", spec.name);
+    let labels = &node["metadata"]["labels"];
+    ensure!(labels["magnetite.dev/machine"] == spec.name.as_str(), "{}: labels {labels}", spec.name);
+    ensure!(labels["example.com/pool"] == "workers", "{}: labels {labels}", spec.name);
+    let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    ensure!(taints.iter().any(|taint| taint["key"] == "example.com/new"), "{}: taints {taints:?}", spec.name);
+    Ok(())
+}
+
+/// Pods run on both, and the API server reaches the kubelets: their serving certificates were approved.
+fn pods(site: &Site, specs: &[VmSpec], progress: &Progress) -> Result<()> {
+    let step = progress.step("running a pod on each");
+    for spec in specs {
+        let name = format!("hello-{}", spec.name);
+        site.apply(&pod(&name, &spec.name))?;
+        site.kubectl(&["wait", "--for=condition=Ready", "--timeout=110s", &format!("pod/{name}")])?;
+        wait::until("kubectl logs", Duration::from_secs(60), || {
+            Ok(site.kubectl(&["logs", &name]).ok().filter(|log| log.contains("hello from a pod")))
+        })
+        .with_context(|| format!("CSRs:\n{}", site.kubectl(&["get", "csr"]).unwrap_or_default()))?;
+    }
+    step.done("Ready, and `kubectl logs` reaches them");
+    Ok(())
+}
+
+/// The site's DHCP server did its work as before, and handed out no boot option of its own.
+fn dhcp_as_before(site: &Site, specs: &[VmSpec]) -> Result<()> {
+    let log = site.dhcp_log();
+    for spec in specs {
+        let acknowledged = log.lines().any(|line| line.contains("DHCPACK") && line.contains(&spec.mac));
+        ensure!(acknowledged, "no lease for {} in the site's DHCP log", spec.mac);
+    }
+    ensure!(!log.contains("bootfile"), "the site's DHCP server knows of booting:\n{log}");
+    Ok(())
+}
+
+/// A certificate for another node's name is not to be had, by any of three ways.
+fn other_names(site: &Site) -> Result<()> {
+    let request = |name: &str, common_name: &str, san: &str| -> Result<String> {
+        let dir = site.run().path();
+        let key = dir.join(format!("{name}.key"));
+        let mut command = crate::proc::Cmd::new("openssl").args([
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ]);
+        command = command.args([
+            "-subj".to_owned(),
+            format!("/O=system:nodes/CN={common_name}"),
+            "-keyout".to_owned(),
+            key.display().to_string(),
+        ]);
+        if !san.is_empty() {
+            command = command.args(["-addext".to_owned(), format!("subjectAltName={san}")]);
+        }
+        use base64::Engine;
+        Ok(base64::engine::general_purpose::STANDARD.encode(command.run()?))
+    };
+    let submit = |name: &str, request: String, signer: &str, usages: &[&str], user: &str| {
+        let object = serde_json::json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": { "name": name },
+            "spec": { "request": request, "signerName": format!("kubernetes.io/{signer}"), "usages": usages },
+        });
+        let groups = ["--as-group=system:nodes", "--as-group=system:authenticated"];
+        site.admin()
+            .command()
+            .args(["create", "-f", "-", &format!("--as={user}")])
+            .args(groups)
+            .input(object.to_string())
+            .run()
+    };
+    let client = ["digital signature", "client auth"];
+    let serving = ["digital signature", "server auth"];
+    // As the node bios itself: NodeRestriction already refuses the first; the second is ours to refuse.
+    let foreign = submit(
+        "foreign-name",
+        request("foreign-name", "system:node:uefi", "")?,
+        "kube-apiserver-client-kubelet",
+        &client,
+        "system:node:bios",
+    );
+    let san = submit(
+        "foreign-san",
+        request("foreign-san", "system:node:bios", "DNS:bios,IP:172.30.0.1")?,
+        "kubelet-serving",
+        &serving,
+        "system:node:bios",
+    )?;
+    ensure!(san.contains("created"), "{san}");
+    // As somebody who is no node at all: what the stock approver's nodeclient rule would have let through.
+    let stranger = submit(
+        "stranger",
+        request("stranger", "system:node:uefi", "")?,
+        "kube-apiserver-client-kubelet",
+        &client,
+        "system:bootstrap:abcdef",
+    );
+    site.admin().wait_for(
+        "the request for another's address to be denied",
+        &["csr", "foreign-san"],
+        Duration::from_secs(60),
+        |csr| (condition(csr, "Denied").as_deref() == Some("True")).then_some(()),
+    )?;
+    for (name, submitted) in [("foreign-name", foreign.is_ok()), ("stranger", stranger.is_ok())] {
+        if submitted {
+            let csr = site.admin().json(&["get", "csr", name])?;
+            ensure!(condition(&csr, "Approved").is_none(), "{name} was approved");
+            ensure!(csr["status"]["certificate"].is_null(), "{name} got a certificate");
+        }
+    }
+    Ok(())
+}
+
+/// A memory-only system with its keys on a disk boots again, joins nothing anew, and claims nothing.
+fn reboot(site: &mut Site, magnetite: &mut Magnetite, machine: &mut Vm, progress: &Progress) -> Result<()> {
+    let name = machine.spec().name.clone();
+    let before = Before::of(site, &name)?;
+    let step = progress.step(format!("pressing the reset button of {name}"));
+    machine.reset()?;
+    site.wait_until("the second boot to end Ready", LONG, |site| {
+        let status = magnetite::machine_status(site, &name)?;
+        let boot = &status["boot"];
+        let steps = boot["steps"].as_array().cloned().unwrap_or_default();
+        let again = boot["startedAt"] != before.boot && steps.iter().any(|step| step["name"] == "NodeReady");
+        Ok((again && status["phase"] == "Ready").then_some(()))
+    })
+    .with_context(|| {
+        format!("{}\n{}", magnetite::machine_status(site, &name).unwrap_or_default(), magnetite.last_words())
+    })?;
+    let after = Before::of(site, &name)?;
+    ensure!(after.node == before.node, "the Node is another one");
+    ensure!(after.identity == before.identity, "the identity changed: {} {}", before.identity, after.identity);
+    ensure!(after.claims == before.claims, "there are {} claims, there were {}", after.claims, before.claims);
+    step.done("Ready again: the same Node, the same key, no new claim");
+    Ok(())
+}
+
+struct Before {
+    boot: Value,
+    node: Value,
+    identity: Value,
+    claims: usize,
+}
+
+impl Before {
+    fn of(site: &Site, name: &str) -> Result<Self> {
+        let status = magnetite::machine_status(site, name)?;
+        let node = site.admin().json(&["get", "node", name])?;
+        let claims = site.admin().json(&["get", "machineclaims"])?;
+        Ok(Self {
+            boot: status["boot"]["startedAt"].clone(),
+            node: node["metadata"]["uid"].clone(),
+            identity: status["identity"].clone(),
+            claims: claims["items"].as_array().map_or(0, Vec::len),
+        })
+    }
+}
+
+/// A second key for a machine that is joined: refused, told, and the machine goes on.
+fn second_key(site: &mut Site, binaries: &Binaries, spec: &VmSpec, progress: &Progress) -> Result<()> {
+    let step = progress.step(format!("claiming {} with a second key", spec.name));
+    let loot = rogue::loot(site, &spec.mac)?;
+    let rogue = rogue::claim(site, binaries, &spec.mac, &loot)?;
+    conflict_is_told(site, &spec.name)
+        .with_context(|| format!("the rogue said:\n{}", crate::proc::tail(&rogue.output(), 12)))?;
+    ensure!(!rogue_has_certificate(site), "the rogue got a certificate");
+    drop(rogue);
+    check_node(site, spec)?;
+    step.done("refused with an Event, the intent is frozen, the Node runs on");
+    Ok(())
+}
+
+pub(super) fn rogue_has_certificate(site: &Site) -> bool {
+    site.run().join("rogue/var/lib/kubelet/pki/kubelet-client-current.pem").exists()
+}
+
+pub(super) fn conflict_is_told(site: &mut Site, name: &str) -> Result<()> {
+    site.wait_until("the conflict to be told", Duration::from_secs(60), |site| {
+        let status = magnetite::machine_status(site, name)?;
+        let events = site.admin().json(&["get", "events", "-A"])?;
+        let told = events["items"].as_array().is_some_and(|events| {
+            events.iter().any(|event| {
+                event["reason"] == "ClaimConflict"
+                    && event["type"] == "Warning"
+                    && event["involvedObject"]["name"] == name
+            })
+        });
+        Ok((told && status["intent"]["state"] == "Frozen").then_some(()))
+    })
+    .with_context(|| format!("status: {}", magnetite::machine_status(site, name).unwrap_or_default()))
+}
+
+/// Nothing in the capture of all this is a secret.
+fn on_the_wire(site: &Site) -> Result<()> {
+    let bytes = std::fs::read(site.capture().file())?;
+    ensure!(bytes.len() > 10_000, "the capture is empty");
+    for secret in [CANARY, "PRIVATE KEY", "client-key-data"] {
+        let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        ensure!(!found, "{secret:?} went over the wire");
+    }
+    Ok(())
+}
+
+/// Deleting a Machine closes its window and lets go of it; the Node stays, as the policy says.
+fn leaving(site: &Site, spec: &VmSpec, progress: &Progress) -> Result<()> {
+    site.kubectl(&["delete", "machine", &spec.name, "--timeout=60s"])?;
+    ensure!(site.admin().get(&["node", &spec.name])?.is_some(), "the Node was removed, and the policy is Retain");
+    wait::until("the box to be a stranger", Duration::from_secs(20), || {
+        Ok(rogue::discover(site, &spec.mac)?.is_none().then_some(()))
+    })?;
+    progress.line("deleted one Machine: its Node stays, its box is a stranger now");
+    Ok(())
+}

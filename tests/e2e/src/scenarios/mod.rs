@@ -1,0 +1,64 @@
+//! The scenarios: what is promised, seen to hold on real parts.
+
+mod away;
+mod catalog;
+mod conflict;
+mod crash;
+mod join;
+mod schema;
+
+use anyhow::Result;
+
+use crate::magnetite::Binaries;
+use crate::prepare::Prepared;
+use crate::progress::Progress;
+
+/// A scenario of the lab.
+pub struct Scenario {
+    /// Its name on the command line, and of its run's folder.
+    pub name: &'static str,
+    /// What it proves, in a line.
+    pub about: &'static str,
+    /// Runs it.
+    pub run: fn(&Prepared, &Binaries, &Progress) -> Result<()>,
+}
+
+/// All of them, the quick ones first.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "schema",
+        about: "the charts install; a real API server refuses bad objects and names the field",
+        run: schema::run,
+    },
+    Scenario { name: "catalog", about: "without a cluster: a box boots from a folder of YAML", run: catalog::run },
+    Scenario {
+        name: "join",
+        about: "BIOS and UEFI boxes become Nodes; strangers get nothing; nothing secret is served; a reboot stays joined",
+        run: join::run,
+    },
+    Scenario {
+        name: "conflict",
+        about: "a rogue claims a box's identity first: found out, frozen, and settled by a new intent",
+        run: conflict::run,
+    },
+    Scenario {
+        name: "crash",
+        about: "kill -9 of controller and boot server in mid-boot still ends Ready",
+        run: crash::run,
+    },
+    Scenario {
+        name: "away",
+        about: "the API server is away: boots go on from the snapshot, the claim waits",
+        run: away::run,
+    },
+];
+
+/// Fails with a sentence unless something holds.
+macro_rules! ensure {
+    ($holds:expr, $($says:tt)+) => {
+        if !$holds {
+            anyhow::bail!($($says)+);
+        }
+    };
+}
+pub(crate) use ensure;

@@ -1,0 +1,211 @@
+//! No machine boots here: the charts, the schema and the columns, against a real API server.
+
+use anyhow::{Context, Result};
+
+use super::ensure;
+use crate::magnetite::{self, Binaries, Magnetite, NAMESPACE};
+use crate::prepare::Prepared;
+use crate::progress::Progress;
+use crate::site::{Site, SiteOptions};
+
+const BAD: [(&str, &str, &str); 12] = [
+    ("a Machine without identity", "kind: Machine\nmetadata: {name: bad}\nspec: {}", "at least one of spec.macs"),
+    ("a MAC that is none", "kind: Machine\nmetadata: {name: bad}\nspec: {macs: ['52:54:00:30:00']}", "spec.macs[0]"),
+    ("a UUID that is none", "kind: Machine\nmetadata: {name: bad}\nspec: {uuid: x}", "spec.uuid"),
+    ("a name that is no label", "kind: Machine\nmetadata: {name: a.b}\nspec: {serial: X1}", "DNS label"),
+    (
+        "a window of a second",
+        "kind: Machine\nmetadata: {name: bad}\nspec: {serial: X1, bootWindowSeconds: 1}",
+        "spec.bootWindowSeconds",
+    ),
+    (
+        "a label of ours",
+        "kind: Machine\nmetadata: {name: bad}\nspec: {serial: X1, nodeLabels: {magnetite.dev/machine: y}}",
+        "magnetite.dev/",
+    ),
+    (
+        "a Profile that boots nothing",
+        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {}}",
+        "boot needs x86_64 or aarch64",
+    ),
+    (
+        "an artifact from nowhere",
+        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {x86_64: {kernel: {sha256: SUM}}}}",
+        "exactly one of url and file",
+    ),
+    (
+        "a path that climbs",
+        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {x86_64: {kernel: {file: ../../etc/shadow, sha256: SUM}}}}",
+        "kernel.file",
+    ),
+    (
+        "a sum that is none",
+        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {x86_64: {kernel: {file: k, sha256: abc}}}}",
+        "kernel.sha256",
+    ),
+    (
+        "a selector that selects all",
+        "kind: Profile\nmetadata: {name: bad}\nspec: {selector: {}, boot: {x86_64: {kernel: {file: k, sha256: SUM}}}}",
+        "empty selector",
+    ),
+    (
+        "a line break in an argument",
+        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {x86_64: {kernel: {file: k, sha256: SUM}, commandLine: [\"a\\nreboot\"]}}}",
+        "commandLine[0]",
+    ),
+];
+
+pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
+    let site = Site::start(prepared, progress, &SiteOptions::new("schema"))?;
+    let mut magnetite = Magnetite::start(&site, binaries, progress)?;
+    for (what, object, words) in BAD {
+        let object = format!("apiVersion: magnetite.dev/v1alpha1\n{}", object.replace("SUM", &"0".repeat(64)));
+        match site.apply(&object) {
+            Ok(_) => anyhow::bail!("{what} was accepted"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                ensure!(error.contains(words), "{what}: the API server's words do not say {words:?}:\n{error}");
+            }
+        }
+    }
+    progress.line(format!("{} bad objects refused, each with its field", BAD.len()));
+    examples(&site)?;
+    conditions(&site, prepared)?;
+    rights(&site)?;
+    explain(&site)?;
+    magnetite.check()?;
+    progress.line("examples accepted; conditions name field and machine; nobody has more rights than the chart grants");
+    Ok(())
+}
+
+/// The YAML of the README and of examples/ is accepted as it stands, but for the sums that a reader fills in.
+fn examples(site: &Site) -> Result<()> {
+    let folder = site.prepared().paths.workspace().join("examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&folder).context("read examples/")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "yaml") {
+            let text = std::fs::read_to_string(&path)?;
+            site.admin()
+                .command()
+                .args(["apply", "--dry-run=server", "-f", "-"])
+                .input(text)
+                .run()
+                .with_context(|| format!("apply {}", path.display()))?;
+            seen += 1;
+        }
+    }
+    ensure!(seen > 0, "examples/ has no YAML");
+    Ok(())
+}
+
+/// What CEL cannot see shows in conditions, on the Profile and on its Machines.
+fn conditions(site: &Site, prepared: &Prepared) -> Result<()> {
+    let profile = magnetite::profile(&prepared.guest)?;
+    let broken = profile.replace("magnetite.root={{ files.rootfs }}", "magnetite.root={{ files.rotfs }}");
+    site.apply(&broken)?;
+    let machine = |name: &str, mac: &str| {
+        format!(
+            "apiVersion: magnetite.dev/v1alpha1\nkind: Machine\nmetadata: {{name: {name}, labels: {{role: worker}}}}\nspec: {{macs: ['{mac}']}}"
+        )
+    };
+    site.apply(&machine("one", "52:54:00:aa:00:01"))?;
+    let says = |kind: &str, name: &str, condition: &str, status: &str, words: &str| -> Result<()> {
+        let args = [kind, name];
+        site.admin()
+            .wait_for(&format!("{kind} {name} to say {words:?}"), &args, std::time::Duration::from_secs(60), |object| {
+                let conditions = object["status"]["conditions"].as_array()?;
+                let found = conditions.iter().find(|one| one["type"] == condition && one["status"] == status)?;
+                found["message"].as_str()?.contains(words).then_some(())
+            })
+            .with_context(|| {
+                format!("its status: {}", site.admin().json(&["get", kind, name]).unwrap_or_default()["status"])
+            })
+    };
+    says("profile", "workers", "Rendered", "False", "commandLine[1]")?;
+    says("machine", "one", "ProfileReady", "False", "commandLine[1]")?;
+    // A wrong sum: the boot server sees it, the Profile says which field.
+    let wrong = profile.replacen("sha256: \"", "sha256: \"0", 1);
+    let sum_end = wrong.find("sha256: \"0").context("the Profile has a sum")? + "sha256: \"0".len() + 63;
+    let wrong = format!("{}{}", &wrong[..sum_end], &wrong[sum_end + 1..]);
+    site.apply(&wrong)?;
+    says("profile", "workers", "ArtifactsReady", "False", "spec.boot.x86_64.kernel")?;
+    says("machine", "one", "ProfileReady", "False", "spec.boot.x86_64.kernel")?;
+    site.apply(&profile)?;
+    says("profile", "workers", "Ready", "True", "")?;
+    // Two that claim one MAC both say so.
+    site.apply(&machine("two", "52:54:00:aa:00:01"))?;
+    says("machine", "one", "IdentityUnique", "False", "two")?;
+    says("machine", "two", "IdentityUnique", "False", "one")?;
+    ensure!(crate::rogue::discover(site, "52:54:00:aa:00:01")?.is_none(), "a box in doubt was answered");
+    site.kubectl(&["delete", "machine", "two", "--timeout=30s"])?;
+    says("machine", "one", "IdentityUnique", "True", "")?;
+    // Once nothing is in doubt it is answered again.
+    crate::wait::until("an offer for the one that is left", std::time::Duration::from_secs(20), || {
+        crate::rogue::discover(site, "52:54:00:aa:00:01")
+    })?;
+    ensure!(crate::rogue::discover(site, "52:54:00:99:99:99")?.is_none(), "a box that nobody declared was answered");
+    Ok(())
+}
+
+/// What the service accounts may do is what the chart's RBAC says, and nothing more that matters.
+fn rights(site: &Site) -> Result<()> {
+    let may = |account: &str, verb: &str, resource: &str| -> Result<bool> {
+        let user = format!("--as=system:serviceaccount:{NAMESPACE}:{account}");
+        // `can-i` says no by its exit code as well.
+        let answer = site.admin().command().args(["auth", "can-i", verb, resource, "-A", &user]).run();
+        Ok(answer.is_ok_and(|text| text.trim() == "yes"))
+    };
+    let boot = "magnetite-bootserver";
+    for (verb, resource) in [
+        ("create", "machineclaims.magnetite.dev"),
+        ("watch", "machines.magnetite.dev"),
+        ("patch", "bootreports.magnetite.dev"),
+    ] {
+        ensure!(may(boot, verb, resource)?, "the boot server may not {verb} {resource}");
+    }
+    let forbidden = [
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("create", "certificatesigningrequests.certificates.k8s.io"),
+        ("update", "certificatesigningrequests.certificates.k8s.io/approval"),
+        ("update", "machines.magnetite.dev/status"),
+        ("patch", "machines.magnetite.dev/status"),
+        ("update", "machines.magnetite.dev"),
+        ("patch", "machineclaims.magnetite.dev/status"),
+        ("delete", "nodes"),
+        ("create", "pods"),
+    ];
+    for (verb, resource) in forbidden {
+        ensure!(!may(boot, verb, resource)?, "the boot server may {verb} {resource}");
+    }
+    for (verb, resource) in [
+        ("get", "secrets"),
+        ("create", "pods"),
+        ("create", "secrets"),
+        ("escalate", "clusterroles"),
+        ("impersonate", "users"),
+    ] {
+        ensure!(!may("magnetite-controller", verb, resource)?, "the controller may {verb} {resource}");
+    }
+    Ok(())
+}
+
+fn explain(site: &Site) -> Result<()> {
+    let text = site.kubectl(&["explain", "machine.spec.bootWindowSeconds"])?;
+    ensure!(
+        text.contains("in seconds") && text.contains("3600"),
+        "kubectl explain says neither unit nor default:\n{text}"
+    );
+    let table = site.kubectl(&["get", "machines", "-o", "wide"])?;
+    let head = table.lines().next().unwrap_or_default();
+    for column in ["PHASE", "PROFILE", "NODE", "REASON", "AGE", "MAC", "UUID", "ADDRESS", "FIRMWARE", "REVISION"] {
+        ensure!(head.contains(column), "`kubectl get machines -o wide` has no {column}: {head}");
+    }
+    let all = site.kubectl(&["get", "magnetite"])?;
+    ensure!(
+        all.contains("machine.magnetite.dev/one") && all.contains("profile.magnetite.dev/workers"),
+        "the category lists not all:\n{all}"
+    );
+    Ok(())
+}
