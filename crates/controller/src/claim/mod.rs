@@ -1,0 +1,206 @@
+//! Claims: observe (live), decide, apply. Each step may be repeated: a controller that was killed between any
+//! two goes on where it was, because what is done is read back before anything more is done.
+
+pub mod decide;
+pub mod issue;
+pub mod kubelet;
+pub mod request;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{
+    Api, Resource, ResourceExt,
+    api::PostParams,
+    runtime::{controller::Action, events::EventType},
+};
+use magnetite_api::{
+    Machine, MachineClaim, MachineClaimStatus, Profile,
+    claim::Decision,
+    machine::{IdentityStatus, IntentState},
+    names::MANAGER_CONTROLLER,
+    time::seconds,
+};
+
+use crate::{
+    context::Context,
+    error::Error,
+    machine::apply::{delete_claim, replace_status},
+    node,
+};
+use decide::{Denial, Observed, Verdict, decide};
+
+/// How often a claim that cannot be decided yet is looked at, if nothing happens.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How long the refusal of a claim whose Machine is gone stays readable.
+const LAST_WORD: Duration = Duration::from_secs(300);
+
+/// One pass over one claim.
+///
+/// # Errors
+/// The API server was not there, or somebody else was faster.
+pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let name = cached.name_any();
+    if is_final(&cached) {
+        return tidy(&cached, &ctx).await;
+    }
+    let api = Api::<MachineClaim>::all(ctx.client.clone());
+    let Some(claim) = api.get_opt(&name).await.map_err(Error::read("MachineClaim", &name))? else {
+        return Ok(Action::await_change());
+    };
+    if is_final(&claim) || claim.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let seen = observe(claim, &ctx).await?;
+    let verdict = decide(&seen, (ctx.clock)());
+    apply(&seen, verdict, &ctx).await
+}
+
+fn is_final(claim: &MachineClaim) -> bool {
+    let decision = claim.status.as_ref().and_then(|status| status.decision);
+    matches!(decision, Some(Decision::Approved | Decision::Denied))
+}
+
+/// A decided claim stays for people to read; the Machine's plan removes old ones. One without a Machine has
+/// nobody to remove it.
+async fn tidy(claim: &MachineClaim, ctx: &Context) -> Result<Action, Error> {
+    let known = ctx.stores.machines.find(|machine| {
+        machine.name_any() == claim.spec.machine && machine.uid().as_deref() == Some(claim.spec.machine_uid.as_str())
+    });
+    if known.is_some() {
+        return Ok(Action::await_change());
+    }
+    let decided = claim.status.as_ref().and_then(|status| status.decided_at.as_ref());
+    let age = decided.map(|at| (ctx.clock)().duration_since(at.0));
+    if age.is_none_or(|age| age >= jiff::SignedDuration::from_secs(300)) {
+        delete_claim(&claim.name_any(), ctx).await?;
+        return Ok(Action::await_change());
+    }
+    Ok(Action::requeue(LAST_WORD))
+}
+
+/// Reads what the decision hangs on, live: a cache may not know yet that a Machine was deleted (S7).
+async fn observe(claim: MachineClaim, ctx: &Context) -> Result<Observed, Error> {
+    let name = &claim.spec.machine;
+    let api = Api::<Machine>::all(ctx.client.clone());
+    let machine = api.get_opt(name).await.map_err(Error::read("Machine", name))?;
+    let profile = machine.as_ref().and_then(|machine| machine.status.as_ref()?.profile.clone());
+    let profile = match profile {
+        Some(profile) => {
+            let api = Api::<Profile>::all(ctx.client.clone());
+            api.get_opt(&profile).await.map_err(Error::read("Profile", &profile))?
+        }
+        None => None,
+    };
+    let node = match &machine {
+        Some(machine) => node::get(&ctx.client, &machine.node_name()).await?,
+        None => None,
+    };
+    Ok(Observed { claim, machine, profile, node, reserved: ctx.settings.reserved_node_names.clone() })
+}
+
+async fn apply(seen: &Observed, verdict: Verdict, ctx: &Context) -> Result<Action, Error> {
+    match verdict {
+        Verdict::Deny { denial, message, freeze } => {
+            if freeze {
+                self::freeze(seen, ctx).await?;
+            }
+            deny(seen, denial, &message, ctx).await?;
+            Ok(Action::await_change())
+        }
+        Verdict::Wait { reason, message } => {
+            let status = MachineClaimStatus {
+                reason: Some(reason.to_owned()),
+                message: Some(message),
+                ..seen.claim.status.clone().unwrap_or_default()
+            };
+            write(&seen.claim, status, ctx).await?;
+            Ok(Action::requeue(AGAIN))
+        }
+        Verdict::Bind { identity, addresses } => {
+            bind(seen, *identity, addresses, ctx).await?;
+            // Read again, with the key bound, and go on to the certificate.
+            Ok(Action::requeue(Duration::ZERO))
+        }
+        Verdict::Issue { request, may_create } => issue::issue(seen, &request, may_create, ctx).await,
+    }
+}
+
+/// Records the key, if nobody changed the Machine since it was read.
+async fn bind(seen: &Observed, identity: IdentityStatus, addresses: Vec<String>, ctx: &Context) -> Result<(), Error> {
+    let Some(machine) = &seen.machine else {
+        return Ok(());
+    };
+    let key: String = identity.claim_key.chars().take(10).collect();
+    let mut status = machine.status.clone().unwrap_or_default();
+    status.identity = Some(identity);
+    status.addresses = addresses;
+    replace_status(machine, status, ctx).await?;
+    tracing::info!(machine = %machine.name_any(), claim = %seen.claim.name_any(), key, "key bound");
+    ctx.metrics.claim("bound", "KeyBound");
+    let status = MachineClaimStatus {
+        decision: Some(Decision::Bound),
+        reason: Some("KeyBound".to_owned()),
+        message: Some("the key is bound; its certificate is on its way".to_owned()),
+        decided_at: Some(seconds((ctx.clock)())),
+        join: None,
+    };
+    write(&seen.claim, status, ctx).await
+}
+
+/// Stops the join of a machine that two keys claim. What joined already is not touched.
+async fn freeze(seen: &Observed, ctx: &Context) -> Result<(), Error> {
+    let Some(machine) = &seen.machine else {
+        return Ok(());
+    };
+    let mut status = machine.status.clone().unwrap_or_default();
+    match &mut status.intent {
+        Some(intent) if intent.state != IntentState::Frozen => intent.state = IntentState::Frozen,
+        _ => return Ok(()),
+    }
+    replace_status(machine, status, ctx).await.map(drop)
+}
+
+/// Refuses a claim: first the answer, then the Event, so that a conflict of writes tells nobody twice.
+///
+/// # Errors
+/// The API server did not take the answer.
+pub async fn deny(seen: &Observed, denial: Denial, message: &str, ctx: &Context) -> Result<(), Error> {
+    let message: String = message.chars().filter(|c| !c.is_control()).take(512).collect();
+    let status = MachineClaimStatus {
+        decision: Some(Decision::Denied),
+        reason: Some(denial.as_str().to_owned()),
+        message: Some(message.clone()),
+        decided_at: Some(seconds((ctx.clock)())),
+        join: None,
+    };
+    write(&seen.claim, status, ctx).await?;
+    ctx.metrics.claim("denied", denial.as_str());
+    let claim = seen.claim.name_any();
+    tracing::warn!(machine = %seen.claim.spec.machine, claim, reason = denial.as_str(), "claim refused");
+    let address: String = request::quoted(&seen.claim.spec.address);
+    let note = format!("Claim {claim} from {address} refused ({}): {message}", denial.as_str());
+    let regarding = match &seen.machine {
+        Some(machine) => machine.object_ref(&()),
+        None => seen.claim.object_ref(&()),
+    };
+    let reason = if denial == Denial::ClaimConflict { "ClaimConflict" } else { "ClaimRefused" };
+    ctx.publish(&regarding, EventType::Warning, reason, "Claim", &note).await;
+    Ok(())
+}
+
+/// Writes a claim's status if it differs, guarded by the resourceVersion of what was read.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn write(claim: &MachineClaim, status: MachineClaimStatus, ctx: &Context) -> Result<(), Error> {
+    if claim.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let name = claim.name_any();
+    let mut changed = claim.clone();
+    changed.status = Some(status);
+    let params = PostParams { field_manager: Some(MANAGER_CONTROLLER.to_owned()), ..PostParams::default() };
+    let api = Api::<MachineClaim>::all(ctx.client.clone());
+    let result = api.replace_status(&name, &params, &changed).await;
+    result.map(drop).map_err(Error::write("writing the status of", "MachineClaim", &name))
+}

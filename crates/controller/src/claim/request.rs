@@ -1,0 +1,308 @@
+//! Certificate requests and claim keys: hostile bytes in, checked values out. No client, no clock.
+//!
+//! What is passed on to the API server is never the text that came in, but the DER that was parsed here,
+//! encoded anew: so the signer cannot read the text in another way than we did.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use magnetite_api::{
+    Sha256,
+    join::signed_text,
+    names::{NODE_USER_PREFIX, NODES_GROUP},
+};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use x509_parser::{
+    certification_request::X509CertificationRequest,
+    cri_attributes::ParsedCriAttribute,
+    extensions::{GeneralName, ParsedExtension},
+    oid_registry::{
+        OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_X509_COMMON_NAME,
+        OID_X509_ORGANIZATION_NAME,
+    },
+    prelude::FromDer,
+    public_key::PublicKey,
+    x509::{AttributeTypeAndValue, SubjectPublicKeyInfo},
+};
+
+/// The longest request in DER that is looked at. An RSA-8192 key fits.
+const LIMIT: usize = 8192;
+const BEGIN: &str = "-----BEGIN CERTIFICATE REQUEST-----";
+const END: &str = "-----END CERTIFICATE REQUEST-----";
+
+/// Why a request is not what it should be, in a sentence for people. Holds no text of the request itself
+/// other than quoted and cut.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Flaw(pub String);
+
+fn flaw<T>(text: impl Into<String>) -> Result<T, Flaw> {
+    Err(Flaw(text.into()))
+}
+
+/// A subject alternative name of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum San {
+    /// A DNS name, as written.
+    Dns(String),
+    /// An IP address.
+    Ip(std::net::IpAddr),
+    /// Anything else: mail address, URI, directory name.
+    Other,
+}
+
+/// A certificate request whose signature proves that its sender holds the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The DER that was parsed, all of it.
+    pub der: Vec<u8>,
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub key: Sha256,
+    /// Common name and organization, if the subject is exactly those two; else what is wrong with it.
+    pub subject: Result<Subject, Flaw>,
+    /// What is wrong with the key's kind, if anything.
+    pub key_kind: Result<(), Flaw>,
+    /// The subject alternative names.
+    pub sans: Vec<San>,
+    /// True if it asks for anything beside subject alternative names.
+    pub asks_more: bool,
+}
+
+/// A subject of exactly one organization and one common name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The organization.
+    pub organization: String,
+    /// The common name.
+    pub common_name: String,
+}
+
+impl Request {
+    /// Reads a request in PEM: one block, nothing before and nothing after it.
+    ///
+    /// # Errors
+    /// It is no request, or its own signature does not verify.
+    pub fn from_pem(text: &str) -> Result<Self, Flaw> {
+        let inner = text.trim().strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END));
+        let Some(inner) = inner else {
+            return flaw("the certificate request is not one PEM block CERTIFICATE REQUEST");
+        };
+        let digits: String = inner.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+        let der = STANDARD.decode(digits).map_err(|_| Flaw("the certificate request is not base64".to_owned()))?;
+        Self::from_der(&der)
+    }
+
+    /// Reads a request in DER and checks that its key signed it.
+    ///
+    /// # Errors
+    /// It is no request, or its own signature does not verify.
+    pub fn from_der(der: &[u8]) -> Result<Self, Flaw> {
+        if der.len() > LIMIT {
+            return flaw(format!("the certificate request has {} bytes; at most {LIMIT} are read", der.len()));
+        }
+        let Ok((rest, request)) = X509CertificationRequest::from_der(der) else {
+            return flaw("the certificate request is not PKCS#10 in DER");
+        };
+        if !rest.is_empty() {
+            return flaw("bytes follow the certificate request");
+        }
+        let info = &request.certification_request_info;
+        if request.verify_signature().is_err() {
+            return flaw("the certificate request is not signed by its own key");
+        }
+        let (sans, asks_more) = extensions(&request);
+        Ok(Self {
+            der: der.to_vec(),
+            key: Sha256::of(info.subject_pki.raw),
+            subject: subject(&info.subject),
+            key_kind: key_kind(&info.subject_pki),
+            sans,
+            asks_more,
+        })
+    }
+
+    /// The request in PEM, encoded anew.
+    pub fn to_pem(&self) -> String {
+        let text = STANDARD.encode(&self.der);
+        let mut pem = format!("{BEGIN}\n");
+        for line in text.as_bytes().chunks(64) {
+            pem.extend(line.iter().map(|byte| char::from(*byte)));
+            pem.push('\n');
+        }
+        pem + END + "\n"
+    }
+
+    /// The node that the subject names: organization exactly `system:nodes`, common name `system:node:<node>`.
+    ///
+    /// # Errors
+    /// The subject is another one.
+    pub fn node(&self) -> Result<&str, Flaw> {
+        let subject = self.subject.as_ref().map_err(Clone::clone)?;
+        if subject.organization != NODES_GROUP {
+            return flaw(format!("the organization is {}, not {NODES_GROUP}", quoted(&subject.organization)));
+        }
+        match subject.common_name.strip_prefix(NODE_USER_PREFIX) {
+            Some(node) if !node.is_empty() => Ok(node),
+            _ => flaw(format!("the common name {} is not a node's", quoted(&subject.common_name))),
+        }
+    }
+}
+
+/// The rules for a kubelet's client certificate that look at the request alone (threats.md, S4).
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn check_client(request: &Request, node: &str) -> Result<(), Flaw> {
+    let asked = request.node()?;
+    if asked != node {
+        return flaw(format!("the common name asks for the node {}; this machine's node is {node}", quoted(asked)));
+    }
+    if !request.sans.is_empty() {
+        return flaw("a client certificate has no subject alternative name");
+    }
+    if request.asks_more {
+        return flaw("the request asks for extensions or attributes; a kubelet's client certificate has none");
+    }
+    request.key_kind.clone()
+}
+
+/// The claim key of a claim, and proof that its holder signed this claim.
+///
+/// # Errors
+/// The key is not P-256 in DER, or the signature is not by it over these texts.
+pub fn check_claim_key(
+    claim_key: &str,
+    signature: &str,
+    machine: &str,
+    intent: &str,
+    certificate_request: &str,
+) -> Result<Sha256, Flaw> {
+    let Ok(der) = STANDARD.decode(claim_key) else {
+        return flaw("the claim key is not base64");
+    };
+    let Ok((rest, key)) = SubjectPublicKeyInfo::from_der(&der) else {
+        return flaw("the claim key is not a SubjectPublicKeyInfo in DER");
+    };
+    if !rest.is_empty() || !is_curve(&key, &[OID_EC_P256]) {
+        return flaw("the claim key is not an ECDSA P-256 key");
+    }
+    let Ok(signature) = STANDARD.decode(signature) else {
+        return flaw("the claim's signature is not base64");
+    };
+    let text = signed_text(machine, intent, certificate_request);
+    let verifier = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &key.subject_public_key.data);
+    if verifier.verify(&text, &signature).is_err() {
+        return flaw("the claim is not signed by its claim key for this machine, intent and request");
+    }
+    Ok(Sha256::of(&der))
+}
+
+/// SHA-256 of the SubjectPublicKeyInfo of the first certificate of a PEM text.
+pub fn certificate_key(pem: &[u8]) -> Option<Sha256> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).ok()?;
+    let certificate = pem.parse_x509().ok()?;
+    Some(Sha256::of(certificate.public_key().raw))
+}
+
+/// A text of a stranger, fit for a message: without control characters, cut, in quotes.
+pub fn quoted(text: &str) -> String {
+    let short: String = text.chars().take(80).collect();
+    format!("{short:?}")
+}
+
+fn subject(name: &x509_parser::x509::X509Name<'_>) -> Result<Subject, Flaw> {
+    let (mut organizations, mut common_names) = (Vec::new(), Vec::new());
+    for part in name.iter_rdn() {
+        let attributes: Vec<_> = part.iter().collect();
+        let [attribute] = attributes.as_slice() else {
+            return flaw("a part of the subject has more than one attribute");
+        };
+        let kind = attribute.attr_type();
+        if *kind == OID_X509_ORGANIZATION_NAME {
+            organizations.push(text(attribute)?);
+        } else if *kind == OID_X509_COMMON_NAME {
+            common_names.push(text(attribute)?);
+        } else {
+            return flaw("the subject has parts beside organization and common name");
+        }
+    }
+    match (organizations.as_slice(), common_names.as_slice()) {
+        ([organization], [common_name]) => {
+            Ok(Subject { organization: organization.clone(), common_name: common_name.clone() })
+        }
+        (organizations, common_names) => flaw(format!(
+            "the subject has {} organizations and {} common names; one of each is allowed",
+            organizations.len(),
+            common_names.len()
+        )),
+    }
+}
+
+fn text(attribute: &AttributeTypeAndValue<'_>) -> Result<String, Flaw> {
+    use x509_parser::der_parser::asn1_rs::Tag;
+    // Other string types could mean other characters to the signer.
+    let tag = attribute.attr_value().tag();
+    if tag != Tag::Utf8String && tag != Tag::PrintableString {
+        return flaw("the subject holds a text that is neither UTF8String nor PrintableString");
+    }
+    let text = attribute.as_str().map_err(|_| Flaw("the subject holds bytes that are no text".to_owned()))?;
+    if text.chars().any(|c| !c.is_ascii_graphic()) {
+        return flaw(format!("the subject holds {}; only printable ASCII is allowed", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+fn is_curve(key: &SubjectPublicKeyInfo<'_>, curves: &[x509_parser::der_parser::Oid<'_>]) -> bool {
+    key.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY
+        && key
+            .algorithm
+            .parameters
+            .as_ref()
+            .and_then(|parameters| parameters.as_oid().ok())
+            .is_some_and(|curve| curves.contains(&curve))
+}
+
+fn key_kind(key: &SubjectPublicKeyInfo<'_>) -> Result<(), Flaw> {
+    if is_curve(key, &[OID_EC_P256, OID_NIST_EC_P384]) {
+        return Ok(());
+    }
+    if key.algorithm.algorithm == OID_PKCS1_RSAENCRYPTION
+        && let Ok(PublicKey::RSA(rsa)) = key.parsed()
+        && rsa.key_size() >= 2048
+    {
+        return Ok(());
+    }
+    flaw("the key is none of ECDSA P-256, ECDSA P-384 and RSA of at least 2048 bits")
+}
+
+fn extensions(request: &X509CertificationRequest<'_>) -> (Vec<San>, bool) {
+    let (mut sans, mut more) = (Vec::new(), false);
+    let mut blocks = 0;
+    for attribute in request.certification_request_info.iter_attributes() {
+        let ParsedCriAttribute::ExtensionRequest(asked) = attribute.parsed_attribute() else {
+            more = true;
+            continue;
+        };
+        blocks += 1;
+        for extension in &asked.extensions {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectAlternativeName(names) => sans.extend(names.general_names.iter().map(san)),
+                // Kubernetes' signers ignore these and set their own; kubelets and rcgen may ask for them.
+                ParsedExtension::KeyUsage(_) | ParsedExtension::ExtendedKeyUsage(_) => {}
+                _ => more = true,
+            }
+        }
+    }
+    // Two lists of extensions: which of them the signer reads cannot be told from here.
+    (sans, more || blocks > 1)
+}
+
+fn san(name: &GeneralName<'_>) -> San {
+    match name {
+        GeneralName::DNSName(name) => San::Dns((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from);
+            v4.or(v6).map_or(San::Other, San::Ip)
+        }
+        _ => San::Other,
+    }
+}

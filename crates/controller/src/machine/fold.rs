@@ -1,0 +1,154 @@
+//! From boot reports to a Machine's boot record and inventory. Reports are hostile input: what goes into a
+//! status is cut and stripped here, whatever the schema let through (threats.md, S20).
+
+use jiff::SignedDuration;
+use magnetite_api::{
+    BootReport, Machine,
+    report::{BootFailure, BootRecord, BootStep, Disk, Inventory, Nic, PciDevice, SubjectKind},
+    time::{Time, seconds},
+};
+
+use kube::ResourceExt;
+
+/// Boot servers' clocks may differ by this much.
+const SKEW: SignedDuration = SignedDuration::from_secs(5);
+const STEPS: usize = 32;
+const LIST: usize = 64;
+
+/// A stranger's text: without control characters and without those that turn the order of writing around,
+/// at most `limit` characters.
+pub fn clean(text: &str, limit: usize) -> String {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    text.chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { c }).filter(|c| !hidden(*c)).take(limit).collect()
+}
+
+/// True if a report is about this very Machine, not about one of its name that was deleted.
+pub fn is_about(report: &BootReport, machine: &Machine) -> bool {
+    let subject = &report.spec.subject;
+    subject.kind == SubjectKind::Machine
+        && subject.name == machine.name_any()
+        && Some(&subject.uid) == machine.uid().as_ref()
+}
+
+/// The newest boot of a Machine, from all boot servers and from what its status kept.
+///
+/// Two boot servers see one boot when both hear a broadcast, and only one of them goes on. So of those that
+/// were still heard of after the newest began, the one that came furthest tells.
+pub fn newest_boot(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Option<BootRecord> {
+    let kept = machine.status.as_ref().and_then(|status| status.boot.clone());
+    let reported: Vec<BootRecord> = reports.iter().filter_map(|report| report.as_ref().spec.boot.clone()).collect();
+    let newest = reported.iter().map(|boot| boot.started_at.0).max();
+    // A report that was deleted must not take the history with it; but a report wins over our copy of it.
+    let kept = kept.filter(|kept| newest.is_none_or(|newest| newest < kept.started_at.0));
+    let began = kept.iter().chain(&reported).map(|boot| boot.started_at.0).max()?;
+    let same_boot = reported.into_iter().chain(kept).filter(|boot| boot.last_seen.0 + SKEW >= began);
+    let furthest = |boot: &BootRecord| (boot.furthest().map(|step| step.name), boot.last_seen.0);
+    same_boot.max_by_key(furthest).map(boot)
+}
+
+/// The inventory that came with the newest boot; without one, what the status kept.
+pub fn inventory_of(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Option<Inventory> {
+    let specs = reports.iter().map(|report| &report.as_ref().spec).filter(|spec| spec.inventory.is_some());
+    let newest = specs.max_by_key(|spec| spec.boot.as_ref().map(|boot| boot.started_at.0));
+    let reported = newest.and_then(|spec| spec.inventory.clone()).map(inventory);
+    reported.or_else(|| machine.status.as_ref()?.inventory.clone())
+}
+
+fn moment(time: Time) -> Time {
+    seconds(time.0)
+}
+
+fn boot(record: BootRecord) -> BootRecord {
+    let BootRecord { started_at, last_seen, server, firmware, architecture, mac, uuid, address, mut steps, failure } =
+        record;
+    steps.truncate(STEPS);
+    BootRecord {
+        started_at: moment(started_at),
+        last_seen: moment(last_seen),
+        server: clean(&server, 253),
+        firmware,
+        architecture,
+        mac,
+        uuid,
+        address: address.and_then(|text| text.parse::<std::net::IpAddr>().ok()).map(|address| address.to_string()),
+        steps: steps.into_iter().map(step).collect(),
+        failure: failure.map(failure_of),
+    }
+}
+
+fn step(step: BootStep) -> BootStep {
+    let BootStep { name, first_at, last_at, count, bytes, detail } = step;
+    BootStep {
+        name,
+        first_at: moment(first_at),
+        last_at: moment(last_at),
+        count: count.max(1),
+        bytes,
+        detail: detail.map(|text| clean(&text, 200)),
+    }
+}
+
+fn failure_of(failure: BootFailure) -> BootFailure {
+    let BootFailure { step, reason, message, at } = failure;
+    let word = |c: &char| c.is_ascii_alphanumeric();
+    let reason: String = reason.chars().filter(word).take(64).collect();
+    BootFailure { step, reason, message: clean(&message, 300), at: moment(at) }
+}
+
+fn inventory(inventory: Inventory) -> Inventory {
+    let text = |text: Option<String>, limit| text.map(|text| clean(&text, limit));
+    let Inventory {
+        manufacturer,
+        product,
+        serial,
+        uuid,
+        firmware_version,
+        firmware,
+        kernel,
+        cpu_model,
+        cpus,
+        memory_bytes,
+        disks,
+        nics,
+        gpus,
+    } = inventory;
+    Inventory {
+        manufacturer: text(manufacturer, 128),
+        product: text(product, 128),
+        serial: text(serial, 128),
+        uuid,
+        firmware_version: text(firmware_version, 128),
+        firmware: text(firmware, 16),
+        kernel: text(kernel, 128),
+        cpu_model: text(cpu_model, 128),
+        cpus,
+        memory_bytes,
+        disks: disks.into_iter().take(LIST).map(disk).collect(),
+        nics: nics.into_iter().take(LIST).map(nic).collect(),
+        gpus: gpus.into_iter().take(LIST).map(device).collect(),
+    }
+}
+
+fn disk(disk: Disk) -> Disk {
+    let Disk { name, size_bytes, model, serial, rotational } = disk;
+    let text = |text: Option<String>| text.map(|text| clean(&text, 128));
+    Disk { name: clean(&name, 64), size_bytes, model: text(model), serial: text(serial), rotational }
+}
+
+fn nic(nic: Nic) -> Nic {
+    let Nic { name, mac, link, speed_mbps, driver } = nic;
+    Nic { name: clean(&name, 64), mac, link, speed_mbps, driver: driver.map(|text| clean(&text, 64)) }
+}
+
+fn device(device: PciDevice) -> PciDevice {
+    let PciDevice { address, vendor, device, class } = device;
+    PciDevice {
+        address: clean(&address, 16),
+        vendor: clean(&vendor, 4),
+        device: clean(&device, 4),
+        class: clean(&class, 6),
+    }
+}

@@ -1,0 +1,177 @@
+//! Facts about a Machine. The only place of this reconciler that looks at the stores; all of it is memory.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use kube::{ResourceExt, runtime::reflector::Lookup};
+use magnetite_api::{
+    Machine, MachineClaim, Profile,
+    claim::Decision,
+    conditions::reason,
+    profile::JoinMode,
+    report::{BootRecord, Inventory},
+};
+use magnetite_boot::{fleet::Conflict, select::profile_for};
+
+use super::fold;
+use crate::{
+    context::Context,
+    csr,
+    node::{self, NodeSeen},
+    profile::{
+        artifacts::{self, Files},
+        renders::{self, Trouble},
+        reports_on,
+    },
+};
+
+/// No API server to join is known: neither the Profile nor the controller's flags name one.
+pub const NO_API_SERVER: &str = "NoApiServer";
+
+/// Everything that the plan may know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// The Machine.
+    pub machine: Arc<Machine>,
+    /// Other Machines that declare one of its identifiers or its node name.
+    pub conflicts: Vec<Conflict>,
+    /// The Profile that it boots.
+    pub profile: Result<ProfileSeen, Trouble>,
+    /// Its newest boot.
+    pub boot: Option<BootRecord>,
+    /// What it is made of.
+    pub inventory: Option<Inventory>,
+    /// The Node of its node name.
+    pub node: Option<NodeSeen>,
+    /// Its claims.
+    pub claims: Vec<ClaimSeen>,
+    /// Certificate requests of its node that nobody decided.
+    pub open_requests: Vec<String>,
+}
+
+/// What matters of a Profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileSeen {
+    /// Its name.
+    pub name: String,
+    /// Its revision.
+    pub revision: String,
+    /// How its machines join.
+    pub join: JoinMode,
+    /// What stands in the way of booting this Machine.
+    pub trouble: Option<Trouble>,
+    /// True if no boot server reported on its files yet.
+    pub unreported: bool,
+    /// The labels that the Node should carry.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What matters of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimSeen {
+    /// Its name.
+    pub name: String,
+    /// The intent that it is for.
+    pub intent: String,
+    /// When it came.
+    pub created_at: Option<Timestamp>,
+    /// What was decided.
+    pub decision: Option<Decision>,
+    /// When.
+    pub decided_at: Option<Timestamp>,
+    /// Why, in a word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub message: String,
+}
+
+impl ClaimSeen {
+    fn of(claim: &MachineClaim) -> Self {
+        let status = claim.status.clone().unwrap_or_default();
+        Self {
+            name: claim.name_any(),
+            intent: claim.spec.intent.clone(),
+            created_at: claim.creation_timestamp().map(|time| time.0),
+            decision: status.decision,
+            decided_at: status.decided_at.map(|time| time.0),
+            reason: status.reason.unwrap_or_default(),
+            message: status.message.unwrap_or_default(),
+        }
+    }
+}
+
+/// Looks.
+pub fn observe(machine: &Arc<Machine>, ctx: &Context) -> Observed {
+    let stores = &ctx.stores;
+    let (name, node_name) = (machine.name_any(), machine.node_name());
+    let reports = stores.reports.state_filter(|report| fold::is_about(report, machine));
+    let mut claims: Vec<_> = stores
+        .claims
+        .state_filter(|claim| claim.spec.machine == name)
+        .iter()
+        .map(|claim| ClaimSeen::of(claim))
+        .collect();
+    claims.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
+    let requests = stores.requests.state_filter(|csr| csr::is_open(csr) && csr::asked_by(csr, &node_name));
+    Observed {
+        machine: Arc::clone(machine),
+        conflicts: conflicts(machine, &name, &node_name, ctx),
+        profile: profile(machine, ctx),
+        boot: fold::newest_boot(machine, &reports),
+        inventory: fold::inventory_of(machine, &reports),
+        node: stores.node(&node_name).map(|node| NodeSeen::of(&node)),
+        claims,
+        open_requests: requests.iter().map(|csr| csr.name_any()).collect(),
+    }
+}
+
+/// The fleet knows who shares an address; a shared node name is as bad, since only one box can have it.
+fn conflicts(machine: &Machine, name: &str, node_name: &str, ctx: &Context) -> Vec<Conflict> {
+    let mut conflicts = ctx.stores.fleet().conflicts(machine);
+    let same = |other: &Machine| other.name_any() != name && other.node_name() == node_name;
+    let others = ctx.stores.machines.state_filter(same);
+    let field = format!("spec.nodeName {node_name}");
+    conflicts.extend(others.iter().map(|other| Conflict { field: field.clone(), other: other.name_any() }));
+    conflicts.sort();
+    conflicts
+}
+
+fn profile(machine: &Arc<Machine>, ctx: &Context) -> Result<ProfileSeen, Trouble> {
+    let profiles = ctx.stores.profiles.state();
+    let found = profile_for(machine, &profiles)
+        .map_err(|error| Trouble { reason: error.reason(), message: error.to_string() })?;
+    let files = artifacts::for_machine(&found, &reports_on(&found, ctx));
+    let trouble = no_api_server(&found, ctx).or_else(|| unrendered(&found, machine, ctx)).or_else(|| match &files {
+        Files::Ready | Files::Unknown => None,
+        Files::Fetching(message) => Some(Trouble { reason: reason::ARTIFACT_FETCHING, message: message.clone() }),
+        Files::Failed(message) => Some(Trouble { reason: reason::ARTIFACT_FAILED, message: message.clone() }),
+    });
+    Ok(ProfileSeen {
+        name: found.name().map(|name| name.into_owned()).unwrap_or_default(),
+        revision: found.spec.revision(),
+        join: found.spec.join.mode,
+        trouble,
+        unreported: files == Files::Unknown,
+        labels: node::wanted_labels(machine, Some(&found)),
+    })
+}
+
+fn unrendered(profile: &Profile, machine: &Machine, ctx: &Context) -> Option<Trouble> {
+    match renders::ignition(profile, &ctx.stores) {
+        Err(trouble) => Some(trouble),
+        Ok(template) => ctx.renders.dry_run(profile, machine, template.as_deref()),
+    }
+}
+
+fn no_api_server(profile: &Profile, ctx: &Context) -> Option<Trouble> {
+    let join = &profile.spec.join;
+    let known = join.api_server.is_some() || ctx.settings.join_api_server.is_some();
+    (join.mode == JoinMode::Certificate && !known).then(|| Trouble {
+        reason: NO_API_SERVER,
+        message: format!(
+            "no API server to join is known: set spec.join.apiServer of the Profile {}, or the controller's \
+             --join-api-server",
+            profile.name_any()
+        ),
+    })
+}

@@ -1,0 +1,308 @@
+//! Phase, reason and message: what a person sees first. Derived from the conditions, the boot record and what
+//! the Node says; nothing reads the result back.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use magnetite_api::{
+    Phase,
+    conditions::{self, CLAIMED, IDENTITY_UNIQUE, JOINED, PROFILE_READY, WINDOW_OPEN, reason},
+    machine::{IntentState, IntentStatus},
+    profile::JoinMode,
+    report::{BootFailure, BootRecord, BootStepName},
+};
+
+use super::observe::Observed;
+use crate::node::{NodeSeen, Readiness};
+
+/// From the certificate to a Ready node; a kubelet needs a minute, so this is long.
+pub const JOIN_LIMIT: SignedDuration = SignedDuration::from_mins(15);
+/// A reboot of a joined machine counts as under way for this long after its last sign.
+pub const REBOOT_LIMIT: SignedDuration = SignedDuration::from_mins(15);
+
+/// Where a machine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The phase.
+    pub phase: Phase,
+    /// Why it is so, in a word.
+    pub reason: String,
+    /// Why it is so, in a sentence with what to do.
+    pub message: String,
+    /// When time alone will change it.
+    pub until: Option<Timestamp>,
+}
+
+fn verdict(phase: Phase, reason: &str, message: impl Into<String>) -> Verdict {
+    Verdict { phase, reason: reason.to_owned(), message: message.into(), until: None }
+}
+
+impl Verdict {
+    fn until(self, moment: Timestamp) -> Self {
+        Self { until: Some(moment), ..self }
+    }
+}
+
+/// What the derivation may look at.
+pub struct Facts<'a> {
+    /// What was observed.
+    pub seen: &'a Observed,
+    /// All conditions but Ready.
+    pub conditions: &'a [Condition],
+    /// The intent, as it will be.
+    pub intent: &'a IntentStatus,
+    /// The moment.
+    pub now: Timestamp,
+}
+
+/// Derives.
+pub fn derive(facts: &Facts<'_>) -> Verdict {
+    let Facts { seen, conditions, intent, now } = *facts;
+    if seen.machine.metadata.deletion_timestamp.is_some() {
+        return verdict(Phase::Pending, reason::DELETING, "the Machine is being deleted; its window is closed");
+    }
+    if seen.join() == Some(JoinMode::None) && intent.state == IntentState::Fulfilled {
+        return rebooting(facts, None).unwrap_or_else(|| {
+            verdict(Phase::Ready, reason::BOOTED_WITHOUT_JOIN, "the system booted; its Profile joins nothing")
+        });
+    }
+    if conditions::is_true(conditions, JOINED)
+        && seen.is_claimed(intent)
+        && let Some(node) = seen.own_node()
+    {
+        return joined(facts, node);
+    }
+    for kind in [IDENTITY_UNIQUE, PROFILE_READY] {
+        if let Some(condition) = conditions::find(conditions, kind).filter(|condition| condition.status != "True") {
+            let waits = condition.reason == reason::ARTIFACT_FETCHING;
+            let phase = if waits { Phase::Pending } else { Phase::Failed };
+            return verdict(phase, &condition.reason, &condition.message);
+        }
+    }
+    if let Some(stopped) = stopped(conditions) {
+        return stopped;
+    }
+    match intent.state {
+        IntentState::Frozen => from(conditions, WINDOW_OPEN, Phase::Failed),
+        _ if seen.is_claimed(intent) => joining(facts),
+        IntentState::Expired => expired(facts),
+        IntentState::Fulfilled => from(conditions, WINDOW_OPEN, Phase::Pending),
+        IntentState::Open => open(facts).until(intent.expires_at.0.max(now)),
+    }
+}
+
+fn from(conditions: &[Condition], kind: &str, phase: Phase) -> Verdict {
+    let found = conditions::find(conditions, kind);
+    found.map_or_else(|| verdict(phase, reason::WAITING, ""), |found| verdict(phase, &found.reason, &found.message))
+}
+
+/// The conditions about the Node that no boot can get past.
+fn stopped(conditions: &[Condition]) -> Option<Verdict> {
+    let joined = conditions::find(conditions, JOINED)?;
+    let ends = [reason::NODE_NAME_TAKEN, reason::NODE_GONE].contains(&joined.reason.as_str());
+    // A Node that is gone matters no more once the box is told to boot anew.
+    let open = conditions::is_true(conditions, WINDOW_OPEN);
+    let ends = ends && !(open && joined.reason == reason::NODE_GONE);
+    ends.then(|| verdict(Phase::Failed, &joined.reason, &joined.message))
+}
+
+/// A machine with a Node and the certificate of this intent.
+fn joined(facts: &Facts<'_>, node: &NodeSeen) -> Verdict {
+    let Facts { seen, conditions: _, intent, now } = *facts;
+    if let Some(rebooting) = rebooting(facts, node.heartbeat) {
+        return rebooting;
+    }
+    let issued = seen.before().and_then(|status| status.identity.as_ref()?.issued_at.clone());
+    let fresh = issued.as_ref().is_none_or(|issued| node.heard_since(issued.0));
+    match node.readiness {
+        Readiness::Ready if fresh => {
+            verdict(Phase::Ready, reason::NODE_READY, format!("the Node {} is Ready", node.name))
+        }
+        Readiness::Ready | Readiness::NotReady | Readiness::Silent => {
+            let deadline = issued.map(|issued| issued.0 + JOIN_LIMIT).filter(|deadline| now < *deadline);
+            // Once it was Ready, there is no waiting for the first time any more.
+            let first_time = matches!(intent.state, IntentState::Open | IntentState::Expired);
+            if let Some(deadline) = deadline.filter(|_| first_time) {
+                let message = format!("the Node {} is registered and not Ready yet{}", node.name, says(node));
+                return verdict(Phase::Joining, reason::NODE_REGISTERED, message).until(deadline);
+            }
+            let message = format!(
+                "the Node {} is not Ready{}; look at the kubelet on the box, or set spec.bootIntent to provision it \
+                 again",
+                node.name,
+                says(node)
+            );
+            verdict(Phase::Failed, reason::NODE_NOT_READY, message)
+        }
+    }
+}
+
+fn says(node: &NodeSeen) -> String {
+    let text = super::fold::clean(&node.message, 200);
+    if text.is_empty() { String::new() } else { format!(" ({text})") }
+}
+
+/// A joined machine that boots again: from its firmware's first word until its kubelet's next one.
+fn rebooting(facts: &Facts<'_>, heartbeat: Option<Timestamp>) -> Option<Verdict> {
+    let Facts { seen, conditions: _, intent, now } = *facts;
+    let boot = seen.boot_of(intent)?;
+    let ends = boot.last_seen.0 + REBOOT_LIMIT;
+    let (since, last) = match seen.join() {
+        // The box was heard of as a node after this boot began, so this boot is over.
+        Some(JoinMode::Certificate) | None => {
+            let identity = seen.before().and_then(|status| status.identity.as_ref());
+            (identity?.issued_at.clone()?.0.max(heartbeat?), BootStepName::NodeReady)
+        }
+        Some(JoinMode::None) => (intent.opened_at.0, BootStepName::SystemBooted),
+    };
+    if boot.started_at.0 <= since || boot.step(last).is_some() || now >= ends {
+        return None;
+    }
+    Some(under_way(boot, Some("the machine is rebooting")).until(ends))
+}
+
+/// A key is bound in this intent, and the Node is not there yet.
+fn joining(facts: &Facts<'_>) -> Verdict {
+    let Facts { seen, conditions, intent, now } = *facts;
+    let identity = seen.before().and_then(|status| status.identity.as_ref());
+    let bound = identity.map(|identity| identity.bound_at.0);
+    let after = seen.boot_of(intent).filter(|boot| bound.is_some_and(|bound| boot.last_seen.0 >= bound));
+    if let Some(failure) = after.and_then(standing_failure) {
+        return failed(failure);
+    }
+    let waiting = from(conditions, JOINED, Phase::Joining);
+    match bound.map(|bound| bound + JOIN_LIMIT) {
+        Some(deadline) if now >= deadline => {
+            let message = format!(
+                "{}, {} minutes after the box claimed its identity; look at the kubelet on the box, or set \
+                 spec.bootIntent to provision it again",
+                waiting.message,
+                JOIN_LIMIT.as_mins()
+            );
+            verdict(Phase::Failed, &waiting.reason, message)
+        }
+        Some(deadline) => waiting.until(deadline),
+        None => waiting,
+    }
+}
+
+/// The window's time ran out and no key was bound.
+fn expired(facts: &Facts<'_>) -> Verdict {
+    let Facts { seen, conditions: _, intent, now: _ } = *facts;
+    let last = match seen.boot_of(intent) {
+        None => "the box was never seen; is it on, on the right network, and are its MACs right?".to_owned(),
+        Some(boot) => match standing_failure(boot) {
+            Some(failure) => format!("{} failed: {}: {}", failure.step.as_str(), failure.reason, failure.message),
+            None => format!("last step: {}{}", last_step(boot), stuck_at(boot)),
+        },
+    };
+    let still = seen.own_node().map_or(String::new(), |node| format!("; the Node {} runs on as before", node.name));
+    let message = format!(
+        "boot window of intent {} expired at {}; {last}{still}; set spec.bootIntent to open another",
+        intent.id, intent.expires_at.0
+    );
+    verdict(Phase::Failed, reason::WINDOW_EXPIRED, message)
+}
+
+/// The window is open and no key is bound.
+fn open(facts: &Facts<'_>) -> Verdict {
+    let Facts { seen, conditions, intent, now: _ } = *facts;
+    let Some(boot) = seen.boot_of(intent) else {
+        let node = seen.own_node();
+        let still = node.map_or("power the box on".to_owned(), |node| {
+            format!("power-cycle the box; the Node {} runs on as before", node.name)
+        });
+        let message = format!("the boot window is open until {}: {still}", intent.expires_at.0);
+        return verdict(Phase::Pending, reason::NOT_SEEN, message);
+    };
+    if let Some(claimed) = conditions::find(conditions, CLAIMED).filter(|c| c.reason == reason::CLAIM_REFUSED) {
+        // A boot that began after the refusal is another try.
+        let refused = seen.refusal(intent).and_then(|refusal| refusal.decided_at);
+        if refused.is_some_and(|refused| boot.started_at.0 < refused) {
+            return verdict(Phase::Failed, reason::CLAIM_REFUSED, &claimed.message);
+        }
+    }
+    match standing_failure(boot) {
+        Some(failure) => failed(failure),
+        None => under_way(boot, None),
+    }
+}
+
+fn failed(failure: &BootFailure) -> Verdict {
+    let BootFailure { step, reason: why, message, at } = failure;
+    let message = format!("{} failed at {}: {why}: {message}", step.as_str(), at.0);
+    verdict(Phase::Failed, reason::AGENT_FAILED, message)
+}
+
+/// The failure of a boot, unless the box came further since.
+fn standing_failure(boot: &BootRecord) -> Option<&BootFailure> {
+    boot.failure.as_ref().filter(|failure| boot.steps.iter().all(|step| step.last_at.0 <= failure.at.0))
+}
+
+fn under_way(boot: &BootRecord, prefix: Option<&str>) -> Verdict {
+    let Some(step) = boot.furthest() else {
+        return verdict(Phase::Booting, reason::WAITING, "the box was seen");
+    };
+    let phase = match step.name {
+        BootStepName::FirmwareSeen
+        | BootStepName::LoaderSent
+        | BootStepName::ScriptServed
+        | BootStepName::KernelFetched
+        | BootStepName::InitrdFetched
+        | BootStepName::FileFetched => Phase::Booting,
+        BootStepName::ConfigFetched
+        | BootStepName::AgentFetched
+        | BootStepName::AgentStarted
+        | BootStepName::Claiming
+        | BootStepName::SystemBooted => Phase::Provisioning,
+        BootStepName::CertificateReceived
+        | BootStepName::KubeletStarted
+        | BootStepName::NodeRegistered
+        | BootStepName::NodeReady => Phase::Joining,
+    };
+    let prefix = prefix.map_or(String::new(), |prefix| format!("{prefix}; "));
+    verdict(phase, step.name.as_str(), format!("{prefix}last step: {}{}", last_step(boot), stuck_at(boot)))
+}
+
+fn last_step(boot: &BootRecord) -> String {
+    match boot.furthest() {
+        Some(step) => format!("{} at {}", step.name.as_str(), step.last_at.0),
+        None => format!("seen at {}", boot.last_seen.0),
+    }
+}
+
+/// What repeated steps mean, and what to look at.
+fn stuck_at(boot: &BootRecord) -> String {
+    let Some(step) = boot.furthest().filter(|step| step.count >= 3) else {
+        return String::new();
+    };
+    let n = step.count;
+    let hint = match step.name {
+        BootStepName::FirmwareSeen => {
+            "the firmware was answered and never asked for a loader: it may be set to \
+            another boot device, or UDP ports 4011 and 69 of the boot server are blocked"
+        }
+        BootStepName::LoaderSent => {
+            "the loader was sent and the script was never asked for: Secure Boot may refuse \
+            the loader, or the boot server's HTTP port is blocked"
+        }
+        BootStepName::ScriptServed => {
+            "the script was served and the kernel was never asked for: look at the box's \
+            console"
+        }
+        BootStepName::KernelFetched | BootStepName::InitrdFetched | BootStepName::FileFetched => {
+            "the kernel was sent and the config was never asked for: it may lack a driver for the network card, or \
+             Ignition; look at the box's console"
+        }
+        BootStepName::ConfigFetched | BootStepName::AgentFetched => {
+            "the config was served and the agent never reported: look at the box's console"
+        }
+        BootStepName::Claiming => "the claim is not decided: see the condition Claimed",
+        BootStepName::AgentStarted
+        | BootStepName::CertificateReceived
+        | BootStepName::KubeletStarted
+        | BootStepName::NodeRegistered
+        | BootStepName::NodeReady
+        | BootStepName::SystemBooted => return format!(", {n} times"),
+    };
+    format!(", {n} times: {hint}")
+}

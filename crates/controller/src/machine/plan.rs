@@ -1,0 +1,189 @@
+//! What to do about a Machine: from what was observed to actions and a status. No await, no client, no
+//! clock, no log.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use magnetite_api::{
+    Phase,
+    conditions::{self, READY, Status},
+    machine::{DeletionPolicy, IntentState, IntentStatus, MachineStatus},
+    names::FINALIZER,
+    time::seconds,
+};
+
+use super::{
+    observe::{ClaimSeen, Observed},
+    phase::{self, Facts},
+    status,
+};
+
+/// Hardware changes without telling: a Machine is looked at again at least this often.
+pub const REST: Duration = Duration::from_secs(300);
+/// Decided claims that are kept, for people to read.
+const DECIDED: usize = 10;
+/// Undecided claims that are kept. The first ones are: first come, first served.
+const UNDECIDED: usize = 20;
+
+/// One change of the world. Each may be done again without harm.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Our finalizer, before anything else: no window opens for a Machine that could vanish unseen.
+    AddFinalizer,
+    /// The labels of the Machine's Node.
+    LabelNode {
+        /// The Node.
+        node: String,
+        /// Its UID.
+        uid: String,
+        /// All labels that are ours.
+        labels: BTreeMap<String, String>,
+    },
+    /// Removes a claim that nobody will ask for again.
+    DeleteClaim {
+        /// The claim.
+        name: String,
+    },
+    /// Denies a certificate request of a Machine that is being deleted.
+    DenyRequest {
+        /// The request.
+        name: String,
+    },
+    /// Removes the Node object, where the spec says so.
+    RemoveNode {
+        /// The Node.
+        node: String,
+        /// Its UID.
+        uid: String,
+    },
+    /// Lets the Machine go.
+    RemoveFinalizer,
+}
+
+/// Actions in their order, the status that should be, and when to look again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// What to do first.
+    pub actions: Vec<Action>,
+    /// What the status should say. Absent: leave it.
+    pub status: Option<MachineStatus>,
+    /// When to look again, if nothing happens before.
+    pub requeue: Option<Duration>,
+}
+
+/// Decides.
+pub fn plan(seen: &Observed, now: Timestamp) -> Plan {
+    let metadata = &seen.machine.metadata;
+    let ours = metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
+    match (metadata.deletion_timestamp.is_some(), ours) {
+        (true, false) => Plan { actions: vec![], status: None, requeue: None },
+        (true, true) => leave(seen, now),
+        // The change itself brings us back here.
+        (false, false) => Plan { actions: vec![Action::AddFinalizer], status: None, requeue: Some(REST) },
+        (false, true) => live(seen, now),
+    }
+}
+
+fn live(seen: &Observed, now: Timestamp) -> Plan {
+    let intent = intent(seen, now);
+    let (status, until) = next_status(seen, &intent, now);
+    let mut actions: Vec<Action> = stale(&seen.claims, seen).collect();
+    if let (Some(node), Ok(profile)) = (seen.own_node(), &seen.profile)
+        && !node.carries(&profile.labels)
+    {
+        let labels = profile.labels.clone();
+        actions.push(Action::LabelNode { node: node.name.clone(), uid: node.uid.clone(), labels });
+    }
+    let wait = until.map(|until| until.duration_since(now).max(SignedDuration::ZERO) + SignedDuration::from_secs(1));
+    let wait = wait.and_then(|wait| Duration::try_from(wait).ok());
+    Plan { actions, status: Some(status), requeue: Some(wait.map_or(REST, |wait| wait.min(REST))) }
+}
+
+/// A Machine that is being deleted: its window closes before anything else, so that no claim slips in.
+fn leave(seen: &Observed, now: Timestamp) -> Plan {
+    if let Some(intent) = seen.before().and_then(|status| status.intent.clone())
+        && intent.state == IntentState::Open
+    {
+        let closed = IntentStatus { state: IntentState::Expired, ..intent };
+        let (status, _) = next_status(seen, &closed, now);
+        return Plan { actions: vec![], status: Some(status), requeue: Some(Duration::from_secs(1)) };
+    }
+    let deny = seen.open_requests.iter().map(|name| Action::DenyRequest { name: name.clone() });
+    let claims = seen.claims.iter().map(|claim| Action::DeleteClaim { name: claim.name.clone() });
+    let remove = seen.machine.spec.deletion_policy == DeletionPolicy::RemoveNode;
+    let node = seen.own_node().filter(|_| remove);
+    let node = node.map(|node| Action::RemoveNode { node: node.name.clone(), uid: node.uid.clone() });
+    let actions = deny.chain(claims).chain(node).chain([Action::RemoveFinalizer]).collect();
+    Plan { actions, status: None, requeue: None }
+}
+
+/// The intent as it should be: opened when the spec names another, closed by success or by time.
+fn intent(seen: &Observed, now: Timestamp) -> IntentStatus {
+    let wanted = seen.machine.wanted_intent();
+    let known = seen.before().and_then(|status| status.intent.clone()).filter(|intent| intent.id == wanted);
+    let Some(intent) = known else {
+        let window = SignedDuration::from_secs(seen.machine.spec.boot_window_seconds.into());
+        return IntentStatus {
+            id: wanted.to_owned(),
+            state: IntentState::Open,
+            opened_at: seconds(now),
+            expires_at: seconds(now + window),
+        };
+    };
+    let state = match intent.state {
+        IntentState::Open | IntentState::Expired if seen.fulfils(&intent) => IntentState::Fulfilled,
+        IntentState::Open if now >= intent.expires_at.0 => IntentState::Expired,
+        IntentState::Open => IntentState::Open,
+        IntentState::Expired => IntentState::Expired,
+        IntentState::Fulfilled => IntentState::Fulfilled,
+        IntentState::Frozen => IntentState::Frozen,
+    };
+    IntentStatus { state, ..intent }
+}
+
+fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (MachineStatus, Option<Timestamp>) {
+    let mut conditions = status::conditions(seen, intent, now);
+    let verdict = phase::derive(&Facts { seen, conditions: &conditions, intent, now });
+    let ready = verdict.phase == Phase::Ready;
+    let before = seen.before().cloned().unwrap_or_default();
+    let generation = seen.machine.metadata.generation;
+    conditions.push(conditions::condition(
+        &before.conditions,
+        READY,
+        if ready { Status::True } else { Status::False },
+        &verdict.reason,
+        verdict.message.clone(),
+        generation,
+        &seconds(now),
+    ));
+    let profile = seen.profile.as_ref().ok();
+    let status = MachineStatus {
+        phase: Some(verdict.phase),
+        reason: (!ready).then_some(verdict.reason),
+        message: (!ready).then_some(verdict.message),
+        observed_generation: generation,
+        node_name: seen.own_node().map(|node| node.name.clone()),
+        profile: profile.map(|profile| profile.name.clone()),
+        profile_revision: profile.map(|profile| profile.revision.clone()),
+        intent: Some(intent.clone()),
+        // These two are the claim's to write. What was read is written back, and the resourceVersion sees to it
+        // that it is still what is there.
+        identity: before.identity,
+        addresses: before.addresses,
+        boot: seen.boot.clone(),
+        inventory: seen.inventory.clone(),
+        conditions,
+    };
+    (status, verdict.until)
+}
+
+/// Claims that nobody will ask for again: the oldest decided ones, and the youngest of too many others.
+fn stale<'a>(claims: &'a [ClaimSeen], seen: &'a Observed) -> impl Iterator<Item = Action> + 'a {
+    use magnetite_api::claim::Decision;
+    let winner = seen.before().and_then(|status| status.identity.as_ref()).map(|identity| identity.claim.as_str());
+    let is_decided = |claim: &&ClaimSeen| matches!(claim.decision, Some(Decision::Approved | Decision::Denied));
+    let decided = claims.iter().rev().filter(is_decided).skip(DECIDED);
+    let undecided = claims.iter().filter(move |claim| !is_decided(claim)).skip(UNDECIDED);
+    let spare = decided.chain(undecided).filter(move |claim| Some(claim.name.as_str()) != winner);
+    spare.map(|claim| Action::DeleteClaim { name: claim.name.clone() })
+}

@@ -1,0 +1,227 @@
+//! The six conditions from which everything else about a Machine follows. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use magnetite_api::{
+    claim::Decision,
+    conditions::{
+        self, BOOTED, CLAIMED, IDENTITY_UNIQUE, JOINED, PROFILE_READY, Status,
+        Status::{False, True},
+        WINDOW_OPEN, reason,
+    },
+    machine::{IntentState, IntentStatus, MachineStatus},
+    profile::JoinMode,
+    report::{BootRecord, BootStepName},
+    time::seconds,
+};
+
+use super::observe::{ClaimSeen, Observed};
+use crate::node::{NodeSeen, Readiness, SKEW};
+
+/// How many of a list are named in a message.
+const NAMED: usize = 4;
+
+type Says = (Status, &'static str, String);
+
+impl Observed {
+    /// What the Machine's status says so far.
+    pub fn before(&self) -> Option<&MachineStatus> {
+        self.machine.status.as_ref()
+    }
+
+    /// How it joins; not known without a Profile.
+    pub fn join(&self) -> Option<JoinMode> {
+        self.profile.as_ref().ok().map(|profile| profile.join)
+    }
+
+    /// Its Node, if the Node is its own.
+    pub fn own_node(&self) -> Option<&NodeSeen> {
+        let identity = self.before().and_then(|status| status.identity.as_ref());
+        let uid = self.machine.metadata.uid.as_deref();
+        self.node.as_ref().filter(|node| node.belongs_to(uid, identity))
+    }
+
+    /// The newest boot, if it was heard of in this intent.
+    pub fn boot_of(&self, intent: &IntentStatus) -> Option<&BootRecord> {
+        self.boot.as_ref().filter(|boot| boot.last_seen.0 + SKEW >= intent.opened_at.0)
+    }
+
+    /// True if a key is bound in this intent.
+    pub fn is_claimed(&self, intent: &IntentStatus) -> bool {
+        self.before().and_then(|status| status.identity.as_ref()).is_some_and(|identity| identity.intent == intent.id)
+    }
+
+    /// True if everything that the intent asked for is so: the Node is Ready with the certificate of this intent,
+    /// or the system booted where there is nothing to join.
+    pub fn fulfils(&self, intent: &IntentStatus) -> bool {
+        match self.join() {
+            None => false,
+            Some(JoinMode::Certificate) => {
+                let identity = self.before().and_then(|status| status.identity.as_ref());
+                let issued = identity.filter(|identity| identity.intent == intent.id);
+                let issued = issued.and_then(|identity| identity.issued_at.as_ref());
+                // A Node keeps its last word for most of a minute: it must be the word of the new kubelet.
+                issued.is_some_and(|issued| {
+                    self.own_node().is_some_and(|node| node.readiness == Readiness::Ready && node.heard_since(issued.0))
+                })
+            }
+            Some(JoinMode::None) => self.boot.as_ref().is_some_and(|boot| {
+                let booted = boot.step(BootStepName::SystemBooted);
+                booted.is_some_and(|step| step.last_at.0 + SKEW >= intent.opened_at.0)
+            }),
+        }
+    }
+
+    /// The newest refusal of a claim in this intent.
+    pub fn refusal(&self, intent: &IntentStatus) -> Option<&ClaimSeen> {
+        let refused = |claim: &&ClaimSeen| claim.intent == intent.id && claim.decision == Some(Decision::Denied);
+        self.claims.iter().filter(refused).max_by_key(|claim| claim.decided_at)
+    }
+}
+
+/// All conditions but Ready, for the intent as it will be.
+pub fn conditions(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> Vec<Condition> {
+    let before = seen.before().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let generation = seen.machine.metadata.generation;
+    let now = seconds(now);
+    let each = [
+        (IDENTITY_UNIQUE, unique(seen)),
+        (PROFILE_READY, profile(seen)),
+        (WINDOW_OPEN, window(seen, intent)),
+        (BOOTED, booted(seen, intent)),
+        (CLAIMED, claimed(seen, intent)),
+        (JOINED, joined(seen, before)),
+    ];
+    let condition = |(kind, (status, reason, message)): (&str, Says)| {
+        conditions::condition(before, kind, status, reason, message, generation, &now)
+    };
+    each.into_iter().map(condition).collect()
+}
+
+fn unique(seen: &Observed) -> Says {
+    if seen.conflicts.is_empty() {
+        return (True, reason::AS_DECLARED, "no other Machine declares its identifiers".to_owned());
+    }
+    let each = seen.conflicts.iter().take(NAMED);
+    let mut each: Vec<_> = each.map(|c| format!("{} is also that of the Machine {}", c.field, c.other)).collect();
+    if seen.conflicts.len() > NAMED {
+        each.push(format!("and {} more", seen.conflicts.len() - NAMED));
+    }
+    let message = format!("{}; neither may boot until one of them is changed", each.join("; "));
+    (False, reason::DUPLICATE_IDENTITY, message)
+}
+
+fn profile(seen: &Observed) -> Says {
+    match &seen.profile {
+        Err(trouble) => (False, trouble.reason, trouble.message.clone()),
+        Ok(profile) => match &profile.trouble {
+            Some(trouble) => (False, trouble.reason, trouble.message.clone()),
+            // The machine may try: the boot server serves nothing that it has not checked.
+            None if profile.unreported => {
+                (True, reason::NOT_REPORTED, "no boot server reported on the Profile's files yet".to_owned())
+            }
+            None => (True, reason::AS_DECLARED, format!("the Profile {} renders", profile.name)),
+        },
+    }
+}
+
+fn window(seen: &Observed, intent: &IntentStatus) -> Says {
+    let IntentStatus { id, state, opened_at: _, expires_at } = intent;
+    let until = &expires_at.0;
+    match state {
+        _ if seen.machine.metadata.deletion_timestamp.is_some() => {
+            (False, reason::DELETING, "the Machine is being deleted".to_owned())
+        }
+        IntentState::Open => {
+            (True, reason::INTENT_OPEN, format!("the boot window of intent {id} is open until {until}"))
+        }
+        IntentState::Fulfilled => {
+            (False, reason::INTENT_FULFILLED, format!("intent {id} is fulfilled; set spec.bootIntent to open another"))
+        }
+        IntentState::Expired => (
+            False,
+            reason::WINDOW_EXPIRED,
+            format!("the boot window of intent {id} expired at {until}; set spec.bootIntent to open another"),
+        ),
+        IntentState::Frozen => (
+            False,
+            reason::CLAIM_CONFLICT,
+            format!(
+                "two keys claimed this machine in intent {id}; find out which box is which, then set spec.bootIntent \
+                 to start anew"
+            ),
+        ),
+    }
+}
+
+fn booted(seen: &Observed, intent: &IntentStatus) -> Says {
+    let reached = seen.boot_of(intent).and_then(BootRecord::furthest).map(|step| step.name);
+    if reached.is_some_and(|step| step >= BootStepName::AgentStarted) {
+        return (True, reason::AGENT_STARTED, "the agent runs".to_owned());
+    }
+    if seen.own_node().is_some_and(|node| node.readiness == Readiness::Ready) {
+        return (True, reason::NODE_READY, "the Node is Ready".to_owned());
+    }
+    match reached {
+        Some(step) => (False, reason::WAITING, format!("the last step of the boot is {}", step.as_str())),
+        None => (False, reason::NOT_SEEN, format!("the box has not been seen since intent {} opened", intent.id)),
+    }
+}
+
+fn claimed(seen: &Observed, intent: &IntentStatus) -> Says {
+    if seen.join() == Some(JoinMode::None) {
+        return (False, reason::BOOTED_WITHOUT_JOIN, "the Profile joins no cluster".to_owned());
+    }
+    let identity = seen.before().and_then(|status| status.identity.as_ref());
+    if let Some(identity) = identity.filter(|identity| identity.intent == intent.id) {
+        let key: String = identity.claim_key.chars().take(10).collect();
+        return (True, reason::KEY_BOUND, format!("the key {key} was bound at {}", identity.bound_at.0));
+    }
+    if let Some(refusal) = seen.refusal(intent) {
+        let message = format!("claim {} refused ({}): {}", refusal.name, refusal.reason, refusal.message);
+        return (False, reason::CLAIM_REFUSED, message);
+    }
+    let pending = seen.claims.iter().rfind(|claim| claim.intent == intent.id && claim.decision.is_none());
+    let message = match pending {
+        Some(claim) if !claim.message.is_empty() => format!("claim {} waits: {}", claim.name, claim.message),
+        Some(claim) => format!("claim {} is being decided", claim.name),
+        None => format!("no claim has come in intent {}", intent.id),
+    };
+    (False, reason::NOT_CLAIMED, message)
+}
+
+fn joined(seen: &Observed, before: &[Condition]) -> Says {
+    if seen.join() == Some(JoinMode::None) {
+        return (False, reason::BOOTED_WITHOUT_JOIN, "the Profile joins no cluster".to_owned());
+    }
+    let name = seen.machine.node_name();
+    if seen.own_node().is_some() {
+        return (True, reason::NODE_REGISTERED, format!("the Node {name} is registered"));
+    }
+    let identity = seen.before().and_then(|status| status.identity.as_ref());
+    let uid = seen.machine.metadata.uid.as_deref();
+    if seen.node.as_ref().is_some_and(|node| node.owner.is_none() || node.owner.as_deref() != uid) {
+        let message = format!(
+            "a Node {name} exists and is not this Machine's: remove that Node, or delete this Machine and create it \
+             with another spec.nodeName"
+        );
+        return (False, reason::NODE_NAME_TAKEN, message);
+    }
+    let was = conditions::find(before, JOINED).map(|condition| condition.reason.as_str());
+    match identity {
+        None => (False, reason::WAITING, "the box has not claimed its identity".to_owned()),
+        Some(identity) if identity.issued_at.is_none() => {
+            (False, reason::CERTIFICATE_PENDING, "the certificate is not issued yet".to_owned())
+        }
+        Some(_) if was.is_some_and(|was| [reason::NODE_REGISTERED, reason::NODE_GONE].contains(&was)) => {
+            let message = format!(
+                "the Node {name} was registered and is gone: restart its kubelet, or set spec.bootIntent to provision \
+                 the box again"
+            );
+            (False, reason::NODE_GONE, message)
+        }
+        Some(_) => {
+            (False, reason::CERTIFICATE_ISSUED, format!("the certificate is issued; the Node {name} is not registered"))
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Nodes: which of them is a Machine's, and which labels it carries.
+//!
+//! A kubelet may write nearly every label of its own Node. So a label alone proves nothing: a Node counts as
+//! a Machine's only after this controller issued a certificate for that name and recorded it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Time};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use magnetite_api::{
+    Machine, Profile,
+    machine::IdentityStatus,
+    names::{LABEL_MACHINE, LABEL_MACHINE_UID, LABEL_PROFILE, MANAGER_CONTROLLER},
+};
+
+use crate::error::{Error, gone_is_fine};
+
+/// Clocks of different hosts may differ by this much before an order of events is believed.
+pub const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+
+/// What a Node's Ready condition says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// The kubelet says that it is ready.
+    Ready,
+    /// The kubelet says that it is not, or has not said yet.
+    NotReady,
+    /// The kubelet has not been heard of for too long.
+    Silent,
+}
+
+/// What the controller knows of a Node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeSeen {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// When it was registered, by the API server's clock.
+    pub created_at: Option<Timestamp>,
+    /// UID of the Machine that its label names.
+    pub owner: Option<String>,
+    /// True of a control-plane node: those are never a Machine's.
+    pub control_plane: bool,
+    /// Whether it is ready.
+    pub readiness: Readiness,
+    /// What the kubelet says about that.
+    pub message: String,
+    /// When the kubelet last wrote its status, by the box's clock.
+    pub heartbeat: Option<Timestamp>,
+    /// All of its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Keys of the labels that this controller set.
+    pub managed: BTreeSet<String>,
+}
+
+impl NodeSeen {
+    /// Reads what matters from a Node.
+    pub fn of(node: &Node) -> Self {
+        let status = node.status.as_ref();
+        let ready = status.and_then(|status| status.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready"));
+        let readiness = match ready.map(|condition| condition.status.as_str()) {
+            Some("True") => Readiness::Ready,
+            Some("Unknown") => Readiness::Silent,
+            _ => Readiness::NotReady,
+        };
+        Self {
+            name: node.name_any(),
+            uid: node.uid().unwrap_or_default(),
+            created_at: node.creation_timestamp().map(|Time(at)| at),
+            owner: node.labels().get(LABEL_MACHINE_UID).cloned(),
+            control_plane: is_control_plane(node),
+            readiness,
+            message: ready.and_then(|condition| condition.message.clone()).unwrap_or_default(),
+            heartbeat: ready.and_then(|condition| Some(condition.last_heartbeat_time.clone()?.0)),
+            labels: node.labels().clone(),
+            managed: managed_labels(node),
+        }
+    }
+
+    /// True if this Node belongs to the Machine with this UID and this record of its identity.
+    pub fn belongs_to(&self, uid: Option<&str>, identity: Option<&IdentityStatus>) -> bool {
+        let Some(identity) = identity.filter(|identity| identity.issued_at.is_some()) else {
+            return false;
+        };
+        match &self.owner {
+            Some(owner) => Some(owner.as_str()) == uid,
+            // Not labelled yet: it is ours if it appeared after the key was bound; before that, no Node of
+            // this name existed, or the claim would have been refused.
+            None => self.created_at.is_some_and(|at| at + SKEW >= identity.bound_at.0),
+        }
+    }
+
+    /// True if the kubelet was heard of after `moment`, so that what the Node says is about the present system.
+    pub fn heard_since(&self, moment: Timestamp) -> bool {
+        let newest = self.heartbeat.max(self.created_at);
+        newest.is_some_and(|at| at + SKEW >= moment)
+    }
+
+    /// True if the labels that we set are exactly these, with these values.
+    pub fn carries(&self, wanted: &BTreeMap<String, String>) -> bool {
+        wanted.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+            && self.managed.iter().all(|key| wanted.contains_key(key))
+    }
+}
+
+fn is_control_plane(node: &Node) -> bool {
+    let roles = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+    let labels = node.labels();
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    roles.iter().any(|role| {
+        labels.contains_key(*role) || taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == **role))
+    })
+}
+
+/// Keys of the labels that our field manager owns, from the object's own record.
+fn managed_labels(node: &Node) -> BTreeSet<String> {
+    let entries = node.metadata.managed_fields.iter().flatten();
+    let ours = entries.filter(|entry| {
+        entry.manager.as_deref() == Some(MANAGER_CONTROLLER) && entry.operation.as_deref() == Some("Apply")
+    });
+    let fields = ours.filter_map(|entry| Some(&entry.fields_v1.as_ref()?.0));
+    let labels = fields.filter_map(|fields| fields.get("f:metadata")?.get("f:labels")?.as_object());
+    labels.flat_map(serde_json::Map::keys).filter_map(|key| Some(key.strip_prefix("f:")?.to_owned())).collect()
+}
+
+/// The labels that a Machine's Node should carry. The CRDs refuse labels that would lift a Node above its
+/// station; they are left out here as well, for objects that were stored before the rule.
+pub fn wanted_labels(machine: &Machine, profile: Option<&Profile>) -> BTreeMap<String, String> {
+    let forbidden = |key: &str| {
+        key.starts_with("magnetite.dev/")
+            || key.starts_with("node-role.kubernetes.io/control-plane")
+            || key.starts_with("node-role.kubernetes.io/master")
+    };
+    let mut labels = profile.map(|profile| profile.spec.node.labels.clone()).unwrap_or_default();
+    labels.extend(machine.spec.node_labels.clone());
+    labels.retain(|key, _| !forbidden(key));
+    labels.insert(LABEL_MACHINE.to_owned(), machine.name_any());
+    labels.insert(LABEL_MACHINE_UID.to_owned(), machine.uid().unwrap_or_default());
+    if let Some(profile) = profile {
+        labels.insert(LABEL_PROFILE.to_owned(), profile.name_any());
+    }
+    labels
+}
+
+/// Sets the labels of a Node, and removes those that we set before and want no more.
+///
+/// # Errors
+/// The API server did not take them.
+pub async fn label(client: &Client, name: &str, uid: &str, labels: &BTreeMap<String, String>) -> Result<(), Error> {
+    // The UID keeps the apply from creating a Node where there is none, or from labelling its successor.
+    let patch = serde_json::json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": { "name": name, "uid": uid, "labels": labels },
+    });
+    let params = PatchParams::apply(MANAGER_CONTROLLER).force();
+    let api = Api::<Node>::all(client.clone());
+    let result = api.patch(name, &params, &Patch::Apply(&patch)).await;
+    gone_is_fine(result).map(drop).map_err(Error::write("labelling", "Node", name))
+}
+
+/// Removes a Node object, if it is still the one that was seen.
+///
+/// # Errors
+/// The API server did not do it.
+pub async fn remove(client: &Client, name: &str, uid: &str) -> Result<(), Error> {
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    let result = Api::<Node>::all(client.clone()).delete(name, &params).await;
+    gone_is_fine(result).map(drop).map_err(Error::write("removing", "Node", name))
+}
+
+/// Reads a Node live.
+///
+/// # Errors
+/// The API server did not answer.
+pub async fn get(client: &Client, name: &str) -> Result<Option<NodeSeen>, Error> {
+    let node = Api::<Node>::all(client.clone()).get_opt(name).await.map_err(Error::read("Node", name))?;
+    Ok(node.as_ref().map(NodeSeen::of))
+}

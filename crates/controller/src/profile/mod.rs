@@ -1,0 +1,123 @@
+//! Profiles: do their templates render for every Machine that boots them, and are their files at hand?
+
+pub mod artifacts;
+pub mod plan;
+pub mod renders;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{
+    Api, Resource, ResourceExt,
+    api::PostParams,
+    runtime::{controller::Action, events::EventType},
+};
+use magnetite_api::{
+    BootReport, Machine, Profile, ProfileStatus,
+    conditions::{self, READY},
+    names::MANAGER_CONTROLLER,
+    report::SubjectKind,
+};
+use magnetite_boot::{render, select::profile_for};
+
+use crate::{
+    context::{Context, jitter},
+    error::Error,
+};
+use plan::Observed;
+
+/// Nothing tells when a boot server fell silent; look again now and then.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// One pass over one Profile.
+///
+/// # Errors
+/// The API server was not there or did not agree.
+pub async fn reconcile(profile: Arc<Profile>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let name = profile.name_any();
+    if profile.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let status = plan::plan(&observe(&profile, &ctx), (ctx.clock)());
+    if profile.status.as_ref() != Some(&status) {
+        write_status(&profile, &status, &ctx).await?;
+    }
+    Ok(Action::requeue(AGAIN + jitter(&name, AGAIN / 4)))
+}
+
+fn observe(profile: &Arc<Profile>, ctx: &Context) -> Observed {
+    let machines = machines_of(profile, ctx);
+    let (template, failing) = match renders::ignition(profile, &ctx.stores) {
+        Err(trouble) => (Some(trouble), Vec::new()),
+        Ok(ignition) => match render::check(profile, ignition.as_deref()) {
+            Err(error) => (Some(renders::failed(profile, &error)), Vec::new()),
+            Ok(()) => (None, failing(profile, &machines, ignition.as_deref(), ctx)),
+        },
+    };
+    let files = artifacts::for_profile(profile, &reports_on(profile, ctx));
+    Observed { profile: Profile::clone(profile), template, machines: machines.len(), failing, files }
+}
+
+fn machines_of(profile: &Arc<Profile>, ctx: &Context) -> Vec<Arc<Machine>> {
+    let profiles = ctx.stores.profiles.state();
+    let name = profile.name_any();
+    let boots = |machine: &Machine| profile_for(machine, &profiles).is_ok_and(|found| found.name_any() == name);
+    let mut machines = ctx.stores.machines.state_filter(boots);
+    machines.sort_by_key(|machine| machine.name_any());
+    machines
+}
+
+fn failing(
+    profile: &Profile,
+    machines: &[Arc<Machine>],
+    ignition: Option<&str>,
+    ctx: &Context,
+) -> Vec<(String, renders::Trouble)> {
+    let each = machines.iter();
+    each.filter_map(|machine| Some((machine.name_any(), ctx.renders.dry_run(profile, machine, ignition)?))).collect()
+}
+
+/// The boot servers' reports on a Profile. One about a Profile of the same name that was deleted says nothing.
+pub fn reports_on(profile: &Profile, ctx: &Context) -> Vec<Arc<BootReport>> {
+    let (name, uid) = (profile.name_any(), profile.uid().unwrap_or_default());
+    ctx.stores.reports.state_filter(|report| {
+        let subject = &report.spec.subject;
+        subject.kind == SubjectKind::Profile && subject.name == name && subject.uid == uid
+    })
+}
+
+async fn write_status(profile: &Profile, status: &ProfileStatus, ctx: &Context) -> Result<(), Error> {
+    let name = profile.name_any();
+    let mut changed = profile.clone();
+    changed.status = Some(status.clone());
+    let params = PostParams { field_manager: Some(MANAGER_CONTROLLER.to_owned()), ..PostParams::default() };
+    let api = Api::<Profile>::all(ctx.client.clone());
+    api.replace_status(&name, &params, &changed).await.map_err(Error::write(
+        "writing the status of",
+        "Profile",
+        &name,
+    ))?;
+    let before = profile.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    tell(profile, before, status, ctx).await;
+    Ok(())
+}
+
+/// An Event when a Profile becomes Ready or stops being so.
+async fn tell(
+    profile: &Profile,
+    before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+    status: &ProfileStatus,
+    ctx: &Context,
+) {
+    let Some(ready) = conditions::find(&status.conditions, READY) else {
+        return;
+    };
+    let same = |old: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+        old.status == ready.status && old.reason == ready.reason
+    };
+    if conditions::find(before, READY).filter(same).is_some() {
+        return;
+    }
+    let type_ = if ready.status == "False" { EventType::Warning } else { EventType::Normal };
+    tracing::info!(profile = %profile.name_any(), status = %ready.status, reason = %ready.reason, "profile changed");
+    ctx.publish(&profile.object_ref(&()), type_, &ready.reason, "Check", &ready.message).await;
+}
