@@ -5,6 +5,8 @@ mod claim;
 mod context;
 mod csr;
 mod error;
+#[cfg(test)]
+mod fixtures;
 mod lease;
 mod machine;
 mod metrics;

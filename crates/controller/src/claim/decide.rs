@@ -311,3 +311,6 @@ fn name_is_free(machine: &Machine, seen: &Observed) -> Result<(), Verdict> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
