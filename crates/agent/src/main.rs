@@ -1,2 +1,74 @@
-//! skeleton
-fn main() {}
+//! `magnetite-agent`: runs once on a machine that Magnetite booted, and makes it a node of its cluster.
+//!
+//! `observe` looks, `plan` decides, `apply` and `claim` do; `run` is the loop around them. Reports go their own way
+//! (`report`) and never hold up the join.
+
+mod apply;
+mod args;
+mod claim;
+mod clock;
+mod files;
+mod inventory;
+mod keys;
+mod kubelet;
+mod node;
+mod observe;
+mod plan;
+mod report;
+mod run;
+mod server;
+mod state;
+mod systemd;
+mod tls;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use magnetite_daemon::{crypto, log, signals};
+use tokio::select;
+
+use crate::{
+    args::Args,
+    clock::BoxClock,
+    files::Paths,
+    run::{Agent, RunError},
+    server::BootServer,
+};
+
+/// Exit codes: see [`args`]. 2 is clap's.
+const FAILED: u8 = 1;
+const REFUSED: u8 = 3;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::read();
+    if let Err(error) = log::init(&args.log) {
+        eprintln!("magnetite-agent: {error}");
+        return ExitCode::from(FAILED);
+    }
+    crypto::install();
+    match join(&args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = AsRef::<dyn std::error::Error>::as_ref(&error), "the box did not join");
+            let refused = error.downcast_ref::<RunError>().is_some_and(RunError::is_refusal);
+            ExitCode::from(if refused { REFUSED } else { FAILED })
+        }
+    }
+}
+
+/// The join and, beside it, the reports. A signal ends both at once: all that is done is on the disk.
+async fn join(args: &Args) -> anyhow::Result<()> {
+    let stop = signals().context("signals cannot be received")?;
+    let paths = Paths::new(&args.root, &args.state_dir);
+    let server = BootServer::new(&args.server, args.pin).context("TLS to the boot server cannot be set up")?;
+    let (reporter, reports) = report::reporter(server.clone());
+    let clock = BoxClock::new(paths.is_real());
+    let agent = Agent { args, paths: &paths, server: &server, reporter, clock };
+    // The reports end after the agent, which is what says them.
+    let all = async { tokio::join!(agent.run(), reports).0 };
+    select! {
+        outcome = all => Ok(outcome?),
+        () = stop.cancelled() => Ok(()),
+    }
+}

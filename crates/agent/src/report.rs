@@ -1,0 +1,151 @@
+//! Says to the boot server how far the box came. Reports go their own way behind the join and never hold it up: each
+//! is tried a few times and then dropped, in the order in which they were said.
+
+use std::{error::Error, time::Duration};
+
+use jiff::Timestamp;
+use magnetite_api::{
+    join::{ReportRequest, ReportedFailure},
+    report::{BootStepName, Inventory},
+};
+use magnetite_daemon::backoff::{Backoff, jittered};
+use reqwest::StatusCode;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+
+use crate::server::BootServer;
+
+/// How long one attempt may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How often a report is tried.
+const ATTEMPTS: u32 = 4;
+/// How often it is tried when nothing else is left to do, so that the agent ends soon also without a boot server.
+const LAST_ATTEMPTS: u32 = 2;
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), ceiling: Duration::from_secs(8) };
+/// How many reports may wait. A whole join has about eight.
+const QUEUE: usize = 32;
+
+/// Where reports are said.
+#[derive(Debug)]
+pub struct Reporter {
+    queue: mpsc::Sender<ReportRequest>,
+    server_time: watch::Receiver<Option<Timestamp>>,
+}
+
+/// A place to say reports, and the work of sending them, which ends after the place is dropped and all is sent.
+pub fn reporter(server: BootServer) -> (Reporter, impl Future<Output = ()>) {
+    let (queue, waiting) = mpsc::channel(QUEUE);
+    let (clock, server_time) = watch::channel(None);
+    (Reporter { queue, server_time }, send_all(server, waiting, clock))
+}
+
+impl Reporter {
+    /// A step was reached.
+    pub fn reached(&self, step: BootStepName, detail: Option<&str>) {
+        let detail = detail.map(|text| plain(text, 200));
+        self.say(ReportRequest { step, detail, failure: None, inventory: None });
+    }
+
+    /// The first report of a boot: the agent runs, and this is what the box is made of.
+    pub fn started(&self, inventory: &Inventory) {
+        let detail = Some(concat!("magnetite-agent ", env!("CARGO_PKG_VERSION")).to_owned());
+        let inventory = Some(inventory.clone());
+        self.say(ReportRequest { step: BootStepName::AgentStarted, detail, failure: None, inventory });
+    }
+
+    /// A step failed, and why.
+    pub fn failed(&self, step: BootStepName, reason: &str, message: &str) {
+        let failure = ReportedFailure { reason: plain(reason, 64), message: plain(message, 512) };
+        self.say(ReportRequest { step, detail: None, failure: Some(failure), inventory: None });
+    }
+
+    /// The boot server's time, from its first answer, if that comes soon.
+    pub async fn server_time(&mut self, limit: Duration) -> Option<Timestamp> {
+        let first = timeout(limit, self.server_time.wait_for(Option::is_some)).await;
+        first.ok()?.ok().and_then(|time| *time)
+    }
+
+    fn say(&self, report: ReportRequest) {
+        if let Err(error) = self.queue.try_send(report) {
+            tracing::warn!(error = &error as &dyn Error, "report dropped");
+        }
+    }
+}
+
+async fn send_all(
+    server: BootServer,
+    mut waiting: mpsc::Receiver<ReportRequest>,
+    clock: watch::Sender<Option<Timestamp>>,
+) {
+    while let Some(report) = waiting.recv().await {
+        let mut retries = BACKOFF.start();
+        loop {
+            let wait = match send(&server, &report, &clock).await {
+                Sent::Done => break,
+                Sent::Later(asked) => asked,
+            };
+            let delay = retries.next_delay();
+            if retries.failures() >= if waiting.is_closed() { LAST_ATTEMPTS } else { ATTEMPTS } {
+                tracing::warn!(step = report.step.as_str(), "report given up");
+                break;
+            }
+            sleep(wait.map_or(delay, jittered)).await;
+        }
+    }
+}
+
+enum Sent {
+    Done,
+    Later(Option<Duration>),
+}
+
+/// One attempt.
+async fn send(server: &BootServer, report: &ReportRequest, clock: &watch::Sender<Option<Timestamp>>) -> Sent {
+    let step = report.step.as_str();
+    match server.post("report", report, LIMIT).await {
+        Ok(answer) => {
+            clock.send_replace(answer.server_time);
+            match answer.status {
+                status if status.is_success() => {
+                    tracing::debug!(step, "reported");
+                    Sent::Done
+                }
+                StatusCode::TOO_MANY_REQUESTS => Sent::Later(answer.retry_after),
+                status if status.is_server_error() => Sent::Later(answer.retry_after.map(|wait| wait.min(LIMIT))),
+                status => {
+                    tracing::warn!(step, status = status.as_u16(), "report refused");
+                    Sent::Done
+                }
+            }
+        }
+        Err(error) => {
+            tracing::warn!(step, error = &error as &dyn Error, "report failed");
+            Sent::Later(None)
+        }
+    }
+}
+
+/// One line without control characters, at most so long.
+pub fn plain(text: &str, most: usize) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(most).collect()
+}
+
+/// An error and all that caused it, for a report. (A log gets the error itself.)
+pub fn chain(error: &dyn Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| (*error).source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_one_plain_line() {
+        assert_eq!(plain("a\n\u{1b}[31mb  c", 200), "a [31mb c");
+        assert_eq!(plain(&"ä".repeat(300), 200).chars().count(), 200);
+    }
+}

@@ -1,0 +1,228 @@
+//! The join: look, do the next step, look again, until the Node is Ready.
+
+use std::{error::Error, path::PathBuf, time::Duration};
+
+use magnetite_api::{
+    join::JoinBundle,
+    report::{BootStepName, Inventory},
+};
+use magnetite_daemon::backoff::{Backoff, jittered};
+use tokio::time::sleep;
+
+use crate::{
+    apply::{self, ApplyError},
+    args::Args,
+    claim::{self, ClaimError},
+    clock::BoxClock,
+    files::Paths,
+    inventory::{self, boot_id},
+    keys::{self, KeyError, Keys},
+    node::{NodeWatch, WatchError},
+    observe::{self, Look, ObserveError},
+    plan::{self, Step},
+    report::{Reporter, chain, plain},
+    server::BootServer,
+    state::State,
+    systemd::Systemctl,
+};
+
+/// How long the first report may take before the join goes on without the boot server's time.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The box could not be looked at.
+    #[error("the box could not be looked at")]
+    Observe(#[from] ObserveError),
+    /// There is no kubelet.
+    #[error("there is no kubelet on this box; looked at {}", searched.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    KubeletNotFound {
+        /// Where it was looked for.
+        searched: Vec<PathBuf>,
+    },
+    /// There are no keys.
+    #[error("there are no keys to claim with")]
+    Keys(#[from] KeyError),
+    /// The claim failed.
+    #[error("the claim failed")]
+    Claim(#[from] ClaimError),
+    /// The box could not be changed.
+    #[error("the box could not be made a node")]
+    Apply(#[from] ApplyError),
+    /// The Node could not be watched.
+    #[error("the Node could not be watched")]
+    Watch(#[from] WatchError),
+}
+
+/// What a failure is to others: the step, one word, and what to do.
+struct Failure {
+    step: BootStepName,
+    reason: String,
+    advice: &'static str,
+}
+
+impl RunError {
+    /// True of one that only a person can change: more tries soon are of no use.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Claim(ClaimError::Refused { .. } | ClaimError::Unknown | ClaimError::WrongKey(_)))
+    }
+
+    fn failure(&self) -> Failure {
+        use BootStepName::{CertificateReceived, Claiming, KubeletStarted, NodeRegistered};
+        let (step, reason, advice) = match self {
+            Self::Observe(_) => (Claiming, "BoxUnreadable", "look at the box's disk and systemd"),
+            Self::KubeletNotFound { .. } => {
+                (KubeletStarted, "KubeletNotFound", "put a kubelet into the image, or say where with MAGNETITE_KUBELET")
+            }
+            Self::Keys(_) => (Claiming, "KeysNotMade", "look at the folder /var/lib/magnetite of the box"),
+            Self::Claim(ClaimError::Refused { reason, .. }) => {
+                // The controller's own words say what to do.
+                return Failure { step: Claiming, reason: reason.clone(), advice: "" };
+            }
+            Self::Claim(ClaimError::Unknown) => {
+                (Claiming, "ClaimRefused", "give the Machine a new spec.bootIntent and boot the box again")
+            }
+            Self::Claim(ClaimError::WrongKey(_)) => {
+                (Claiming, "WrongServerKey", "find out who answers there; if the key is new, boot the box again")
+            }
+            Self::Claim(ClaimError::Nonsense(_)) => {
+                (Claiming, "WrongAnswer", "are boot server and agent of the same version?")
+            }
+            Self::Apply(ApplyError::WrongAnswer(_)) => {
+                (CertificateReceived, "WrongAnswer", "look at the Machine's claim and the CertificateSigningRequest")
+            }
+            Self::Apply(ApplyError::File(_) | ApplyError::Keys(_)) => {
+                (CertificateReceived, "FilesNotWritten", "is the disk full, or read-only?")
+            }
+            Self::Apply(ApplyError::Start(_) | ApplyError::NotUp(_)) => {
+                (KubeletStarted, "KubeletNotStarted", "look at `journalctl -u kubelet`; does a container runtime run?")
+            }
+            Self::Watch(_) => (NodeRegistered, "CertificateGone", "the agent claims again"),
+        };
+        Failure { step, reason: reason.to_owned(), advice }
+    }
+}
+
+/// The agent at work.
+pub struct Agent<'a> {
+    /// The arguments.
+    pub args: &'a Args,
+    /// Where things are.
+    pub paths: &'a Paths,
+    /// Who is asked.
+    pub server: &'a BootServer,
+    /// Where to say how far it is.
+    pub reporter: Reporter,
+    /// The box's clock.
+    pub clock: BoxClock,
+}
+
+impl Agent<'_> {
+    /// Joins. Ends when the Node is Ready, or when it failed too often in a row.
+    pub async fn run(mut self) -> Result<(), RunError> {
+        let inventory = inventory::inventory(self.paths);
+        tracing::info!(
+            machine = self.args.machine,
+            intent = self.args.intent,
+            product = inventory.product,
+            cpus = inventory.cpus,
+            memory_bytes = inventory.memory_bytes,
+            disks = inventory.disks.len(),
+            nics = inventory.nics.len(),
+            gpus = inventory.gpus.len(),
+            "agent started"
+        );
+        self.reporter.started(&inventory);
+        // A box that joined before asks for nothing, and still has to know what time it is.
+        if let Some(time) = self.reporter.server_time(FIRST_ANSWER).await {
+            self.clock.agree(time);
+        }
+        let ceiling = self.args.timing.retry_ceiling;
+        let mut retries = Backoff { first: Duration::from_secs(1).min(ceiling), ceiling }.start();
+        let mut joined_before = None;
+        loop {
+            let error = match self.step(&inventory, &mut joined_before).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    retries.reset();
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let delay = retries.next_delay();
+            let Failure { step, reason, advice } = error.failure();
+            let message = [chain(&error).as_str(), advice].join("; ");
+            self.reporter.failed(step, &reason, message.trim_end_matches("; "));
+            if retries.failures() >= self.args.timing.attempts {
+                return Err(error);
+            }
+            tracing::warn!(reason, advice, error = &error as &dyn Error, "step failed, will try again");
+            sleep(if error.is_refusal() { jittered(self.args.timing.refused_pause) } else { delay }).await;
+        }
+    }
+
+    /// Looks, and does the next step. True if it was the last.
+    async fn step(&mut self, inventory: &Inventory, joined_before: &mut Option<bool>) -> Result<bool, RunError> {
+        let systemctl = Systemctl(self.args.systemctl.clone());
+        let Look { seen, state, wanted, searched } = observe::observe(self.args, self.paths, &systemctl).await?;
+        let joined_before = *joined_before.get_or_insert(state.as_ref().is_some_and(|state| state.started));
+        let now = self.clock.now();
+        let step = plan::next(&seen, now);
+        tracing::debug!(step = ?step, "next");
+        match (step, state) {
+            (Step::SayBooted, _) => {
+                self.reporter.reached(BootStepName::SystemBooted, None);
+                tracing::info!("system booted; its profile joins nothing");
+                return Ok(true);
+            }
+            (Step::MissKubelet, _) => return Err(RunError::KubeletNotFound { searched }),
+            (Step::MakeKeys, _) => keys::make(self.paths)?,
+            (Step::WriteFiles, Some(mut state)) => apply::write_files(self.paths, &mut state, &seen, &wanted, now)?,
+            (Step::StartKubelet, Some(mut state)) => {
+                apply::start_kubelet(self.paths, &mut state, &systemctl).await?;
+                tracing::info!(node = self.args.node_name, "kubelet started");
+                self.reporter.reached(BootStepName::KubeletStarted, None);
+            }
+            (Step::Watch, Some(state)) => {
+                self.watch(&state.join, &systemctl, joined_before).await?;
+                return Ok(true);
+            }
+            // The other three come with an answer; without one there is only this to do.
+            (Step::Claim | Step::WriteFiles | Step::StartKubelet | Step::Watch, _) => self.claim(inventory).await?,
+        }
+        Ok(false)
+    }
+
+    async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {
+        let Args { machine, intent, node_name, timing, .. } = self.args;
+        let request = Keys::load(self.paths)?.request(machine, intent, node_name, inventory)?;
+        tracing::info!(machine, intent, node = node_name, "claiming");
+        self.reporter.reached(BootStepName::Claiming, None);
+        let response = claim::claim(self.server, &request, timing.retry_ceiling).await?;
+        self.clock.agree(response.server_time.0);
+        if response.join.node_name != *node_name {
+            return Err(ApplyError::WrongAnswer("it is for another node").into());
+        }
+        apply::keep_answer(self.paths, &State::new(machine, intent, response.join), self.clock.now())?;
+        tracing::info!(node = node_name, "certificate received");
+        self.reporter.reached(BootStepName::CertificateReceived, None);
+        Ok(())
+    }
+
+    async fn watch(&self, join: &JoinBundle, systemctl: &Systemctl, joined_before: bool) -> Result<(), RunError> {
+        let watch = NodeWatch {
+            paths: self.paths,
+            join,
+            boot_id: boot_id(self.paths),
+            reporter: &self.reporter,
+            systemctl,
+            ready_within: self.args.timing.ready_within,
+        };
+        watch.until_ready(|| self.clock.now()).await?;
+        let detail = if joined_before { "already joined" } else { "joined" };
+        tracing::info!(node = plain(&join.node_name, 253), detail, "node is ready");
+        self.reporter.reached(BootStepName::NodeReady, joined_before.then_some(detail));
+        Ok(())
+    }
+}
