@@ -105,7 +105,7 @@ impl Request {
             return flaw("bytes follow the certificate request");
         }
         let info = &request.certification_request_info;
-        if request.verify_signature().is_err() {
+        if !is_canonical(der, &request) || request.verify_signature().is_err() {
             return flaw("the certificate request is not signed by its own key");
         }
         let (sans, asks_more) = extensions(&request);
@@ -206,6 +206,40 @@ pub fn certificate_key(pem: &[u8]) -> Option<Sha256> {
 pub fn quoted(text: &str) -> String {
     let short: String = text.chars().take(80).collect();
     format!("{short:?}")
+}
+
+/// Signature algorithms, as the AlgorithmIdentifiers that belong to them (RFC 5758, RFC 4055).
+const ALGORITHMS: [&[u8]; 5] = [
+    &[0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
+    &[0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3],
+    &[0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 11, 5, 0],
+    &[0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 12, 5, 0],
+    &[0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 13, 5, 0],
+];
+
+/// What the signature does not cover must be written in the one way that there is: the parser here reads more
+/// than Go's does, and nothing should be approved here that means something else, or nothing, there.
+fn is_canonical(der: &[u8], request: &X509CertificationRequest<'_>) -> bool {
+    let info = request.certification_request_info.raw;
+    let signature = tlv(3, &[&[0], request.signature_value.data.as_ref()].concat());
+    ALGORITHMS.iter().any(|algorithm| der == tlv(0x30, &[info, algorithm, &signature].concat()))
+}
+
+/// Tag, length, value, as DER writes them.
+fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    let length = value.len().to_be_bytes();
+    let digits: Vec<u8> = length.into_iter().skip_while(|digit| *digit == 0).collect();
+    match (digits.as_slice(), u8::try_from(digits.len())) {
+        ([], _) => out.push(0),
+        ([short], _) if *short < 0x80 => out.push(*short),
+        (_, count) => out.push(0x80 | count.unwrap_or_default()),
+    }
+    if value.len() >= 0x80 {
+        out.extend(digits);
+    }
+    out.extend_from_slice(value);
+    out
 }
 
 fn subject(name: &x509_parser::x509::X509Name<'_>) -> Result<Subject, Flaw> {
