@@ -1,0 +1,97 @@
+//! The command line.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+use magnetite_daemon::{admin::AdminArgs, log::LogArgs};
+
+/// Magnetite's boot server: ProxyDHCP, TFTP and HTTP for bare machines, beside a DHCP server that knows nothing
+/// of it. Finds its Machines and Profiles in a cluster, or in a folder of YAML files.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "magnetite-bootserver", version, max_term_width = 110)]
+#[command(after_help = "Examples:
+  In a cluster (KUBECONFIG, or a Pod's own account):
+    magnetite-bootserver --interface eno1 --data-dir /var/lib/magnetite --agent-dir /usr/lib/magnetite
+
+  Without a cluster, from a folder of the same YAML:
+    magnetite-bootserver --catalog ./site --interface eno1 --data-dir /var/lib/magnetite
+
+  Completion: magnetite-bootserver --completion bash > /etc/bash_completion.d/magnetite-bootserver
+
+Exit codes: 0 asked to stop, 1 it could not start or a part failed (the last line says which), 2 wrong arguments.")]
+pub struct Args {
+    /// Folder of YAML files with Machines, Profiles and ConfigMaps; watched for changes. Without it they come
+    /// from the cluster.
+    #[arg(long, value_name = "DIR", env = "MAGNETITE_CATALOG")]
+    pub catalog: Option<PathBuf>,
+
+    /// Network interface on which machines boot. Nothing is answered that comes from another.
+    #[arg(long, value_name = "IFACE", env = "MAGNETITE_INTERFACE", required_unless_present = "completion")]
+    pub interface: Option<String>,
+
+    /// IPv4 address that machines reach this server at. Default: the interface's first.
+    #[arg(long, value_name = "IPV4", env = "MAGNETITE_ADDRESS")]
+    pub address: Option<Ipv4Addr>,
+
+    /// Folder for keys, snapshot, boot records and fetched artifacts. Must outlive the process: the agents on
+    /// the machines trust the key that is made in it.
+    #[arg(long, value_name = "DIR", env = "MAGNETITE_DATA_DIR", required_unless_present = "completion")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Folder with the iPXE binaries undionly.kpxe, snponly.efi and ipxe-arm64.efi, as Debian's package ipxe has
+    /// them. One that is missing is named at the start and not offered.
+    #[arg(long, value_name = "DIR", env = "MAGNETITE_IPXE_DIR", default_value = "/usr/lib/ipxe")]
+    pub ipxe_dir: PathBuf,
+
+    /// Folder below which Profiles name files (`kernel: {file: debian/vmlinuz}`). Default: artifacts in --data-dir.
+    #[arg(long, value_name = "DIR", env = "MAGNETITE_ARTIFACTS_DIR")]
+    pub artifacts_dir: Option<PathBuf>,
+
+    /// Folder with the agents magnetite-agent-x86_64 and magnetite-agent-aarch64.
+    #[arg(long, value_name = "DIR", env = "MAGNETITE_AGENT_DIR", default_value = "/usr/lib/magnetite/agent")]
+    pub agent_dir: PathBuf,
+
+    /// TCP port for scripts, kernels and configs.
+    #[arg(long, value_name = "N", env = "MAGNETITE_HTTP_PORT", default_value_t = 8080)]
+    pub http_port: u16,
+
+    /// TCP port for the agents' claims and reports (TLS).
+    #[arg(long, value_name = "N", env = "MAGNETITE_HTTPS_PORT", default_value_t = 8443)]
+    pub https_port: u16,
+
+    /// Whether to answer DHCP.
+    #[arg(long, value_enum, env = "MAGNETITE_DHCP", default_value_t = DhcpMode::Proxy)]
+    pub dhcp: DhcpMode,
+
+    /// Answer firmware that no Machine declares, with iPXE, to ask it for its serial number. Off by default, when
+    /// an unknown box gets no answer. A box that stays unknown goes on to its next boot device.
+    #[arg(long, env = "MAGNETITE_IDENTIFY_BY_SERIAL")]
+    pub identify_by_serial: bool,
+
+    /// Name of this server in reports. Default: the host's name.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub server_name: Option<String>,
+
+    /// Namespace of the ConfigMaps that Profiles name.
+    #[arg(long, value_name = "NAME", env = "MAGNETITE_NAMESPACE", default_value = "magnetite")]
+    pub namespace: String,
+
+    /// Print a completion script for a shell and exit.
+    #[arg(long, value_name = "SHELL", exclusive = true)]
+    pub completion: Option<clap_complete::Shell>,
+
+    #[command(flatten)]
+    pub admin: AdminArgs,
+
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Whether to answer DHCP.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DhcpMode {
+    /// Boot information only, beside the site's DHCP server (ports 67 and 4011).
+    Proxy,
+    /// Not at all: the site's DHCP server names this one's TFTP or HTTP itself.
+    Off,
+}

@@ -1,0 +1,123 @@
+//! HTTP: what is public by construction, and over TLS the agents' claims and reports.
+
+mod agent;
+pub use agent::owner;
+mod boot;
+mod files;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use magnetite_api::join::Refusal;
+use tokio::sync::Semaphore;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer};
+
+use crate::{
+    app::App,
+    metrics::{Answered, Metrics},
+};
+
+/// Requests that are worked on at once. More get 503 and come again: iPXE and Ignition both do.
+const MOST: usize = 4096;
+/// The largest body that is read.
+const BODY: usize = 64 << 10;
+
+/// The plain HTTP routes.
+pub fn public(app: Arc<App>) -> Router {
+    let routes = Router::new()
+        .route("/m/{id}/{cap}/{arch}/boot.ipxe", get(boot::script))
+        .route("/m/{id}/{cap}/{arch}/config.ign", get(boot::ignition))
+        .route("/m/{id}/{cap}/{arch}/kernel", get(files::kernel))
+        .route("/m/{id}/{cap}/{arch}/initrd/{index}", get(files::initrd))
+        .route("/m/{id}/{cap}/{arch}/files/{name}", get(files::file))
+        .route("/m/{id}/{cap}/{arch}/agent", get(files::agent))
+        .route("/ipxe/{loader}", get(files::loader))
+        .route("/ipxe/{id}/{loader}", get(files::machine_loader))
+        .route("/identify.ipxe", get(boot::identify_script))
+        .route("/identify", get(boot::identify))
+        .fallback(async || refuse_unknown())
+        .with_state(Arc::clone(&app));
+    layers(routes, app.metrics.clone())
+}
+
+/// The routes for agents, to be served over TLS.
+pub fn private(app: Arc<App>) -> Router {
+    let routes = Router::new()
+        .route("/a/{id}/{cap}/claim", post(agent::claim))
+        .route("/a/{id}/{cap}/report", post(agent::report))
+        .fallback(async || refuse_unknown())
+        .with_state(Arc::clone(&app));
+    layers(routes, app.metrics.clone())
+}
+
+fn layers(routes: Router, metrics: Metrics) -> Router {
+    let busy = Arc::new(Semaphore::new(MOST));
+    routes
+        .layer(DefaultBodyLimit::max(BODY))
+        .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(20)))
+        .layer(CatchPanicLayer::new())
+        .layer(middleware::from_fn_with_state((busy, metrics), admit))
+}
+
+/// Admits a request if there is room, and counts the answer by its route.
+async fn admit(State((busy, metrics)): State<(Arc<Semaphore>, Metrics)>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| label(path.as_str()));
+    let response = match busy.try_acquire() {
+        Ok(_permit) => next.run(request).await,
+        Err(_) => later("Busy", "too many requests at once", 2),
+    };
+    metrics.http.get_or_create(&Answered { route, status: response.status().as_u16() }).inc();
+    response
+}
+
+/// A label from a closed set.
+fn label(path: &str) -> &'static str {
+    match path.rsplit('/').next().unwrap_or_default() {
+        "boot.ipxe" => "script",
+        "config.ign" => "ignition",
+        "kernel" => "kernel",
+        "{index}" => "initrd",
+        "{name}" => "file",
+        "agent" => "agent",
+        "{loader}" => "loader",
+        "claim" => "claim",
+        "report" => "report",
+        "identify" | "identify.ipxe" => "identify",
+        _ => "other",
+    }
+}
+
+/// What an unknown machine, a foreign capability and an expired one all get: the same bytes.
+pub fn refuse_unknown() -> Response {
+    (StatusCode::NOT_FOUND, "not found\n").into_response()
+}
+
+/// Not yet: never 404 and never 429, on both of which Ignition gives up for good.
+pub fn later(reason: &str, message: impl Into<String>, seconds: u32) -> Response {
+    let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, reason, message);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+/// A refusal as JSON.
+pub fn refuse(status: StatusCode, reason: &str, message: impl Into<String>) -> Response {
+    (status, Json(Refusal { reason: reason.to_owned(), message: message.into() })).into_response()
+}
+
+/// Text with its length and type.
+pub fn text(content_type: &'static str, body: String) -> Response {
+    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+}
+
+/// The address of whoever asks.
+pub type Peer = axum::extract::ConnectInfo<SocketAddr>;
+
+#[cfg(test)]
+mod tests;

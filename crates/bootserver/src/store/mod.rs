@@ -1,0 +1,6 @@
+//! Where the view comes from: a cluster, or a folder.
+
+pub mod catalog;
+pub mod cluster;
+pub mod snapshot;
+pub mod windows;

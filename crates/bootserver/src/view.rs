@@ -1,0 +1,57 @@
+//! What the boot path reads: one immutable value, swapped whole when anything changes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use kube::ResourceExt;
+use magnetite_api::{Machine, MachineClaim, Profile, machine::IntentStatus};
+use magnetite_boot::{
+    fleet::Fleet,
+    select::{SelectError, profile_for},
+};
+use tokio::sync::watch;
+
+/// The data of ConfigMaps: name, then key, to text.
+pub type ConfigMaps = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Everything that is declared, indexed.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The Machines.
+    pub fleet: Fleet,
+    /// The Profiles.
+    pub profiles: Vec<Arc<Profile>>,
+    /// The ConfigMaps of our namespace.
+    pub config_maps: ConfigMaps,
+    /// Claims by name; empty without a cluster.
+    pub claims: BTreeMap<String, Arc<MachineClaim>>,
+    /// Windows that this server keeps itself, by Machine; empty in a cluster, where they are in the status.
+    pub windows: BTreeMap<String, IntentStatus>,
+}
+
+/// The boot path's end of the view.
+pub type Reader = watch::Receiver<Arc<View>>;
+/// The store's end.
+pub type Writer = watch::Sender<Arc<View>>;
+
+impl View {
+    /// The Profile of a Machine.
+    pub fn profile(&self, machine: &Machine) -> Result<Arc<Profile>, SelectError> {
+        profile_for(machine, &self.profiles)
+    }
+
+    /// The template of a Profile's Ignition config, wherever it is.
+    pub fn ignition<'a>(&'a self, profile: &'a Profile) -> Option<&'a str> {
+        let source = profile.spec.ignition.as_ref()?;
+        match (&source.inline, &source.config_map) {
+            (Some(text), _) => Some(text),
+            (None, Some(from)) => Some(self.config_maps.get(&from.name)?.get(&from.key)?),
+            (None, None) => None,
+        }
+    }
+
+    /// The intent of a Machine and its window.
+    pub fn intent<'a>(&'a self, machine: &'a Machine) -> Option<&'a IntentStatus> {
+        let own = self.windows.get(&machine.name_any());
+        own.or_else(|| machine.status.as_ref()?.intent.as_ref())
+    }
+}

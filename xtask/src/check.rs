@@ -1,0 +1,46 @@
+//! What must hold of the source: format, lints, the crate graph, and that what is generated is up to date.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build, generate};
+
+/// Crates that must never be among what a crate stands on: the rule of docs/architecture.md, held to.
+const LAYERS: [(&str, &[&str]); 4] = [
+    ("magnetite-wire", &["tokio", "serde", "kube", "magnetite-api", "magnetite-boot", "magnetite-daemon"]),
+    ("magnetite-api", &["tokio", "kube-client", "kube-runtime", "hyper", "magnetite-wire", "magnetite-boot"]),
+    ("magnetite-boot", &["tokio", "kube-client", "kube-runtime", "hyper", "magnetite-wire", "magnetite-daemon"]),
+    ("magnetite-agent", &["kube-client", "kube-runtime", "magnetite-wire", "magnetite-boot", "magnetite-controller"]),
+];
+
+/// Runs every check.
+pub fn run() -> Result<()> {
+    let root = build::root()?;
+    build::run(Command::new("cargo").current_dir(&root).args(["fmt", "--all", "--check"]))?;
+    layers()?;
+    generate::run(&root, true)?;
+    build::run(build::cargo("clippy")?.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+/// Compares the crate graph with the rule.
+pub fn layers() -> Result<()> {
+    for (package, forbidden) in LAYERS {
+        let output = Command::new("cargo")
+            .current_dir(build::root()?)
+            .args(["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+            .output()
+            .context("run cargo tree")?;
+        if !output.status.success() {
+            bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let tree = String::from_utf8_lossy(&output.stdout);
+        let names: Vec<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+        if let Some(bad) = forbidden.iter().find(|name| names.contains(*name)) {
+            bail!(
+                "{package} stands on {bad}, which docs/architecture.md forbids; `cargo tree -p {package} -i {bad}` says how"
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! All tests, as CI runs them.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use magnetite_e2e::{interrupt, progress::Progress};
+
+use crate::{build, check, e2e};
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Leave out what needs machines to boot: no QEMU, no image, no root.
+    #[arg(long)]
+    fast: bool,
+}
+
+/// Runs unit, property and golden tests, the checks, then (unless `--fast`) the lab's scenarios.
+pub fn run(args: &Args) -> Result<()> {
+    interrupt::install();
+    let start = Instant::now();
+    let progress = Progress::new();
+    progress.line("unit, property and golden tests (cargo test) …");
+    build::run(build::cargo("test")?.arg("--workspace"))?;
+    progress.line("format, lints, layers, generated files (cargo xtask check) …");
+    check::run()?;
+    if args.fast {
+        progress.line(format!("fast tests passed in {} s; the lab was left out", start.elapsed().as_secs()));
+        return Ok(());
+    }
+    e2e::all(&progress)?;
+    progress.line(format!("all tests passed in {} s", start.elapsed().as_secs()));
+    Ok(())
+}
