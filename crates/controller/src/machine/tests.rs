@@ -1,1 +1,73 @@
+//! What a Machine says in each situation, and what must hold in all of them.
 
+mod fold;
+mod phases;
+mod properties;
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use magnetite_api::{
+    Machine,
+    profile::JoinMode,
+    report::{BootRecord, BootStep, BootStepName},
+};
+
+use super::observe::{Observed, ProfileSeen};
+use crate::{
+    fixtures::{machine, t},
+    node,
+};
+
+/// `box-1` as it was created: finalizer set, no status.
+fn created() -> Observed {
+    let mut machine = machine();
+    machine.status = None;
+    observed(machine)
+}
+
+fn observed(machine: Machine) -> Observed {
+    let labels = node::wanted_labels(&machine, Some(&crate::fixtures::profile()));
+    let profile = ProfileSeen {
+        name: "p".into(),
+        revision: "0123456789".into(),
+        join: JoinMode::Certificate,
+        trouble: None,
+        unreported: false,
+        labels,
+    };
+    Observed {
+        machine: Arc::new(machine),
+        conflicts: vec![],
+        profile: Ok(profile),
+        boot: None,
+        inventory: None,
+        node: None,
+        claims: vec![],
+        open_requests: vec![],
+    }
+}
+
+/// A boot that began at `began`, with steps at their seconds.
+fn boot(began: i64, steps: &[(BootStepName, i64)]) -> BootRecord {
+    let step = |(name, at): &(BootStepName, i64)| BootStep {
+        name: *name,
+        first_at: Time(t(*at)),
+        last_at: Time(t(*at)),
+        count: 1,
+        bytes: None,
+        detail: None,
+    };
+    BootRecord {
+        started_at: Time(t(began)),
+        last_seen: Time(t(steps.iter().map(|(_, at)| *at).max().unwrap_or(began))),
+        server: "server-1".into(),
+        firmware: None,
+        architecture: None,
+        mac: None,
+        uuid: None,
+        address: None,
+        steps: steps.iter().map(step).collect(),
+        failure: None,
+    }
+}
