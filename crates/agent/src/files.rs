@@ -76,9 +76,11 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     }
 }
 
-/// Makes a folder and those above it. An old one keeps its mode.
+/// Makes a folder with a mode; those above it are made for all to read. An old one keeps its mode.
 pub fn folder(path: &Path, mode: u32) -> Result<(), FileError> {
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(on("making the folder", path))
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let made = |path, mode| DirBuilder::new().recursive(true).mode(mode).create(path);
+    made(parent, 0o755).and_then(|()| made(path, mode)).map_err(on("making the folder", path))
 }
 
 /// Writes a file: a new one beside it, on the disk first, then renamed over it. The new one is made with its mode,
@@ -145,6 +147,14 @@ mod tests {
         assert_eq!(read(&path).expect("read").as_deref(), Some(&b"two"[..]));
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path().join("a/b")).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn only_the_last_folder_is_private() {
+        let root = tempfile::tempdir().expect("a folder");
+        folder(&root.path().join("var/lib/magnetite"), 0o700).expect("made");
+        let mode = |path: &str| fs::metadata(root.path().join(path)).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode("var/lib"), mode("var/lib/magnetite")), (0o755, 0o700));
     }
 
     #[test]

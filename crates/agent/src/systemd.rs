@@ -47,7 +47,10 @@ impl Systemctl {
     /// with what is in its files now.
     pub async fn start_anew(&self) -> Result<(), SystemctlError> {
         self.must("daemon-reload", &[]).await?;
-        self.must("enable", &["--runtime", UNIT]).await?;
+        // Some units cannot be enabled (generated ones); that they run is what counts.
+        if let Err(error) = self.must("enable", &["--runtime", UNIT]).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "kubelet not enabled");
+        }
         // A unit that failed too often is not started again without this; one that did not is no error of ours.
         self.run("reset-failed", &[UNIT]).await?;
         self.must("restart", &[UNIT]).await

@@ -133,3 +133,88 @@ pub fn api_server(authority: &str, pair: &[u8]) -> Result<ClientConfig, ApiTlsEr
         .with_client_auth_cert(chain, key)
         .map_err(ApiTlsError::Unusable)
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, PublicKeyData, date_time_ymd};
+    use rustls::{
+        ClientConnection, ServerConfig, ServerConnection,
+        sign::{CertifiedKey, SingleCertAndKey},
+    };
+
+    use super::*;
+
+    /// A server that shows the certificate of one key and holds another, or the same.
+    fn server(shown: &KeyPair, held: &KeyPair) -> ServerConfig {
+        let mut params = CertificateParams::new(vec!["elsewhere.example".to_owned()]).expect("params");
+        (params.not_before, params.not_after) = (date_time_ymd(1970, 1, 1), date_time_ymd(1970, 1, 2));
+        let certificate = params.self_signed(shown).expect("signed").der().clone();
+        let key = PrivateKeyDer::try_from(held.serialize_der()).expect("PKCS#8");
+        let signer = crypto::ring::sign::any_supported_type(&key).expect("a key");
+        let pair = CertifiedKey::new(vec![certificate], signer);
+        ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
+    }
+
+    /// Shakes hands in memory; what the client thinks of the server.
+    fn handshake(client: ClientConfig, server: ServerConfig) -> Result<(), Error> {
+        let name = ServerName::try_from("192.0.2.1").expect("a name");
+        let mut client = ClientConnection::new(Arc::new(client), name)?;
+        let mut server = ServerConnection::new(Arc::new(server))?;
+        while client.is_handshaking() {
+            let mut sent = Vec::new();
+            client.write_tls(&mut sent).expect("in memory");
+            server.read_tls(&mut sent.as_slice()).expect("in memory");
+            server.process_new_packets()?;
+            let mut answered = Vec::new();
+            server.write_tls(&mut answered).expect("in memory");
+            client.read_tls(&mut answered.as_slice()).expect("in memory");
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    fn pin(key: &KeyPair) -> Pin {
+        Pin(Sha256::of(&key.subject_public_key_info()))
+    }
+
+    #[test]
+    fn the_key_is_all_that_counts() {
+        magnetite_daemon::crypto::install();
+        let (key, other) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+        let (config, wrong_key) = pinned(pin(&key));
+        handshake(config.clone(), server(&key, &key)).expect("dated 1970, of another name, and the right key");
+        assert_eq!(wrong_key.take(), None);
+        handshake(config, server(&other, &other)).expect_err("another key");
+        assert_eq!(wrong_key.take(), Some(pin(&other)));
+    }
+
+    #[test]
+    fn the_certificate_without_its_key_is_worth_nothing() {
+        magnetite_daemon::crypto::install();
+        let (key, thief) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+        let versions: [&[&'static rustls::SupportedProtocolVersion]; 2] =
+            [&[&rustls::version::TLS12], &[&rustls::version::TLS13]];
+        for version in versions {
+            let provider = Arc::new(crypto::ring::default_provider());
+            let algorithms = provider.signature_verification_algorithms;
+            let verifier = PinVerifier { pin: pin(&key), wrong_key: WrongKey::default(), algorithms };
+            let only = ClientConfig::builder_with_provider(provider)
+                .with_protocol_versions(version)
+                .expect("versions")
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_no_client_auth();
+            let error = handshake(only, server(&key, &thief)).expect_err("a stolen certificate");
+            assert!(matches!(error, Error::InvalidCertificate(CertificateError::BadSignature)), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_pin_is_written_as_it_is_read() {
+        let text = format!("sha256/{}", "0f".repeat(32));
+        assert_eq!(text.parse::<Pin>().expect("a pin").to_string(), text);
+        for wrong in ["", "sha256/0f", "sha1/00", &text[7..]] {
+            assert!(wrong.parse::<Pin>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The whole join, with the agent's real binary, real TLS, and a folder as the box.
+
+mod node_box;
+mod site;
+
+use std::{fs, os::unix::process::ExitStatusExt, path::Path};
+
+use crate::{
+    node_box::{NodeBox, TOKEN, told},
+    site::{CAPABILITY, Node, Reply, Site},
+};
+
+const CURRENT: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+
+#[tokio::test]
+async fn a_first_boot_becomes_a_node() {
+    // The boot server's certificate is dated 1970 and names another host: its key is the pinned one, and that is all.
+    let site = Site::start(&[Reply::NotYet, Reply::Grant], &[Node::Missing, Node::NotReady, Node::Ready]);
+    let node = NodeBox::fresh();
+    let output = node.run(&site, &[]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+
+    let steps = ["AgentStarted", "Claiming", "CertificateReceived", "KubeletStarted", "NodeRegistered", "NodeReady"];
+    assert_eq!(site.reported(), steps);
+    let fixed = site.fixed();
+    assert!(fixed.reports[0].inventory.as_ref().is_some_and(|inventory| inventory.disks.len() == 3));
+    assert_eq!(fixed.claims.len(), 2, "one that was not decided yet, one that was");
+    assert_eq!(fixed.claims[0], fixed.claims[1]);
+    assert_eq!((fixed.claims[0].machine.as_str(), fixed.claims[0].facts.macs.len()), ("m-1", 2));
+
+    assert_eq!(node.mode("/var/lib/magnetite"), 0o700);
+    for secret in ["/var/lib/magnetite/claim.key", "/var/lib/magnetite/kubelet.key", CURRENT] {
+        assert_eq!(node.mode(secret), 0o600, "{secret}");
+    }
+    let target = fs::read_link(node.at(CURRENT)).expect("the kubelet insists on a symlink");
+    assert!(target.to_string_lossy().starts_with("kubelet-client-2"), "{target:?}");
+    let pair = node.read(CURRENT);
+    let (certificate, key) = (pair.find("-----BEGIN CERTIFICATE-----"), pair.find("-----BEGIN PRIVATE KEY-----"));
+    assert!(certificate < key && certificate == Some(0), "the certificate, then its key");
+    assert!(node.read("/etc/kubernetes/kubelet.conf").contains(CURRENT));
+    assert!(node.read("/etc/kubernetes/pki/ca.crt").contains("BEGIN CERTIFICATE"));
+    assert!(node.read("/var/lib/kubelet/config.yaml").contains("rotateCertificates"));
+    let unit = node.read("/etc/systemd/system/kubelet.service");
+    assert!(unit.contains("ExecStart=/usr/local/bin/kubelet --config=") && unit.contains("--node-labels=a=b"));
+    let changes = ["daemon-reload", "enable --runtime kubelet.service", "reset-failed kubelet.service"];
+    let calls = node.calls();
+    let at = calls.iter().position(|call| call == changes[0]).expect("units are read again");
+    assert_eq!(calls[at..at + 3], changes);
+    assert_eq!(calls[at + 3], "restart kubelet.service");
+
+    let log = told(&output);
+    let secret = node.read("/var/lib/magnetite/kubelet.key").lines().nth(1).expect("a key").to_owned();
+    assert!(!log.contains(&secret) && !log.contains(CAPABILITY), "no key and no capability in the log");
+}
+
+#[tokio::test]
+async fn a_server_with_another_key_is_told_nothing() {
+    let site = Site::start(&[Reply::Grant], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    let other = format!("--pin=sha256/{}", "ab".repeat(32));
+    let output = node.run(&site, &[&other]).await;
+    assert_eq!(output.status.code(), Some(3), "{}", told(&output));
+    assert!(told(&output).contains(&site.pin), "the key that was met is named");
+    assert!(site.fixed().claims.is_empty() && site.fixed().reports.is_empty());
+}
+
+#[tokio::test]
+async fn killed_at_any_call_of_systemctl_it_goes_on_as_the_same_claimant() {
+    let site = Site::start(&[Reply::Grant], &[Node::Ready]);
+    let whole = NodeBox::fresh();
+    assert!(whole.run(&site, &[]).await.status.success());
+    let calls = whole.calls().len();
+    assert!(calls >= 7, "{:?}", whole.calls());
+    for call in 1..=calls {
+        site.fixed().claims.clear();
+        let node = NodeBox::fresh();
+        fs::write(node.systemd("kill-at"), call.to_string()).expect("written");
+        let killed = node.run(&site, &[]).await;
+        assert_eq!(killed.status.signal(), Some(9), "call {call}: {}", told(&killed));
+        let output = node.run(&site, &[]).await;
+        assert!(output.status.success(), "call {call}: {}", told(&output));
+        let fixed = site.fixed();
+        assert!(fixed.claims.len() == 1, "call {call}: the answer was on the disk, so one claim is enough");
+        for file in ["/etc/kubernetes/kubelet.conf", "/etc/systemd/system/kubelet.service"] {
+            assert_eq!(node.read(file), whole.read(file), "call {call}: {file}");
+        }
+        assert!(node.calls().contains(&"restart kubelet.service".to_owned()), "call {call}");
+        assert!(node.read("/var/lib/magnetite/state.json").contains("\"started\": true"), "call {call}");
+    }
+}
+
+#[tokio::test]
+async fn killed_before_the_answer_it_claims_again_with_the_same_keys() {
+    let site = Site::start(&[Reply::NotYet], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    tokio::select! {
+        output = node.run(&site, &[]) => panic!("it waits for a decision: {}", told(&output)),
+        () = until(|| !site.fixed().claims.is_empty()) => {} // dropping the run kills the agent
+    }
+    site.fixed().replies = [Reply::Grant].into();
+    let output = node.run(&site, &[]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    let fixed = site.fixed();
+    let (first, last) = (fixed.claims.first().expect("a claim"), fixed.claims.last().expect("a claim"));
+    assert_eq!(first.claim_key, last.claim_key);
+}
+
+/// Waits for a condition, looking again and again.
+async fn until(so: impl Fn() -> bool) {
+    while !so() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_box_that_joined_before_does_not_claim_again() {
+    let site = Site::start(&[Reply::Grant, Reply::Refuse("WindowClosed")], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    assert!(node.run(&site, &[]).await.status.success());
+    let pair = node.read(CURRENT);
+    node.reboot();
+    site.fixed().reports.clear();
+    let output = node.run(&site, &[]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(site.fixed().claims.len(), 1, "the one of the first boot");
+    assert_eq!(site.reported(), ["AgentStarted", "KubeletStarted", "NodeRegistered", "NodeReady"]);
+    let detail = site.fixed().reports.last().and_then(|report| report.detail.clone());
+    assert_eq!(detail.as_deref(), Some("already joined"));
+    assert!(node.read("/etc/kubernetes/kubelet.conf").contains(CURRENT) && node.read(CURRENT) == pair);
+}
+
+#[tokio::test]
+async fn a_box_that_joined_before_starts_without_a_boot_server() {
+    let mut site = Site::start(&[Reply::Grant], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    assert!(node.run(&site, &[]).await.status.success());
+    node.reboot();
+    site.server = "127.0.0.1:1".parse().expect("an address where nobody listens");
+    let output = node.run(&site, &[]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(node.systemd("active").exists());
+}
+
+#[tokio::test]
+async fn a_new_intent_is_claimed_by_the_same_claimant() {
+    let site = Site::start(&[Reply::Grant], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    assert!(node.run(&site, &[]).await.status.success());
+    assert!(node.run(&site, &["--intent=again"]).await.status.success());
+    let fixed = site.fixed();
+    assert_eq!((fixed.claims.len(), fixed.claims[1].intent.as_str()), (2, "again"));
+    assert_eq!(fixed.claims[0].claim_key, fixed.claims[1].claim_key);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_and_ends_in_an_exit_code_of_its_own() {
+    let site = Site::start(&[Reply::Refuse("ClaimConflict"), Reply::Gone], &[Node::Ready]);
+    let output = NodeBox::fresh().run(&site, &[]).await;
+    assert_eq!(output.status.code(), Some(3), "{}", told(&output));
+    let failures = ["Claiming failed: ClaimConflict", "Claiming failed: ClaimRefused"];
+    assert_eq!(site.reported(), ["AgentStarted", "Claiming", failures[0], "Claiming", failures[1]]);
+    let fixed = site.fixed();
+    let message = |at: usize| fixed.reports[at].failure.as_ref().expect("a failure").message.clone();
+    assert!(message(2).contains("open a new intent"), "the controller's words: {}", message(2));
+    assert!(message(4).contains("spec.bootIntent"), "what to do: {}", message(4));
+}
+
+#[tokio::test]
+async fn a_profile_that_joins_nothing_only_reports() {
+    let site = Site::start(&[], &[]);
+    let node = NodeBox::fresh();
+    let output = node.run(&site, &["--join=none"]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(site.reported(), ["AgentStarted", "SystemBooted"]);
+    assert!(!node.at("/var/lib/magnetite").exists() && node.calls().is_empty());
+}
+
+#[tokio::test]
+async fn without_a_kubelet_no_identity_is_asked_for() {
+    let site = Site::start(&[Reply::Grant], &[Node::Ready]);
+    let output = NodeBox::fresh().run(&site, &["--kubelet=/opt/none/kubelet"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    let failed = "KubeletStarted failed: KubeletNotFound";
+    assert_eq!(site.reported(), ["AgentStarted", failed, failed]);
+    assert!(site.fixed().claims.is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_for_another_node_is_not_used() {
+    let site = Site::start(&[Reply::GrantTo("box-2")], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    let output = node.run(&site, &[]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert!(site.reported().contains(&"CertificateReceived failed: WrongAnswer".to_owned()));
+    assert!(!node.at("/etc/kubernetes").exists() && !node.at("/var/lib/magnetite/state.json").exists());
+}
+
+#[tokio::test]
+async fn a_kubelet_that_does_not_start_is_reported_and_started_again() {
+    let site = Site::start(&[Reply::Grant], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    fs::write(node.systemd("broken"), "").expect("written");
+    let output = node.run(&site, &[]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    let last = site.fixed().reports.last().and_then(|report| report.failure.clone()).expect("a failure");
+    assert_eq!(last.reason, "KubeletNotStarted");
+    assert!(last.message.contains("Job for kubelet.service failed."), "{}", last.message);
+    fs::remove_file(node.systemd("broken")).expect("removed");
+    let output = node.run(&site, &[]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(site.fixed().claims.len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_ready_in_time_is_reported_and_still_watched() {
+    let site = Site::start(&[Reply::Grant], &[Node::NotReady, Node::Ready]);
+    let output = NodeBox::fresh().run(&site, &["--ready-within=0"]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(site.reported().last().map(String::as_str), Some("NodeReady"));
+    let fixed = site.fixed();
+    let failure = fixed.reports.iter().find_map(|report| report.failure.as_ref()).expect("a failure");
+    assert_eq!(failure.reason, "NodeNotReady");
+    assert!(failure.message.contains("no network plugin") && failure.message.contains("no runtime"));
+    assert!(!failure.message.contains(TOKEN) && !told(&output).contains(TOKEN), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_unit_that_the_system_has_is_changed_and_not_replaced() {
+    let site = Site::start(&[Reply::Grant], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    fs::write(node.systemd("known"), "").expect("written");
+    assert!(node.run(&site, &[]).await.status.success());
+    assert!(node.read("/etc/systemd/system/kubelet.service.d/10-magnetite.conf").contains("\nExecStart=\nExecStart=/"));
+    assert!(!node.at("/etc/systemd/system/kubelet.service").exists());
+    assert!(Path::new(&node.at(CURRENT)).exists());
+}
