@@ -69,7 +69,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("\nfailed: {error:?}");
+            // The chain of causes, without the backtrace that RUST_BACKTRACE would add: it tells a person nothing.
+            let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+            eprintln!("\nfailed: {}", causes.join("\n  because: "));
             ExitCode::FAILURE
         }
     }
