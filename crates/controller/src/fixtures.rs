@@ -137,7 +137,7 @@ pub struct Csr {
     /// Attributes, DER.
     pub attributes: Vec<Vec<u8>>,
     spki: Vec<u8>,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    key: KeyPair,
     algorithm: Vec<u8>,
 }
 
@@ -168,7 +168,7 @@ impl Csr {
             subject: vec![vec![(O, UTF8, b"system:nodes".to_vec())], vec![(CN, UTF8, b"system:node:box-1".to_vec())]],
             attributes: vec![],
             spki: key.subject_public_key_info(),
-            sign: Box::new(move |bytes| copy.sign(bytes).unwrap()),
+            key: copy,
             algorithm: der(0x30, &der(6, oid)),
         }
     }
@@ -207,7 +207,7 @@ impl Csr {
         let subject = der(0x30, &self.subject.iter().flat_map(part).collect::<Vec<_>>());
         let attributes = der(0xa0, &self.attributes.concat());
         let info = der(0x30, &[der(2, &[0]), subject, self.spki.clone(), attributes].concat());
-        let signature = (self.sign)(&info);
+        let signature = self.key.sign(&info).unwrap();
         der(0x30, &[info, self.algorithm.clone(), der(3, &[vec![0], signature].concat())].concat())
     }
 

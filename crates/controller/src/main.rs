@@ -14,13 +14,13 @@ mod node;
 mod profile;
 mod stores;
 
-use std::{convert::Infallible, fmt::Debug, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Parser;
 use futures::StreamExt;
-use k8s_openapi::{api::certificates::v1::CertificateSigningRequest, api::coordination::v1::Lease};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api, Client, Config, Resource,
     runtime::{
@@ -29,11 +29,10 @@ use kube::{
         reflector::Store,
     },
 };
-use magnetite_api::{Machine, MachineClaim, Profile};
 use magnetite_daemon::{
-    admin::{Admin, Readiness},
+    admin::{Admin, Gate, Readiness},
     clock, crypto, log,
-    supervise::{BoxError, signals, supervise, task},
+    supervise::{BoxError, Task, signals, supervise, task},
 };
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +41,7 @@ use args::Args;
 use context::{Context, Settings, after_failure, guarded};
 use lease::{Elector, Leader};
 use metrics::{Metrics, Phases};
-use stores::{Queue, Stores, Triggers};
+use stores::{Queue, Queues, Stores, Triggers};
 
 /// The Lease, and the prefix of this process' name in it.
 const NAME: &str = "magnetite-controller";
@@ -62,6 +61,40 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let stop = signals()?;
     let listener = Admin::bind(&admin).await?;
 
+    let (client, join_ca) = cluster(join_ca_file).await?;
+    let readiness = Readiness::default();
+    let synced = readiness.gate("watches");
+    let metrics = Metrics::default();
+    let (stores, writers) = Stores::new(&namespace);
+    let registry = registered(&metrics, &stores);
+    let mut tasks = vec![task("admin", listener.run(registry, readiness, stop.clone()))];
+
+    let leader = if leader_elect {
+        let api = Api::<Lease>::namespaced(client.clone(), &namespace);
+        let (elector, leader) = Elector::new(api, NAME, lease::identity(&identity));
+        // Not cut off by the stop: it gives the lease back first.
+        let stop = stop.clone();
+        tasks.push(task("lease", async move {
+            elector.run(stop).await;
+            Ok::<_, Infallible>(())
+        }));
+        leader
+    } else {
+        Leader::always()
+    };
+    let settings = Settings { join_api_server, join_ca, reserved_node_names: reserved_node_name };
+    let (triggers, queues) = Triggers::new();
+    let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone());
+    tasks.push(until(stop.clone(), "watches", watching));
+    tasks.push(until(stop.clone(), "leadership", wake(leader.clone(), stores.clone(), triggers, synced)));
+    let ctx = Context::new(client, stores, settings, leader, metrics, clock::now);
+    tasks.extend(reconcilers(queues, &Arc::new(ctx), &stop));
+    tracing::info!(namespace, leader_elect, "controller started");
+    Ok(supervise(stop, tasks).await?)
+}
+
+/// The cluster, and its certificate authority for those that join it.
+async fn cluster(join_ca_file: Option<PathBuf>) -> anyhow::Result<(Client, String)> {
     let config = Config::infer().await.context("finding the cluster: set KUBECONFIG, or run in a Pod")?;
     let join_ca = match join_ca_file {
         Some(path) => {
@@ -70,53 +103,22 @@ async fn run(args: Args) -> anyhow::Result<()> {
         None => own_ca(&config)?,
     };
     let client = Client::try_from(config).context("making a client for the cluster")?;
-
-    let readiness = Readiness::default();
-    let synced = readiness.gate("watches");
-    let (registry, metrics) = (Registry::default(), Metrics::default());
-    let (stores, writers) = Stores::new(&namespace);
-    let registry = registered(registry, &metrics, &stores);
-    let (elector, leader) = if leader_elect {
-        let (elector, leader) =
-            Elector::new(Api::<Lease>::namespaced(client.clone(), &namespace), NAME, lease::identity(&identity));
-        (Some(elector), leader)
-    } else {
-        (None, Leader::always())
-    };
-    let settings = Settings { join_api_server, join_ca, reserved_node_names: reserved_node_name };
-    let ctx =
-        Arc::new(Context::new(client.clone(), stores.clone(), settings, leader.clone(), metrics.clone(), clock::now));
-    let (triggers, queues) = Triggers::new();
-
-    let mut tasks = vec![task("admin", listener.run(registry, readiness, stop.clone()))];
-    if let Some(elector) = elector {
-        let stop = stop.clone();
-        tasks.push(task("lease", async move {
-            elector.run(stop).await;
-            Ok::<_, Infallible>(())
-        }));
-    }
-    let watching = stores::run(client, stores.clone(), writers, triggers.clone(), metrics);
-    tasks.push(until(stop.clone(), "watches", watching));
-    let waking = wake(leader, stores.clone(), triggers, synced);
-    tasks.push(until(stop.clone(), "leadership", waking));
-    tasks.push(reconciler::<Machine, _>("Machine", queues.machines, &stores.machines, &ctx, &stop, machine::reconcile));
-    tasks.push(reconciler::<Profile, _>("Profile", queues.profiles, &stores.profiles, &ctx, &stop, profile::reconcile));
-    let claims = &stores.claims;
-    tasks.push(reconciler::<MachineClaim, _>("MachineClaim", queues.claims, claims, &ctx, &stop, claim::reconcile));
-    tasks.push(reconciler::<CertificateSigningRequest, _>(
-        "CertificateSigningRequest",
-        queues.requests,
-        &stores.requests,
-        &ctx,
-        &stop,
-        csr::reconcile,
-    ));
-    tracing::info!(namespace, leader_elect, "controller started");
-    Ok(supervise(stop, tasks).await?)
+    Ok((client, join_ca))
 }
 
-fn registered(mut registry: Registry, metrics: &Metrics, stores: &Stores) -> Registry {
+fn reconcilers(queues: Queues, ctx: &Arc<Context>, stop: &CancellationToken) -> [Task; 4] {
+    let Queues { machines, profiles, claims, requests } = queues;
+    let s = &ctx.stores;
+    [
+        reconciler("Machine", machines, &s.machines, ctx, stop, machine::reconcile),
+        reconciler("Profile", profiles, &s.profiles, ctx, stop, profile::reconcile),
+        reconciler("MachineClaim", claims, &s.claims, ctx, stop, claim::reconcile),
+        reconciler("CertificateSigningRequest", requests, &s.requests, ctx, stop, csr::reconcile),
+    ]
+}
+
+fn registered(metrics: &Metrics, stores: &Stores) -> Registry {
+    let mut registry = Registry::default();
     metrics.register(&mut registry);
     registry.register_collector(Box::new(Phases(stores.machines.clone())));
     registry
@@ -139,8 +141,8 @@ fn own_ca(config: &Config) -> anyhow::Result<String> {
 
 /// Ready once every watch brought its first list. And whenever this process begins to lead, it looks at
 /// everything: what happened before was another's business.
-async fn wake(mut leader: Leader, stores: Stores, triggers: Triggers, synced: magnetite_daemon::admin::Gate) {
-    stores.ready().await;
+async fn wake(mut leader: Leader, stores: Stores, triggers: Triggers, synced: Gate) {
+    stores.fill().await;
     synced.open();
     loop {
         leader.leading().await;
@@ -151,11 +153,7 @@ async fn wake(mut leader: Leader, stores: Stores, triggers: Triggers, synced: ma
     }
 }
 
-fn until(
-    stop: CancellationToken,
-    name: &'static str,
-    work: impl Future<Output = ()> + Send + 'static,
-) -> magnetite_daemon::supervise::Task {
+fn until(stop: CancellationToken, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Task {
     task(name, async move {
         // None: asked to stop. Some: the work ended, which supervise takes for the failure that it is.
         stop.run_until_cancelled(work).await;
@@ -171,7 +169,7 @@ fn reconciler<K, F>(
     ctx: &Arc<Context>,
     stop: &CancellationToken,
     reconcile: fn(Arc<K>, Arc<Context>) -> F,
-) -> magnetite_daemon::supervise::Task
+) -> Task
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
     F: Future<Output = Result<Action, error::Error>> + Send + 'static,

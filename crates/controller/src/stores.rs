@@ -31,6 +31,7 @@ use magnetite_api::{
 use magnetite_boot::fleet::Fleet;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{csr, metrics::Metrics};
 
@@ -53,6 +54,7 @@ pub struct Stores {
     pub nodes: Store<Node>,
     fleet: Arc<Mutex<Option<Arc<Fleet>>>>,
     namespace: String,
+    filled: CancellationToken,
 }
 
 /// The ends that the watches write to.
@@ -76,8 +78,9 @@ impl Stores {
         let (reports, reports_in) = reflector::store();
         let (requests, requests_in) = reflector::store();
         let (nodes, nodes_in) = reflector::store();
-        let (fleet, namespace) = (Arc::default(), namespace.to_owned());
-        let stores = Self { machines, profiles, config_maps, claims, reports, requests, nodes, fleet, namespace };
+        let (fleet, namespace, filled) = (Arc::default(), namespace.to_owned(), CancellationToken::new());
+        let stores =
+            Self { machines, profiles, config_maps, claims, reports, requests, nodes, fleet, namespace, filled };
         let writers = Writers {
             machines: machines_in,
             profiles: profiles_in,
@@ -92,15 +95,23 @@ impl Stores {
 
     /// Waits until every watch brought its first list: decisions on half a picture are wrong ones.
     pub async fn ready(&self) {
+        self.filled.cancelled().await;
+    }
+
+    /// Waits for the first list of every watch and tells all that wait in [`Stores::ready`]. Only one task may
+    /// do this: kube's own wait keeps one waker, so that of several tasks only the last one would wake up.
+    pub async fn fill(&self) {
+        let Self { machines, profiles, config_maps, claims, reports, requests, nodes, .. } = self;
         let _ = tokio::join!(
-            self.machines.wait_until_ready(),
-            self.profiles.wait_until_ready(),
-            self.config_maps.wait_until_ready(),
-            self.claims.wait_until_ready(),
-            self.reports.wait_until_ready(),
-            self.requests.wait_until_ready(),
-            self.nodes.wait_until_ready(),
+            machines.wait_until_ready(),
+            profiles.wait_until_ready(),
+            config_maps.wait_until_ready(),
+            claims.wait_until_ready(),
+            reports.wait_until_ready(),
+            requests.wait_until_ready(),
+            nodes.wait_until_ready(),
         );
+        self.filled.cancel();
     }
 
     /// The index of all Machines by identifier, made anew only when a spec changed.

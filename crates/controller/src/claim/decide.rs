@@ -185,7 +185,8 @@ fn bound(
     let current = intent.filter(|intent| intent.id == identity.intent);
     if proof.claim_key != identity.claim_key || proof.request.key.to_string() != identity.kubelet_key {
         let message = format!(
-            "another key claimed the Machine {} first, in the intent {} at {}; the join is frozen. Find out which box              is which, then set another spec.bootIntent",
+            "another key claimed the Machine {} first, in the intent {} at {}; the join is frozen. Find out which box \
+             is which, then set another spec.bootIntent",
             machine.name_any(),
             identity.intent,
             identity.bound_at.0

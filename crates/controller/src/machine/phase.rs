@@ -107,7 +107,7 @@ fn stopped(conditions: &[Condition]) -> Option<Verdict> {
 
 /// A machine with a Node and the certificate of this intent.
 fn joined(facts: &Facts<'_>, node: &NodeSeen) -> Verdict {
-    let Facts { seen, conditions: _, intent, now } = *facts;
+    let Facts { seen, conditions, intent, now } = *facts;
     if let Some(rebooting) = rebooting(facts, node.heartbeat) {
         return rebooting;
     }
@@ -116,6 +116,10 @@ fn joined(facts: &Facts<'_>, node: &NodeSeen) -> Verdict {
     match node.readiness {
         Readiness::Ready if fresh => {
             verdict(Phase::Ready, reason::NODE_READY, format!("the Node {} is Ready", node.name))
+        }
+        // Two boxes, one name: that matters more than which of them is slow.
+        Readiness::NotReady | Readiness::Silent if intent.state == IntentState::Frozen => {
+            from(conditions, WINDOW_OPEN, Phase::Failed)
         }
         Readiness::Ready | Readiness::NotReady | Readiness::Silent => {
             let deadline = issued.map(|issued| issued.0 + JOIN_LIMIT).filter(|deadline| now < *deadline);

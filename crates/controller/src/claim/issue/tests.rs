@@ -49,14 +49,15 @@ fn each_step_is_seen_in_the_object() {
 fn a_request_that_somebody_else_made_under_our_name_is_not_approved() {
     let keys = Keys::new();
     let (csr, request) = ours(&keys);
-    let change: [(&str, fn(&mut CertificateSigningRequestSpec)); 5] = [
+    type Change = fn(&mut CertificateSigningRequestSpec);
+    let changes: [(&str, Change); 5] = [
         ("signer", |spec| spec.signer_name = "kubernetes.io/kube-apiserver-client".into()),
         ("request", |spec| spec.request = ByteString(Keys::new().honest().pem().into_bytes())),
         ("lifetime", |spec| spec.expiration_seconds = Some(86_401)),
         ("no lifetime", |spec| spec.expiration_seconds = None),
         ("usages", |spec| spec.usages.get_or_insert_default().push("server auth".into())),
     ];
-    for (what, change) in change {
+    for (what, change) in changes {
         let mut other = csr.clone();
         change(&mut other.spec);
         assert_eq!(progress(&other, &csr, &request), Progress::Foreign, "{what}");

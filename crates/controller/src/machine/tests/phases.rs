@@ -187,6 +187,8 @@ fn refused_and_frozen() {
     w().refused(10).bound(12, None).says(20, Phase::Joining, reason::CERTIFICATE_PENDING, "");
     w().state(IntentState::Frozen).bound(9, None).says(20, Phase::Failed, reason::CLAIM_CONFLICT, "spec.bootIntent");
     w().state(IntentState::Frozen).says(20, Phase::Failed, reason::CLAIM_CONFLICT, "two keys");
+    let half = w().state(IntentState::Frozen).bound(9, Some(10)).node(Readiness::NotReady, 15, 15);
+    half.says(20, Phase::Failed, reason::CLAIM_CONFLICT, "two keys");
     // What joined is not touched, and says so in a condition.
     let joined = World::joined().state(IntentState::Frozen);
     joined.says(90, Phase::Ready, "", "");
