@@ -108,7 +108,7 @@ impl Args {
         match self.join {
             JoinMode::None => Ok(()),
             JoinMode::Certificate => parse_name(&self.node_name).map(drop).map_err(|why| {
-                let text = format!("--node-name (MAGNETITE_NODE_NAME) is needed with --join certificate: {why}\n");
+                let text = format!("--node-name (MAGNETITE_NODE_NAME) is needed with --join certificate: {why}");
                 Self::command().error(ErrorKind::MissingRequiredArgument, text)
             }),
         }

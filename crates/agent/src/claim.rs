@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use magnetite_api::join::{ClaimRequest, ClaimResponse, Refusal};
-use magnetite_daemon::backoff::{Backoff, jittered};
+use magnetite_daemon::{
+    backoff::{Backoff, jittered},
+    log::chain,
+};
 use reqwest::StatusCode;
 use tokio::time::sleep;
 
@@ -63,7 +66,7 @@ pub async fn claim(
             },
             Err(error @ ServerError::WrongKey { .. }) => return Err(ClaimError::WrongKey(error)),
             Err(error @ (ServerError::Unreachable(_) | ServerError::TooLong)) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "claim could not be sent");
+                tracing::warn!(error = chain(&error), "claim could not be sent");
                 retries.next_delay()
             }
         };

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use magnetite_daemon::clock;
+use magnetite_daemon::{clock, log::chain};
 use nix::{sys::time::TimeSpec, time::ClockId};
 
 /// A difference that is no harm: certificates are dated back by five minutes.
@@ -51,7 +51,7 @@ fn set(time: Timestamp) -> bool {
             true
         }
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "clock is wrong and could not be set");
+            tracing::warn!(error = chain(&error), "clock is wrong and could not be set");
             false
         }
     }

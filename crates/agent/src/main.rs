@@ -31,7 +31,7 @@ use crate::{
     args::Args,
     clock::BoxClock,
     files::Paths,
-    run::{Agent, RunError},
+    run::{Agent, Memory, RunError},
     server::BootServer,
 };
 
@@ -43,14 +43,14 @@ const REFUSED: u8 = 3;
 async fn main() -> ExitCode {
     let args = Args::read();
     if let Err(error) = log::init(&args.log) {
-        eprintln!("magnetite-agent: {error}");
+        eprintln!("magnetite-agent: {}", log::chain(&error));
         return ExitCode::from(FAILED);
     }
     crypto::install();
     match join(&args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = AsRef::<dyn std::error::Error>::as_ref(&error), "the box did not join");
+            tracing::error!(error = log::chain(error.as_ref()), "the box did not join");
             let refused = error.downcast_ref::<RunError>().is_some_and(RunError::is_refusal);
             ExitCode::from(if refused { REFUSED } else { FAILED })
         }
@@ -64,7 +64,7 @@ async fn join(args: &Args) -> anyhow::Result<()> {
     let server = BootServer::new(&args.server, args.pin).context("TLS to the boot server cannot be set up")?;
     let (reporter, reports) = report::reporter(server.clone());
     let clock = BoxClock::new(paths.is_real());
-    let agent = Agent { args, paths: &paths, server: &server, reporter, clock };
+    let agent = Agent { args, paths: &paths, server: &server, reporter, clock, memory: Memory::default() };
     // The reports end after the agent, which is what says them.
     let all = async { tokio::join!(agent.run(), reports).0 };
     select! {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use magnetite_api::{join::JoinBundle, report::BootStepName};
-use magnetite_daemon::backoff::Backoff;
+use magnetite_daemon::{backoff::Backoff, log::chain};
 use reqwest::Client;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     files::{self, CURRENT, FileError, Paths},
     keys, plan,
-    report::{Reporter, chain, plain},
+    report::{Reporter, plain},
     server,
     systemd::Systemctl,
     tls,

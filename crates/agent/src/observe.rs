@@ -45,11 +45,16 @@ pub struct Look {
     /// The kubelet's files as the answer wants them, without its certificate.
     pub wanted: Vec<kubelet::File>,
     /// Where the kubelet's program was looked for.
-    pub searched: Vec<PathBuf>,
+    pub searched: Vec<String>,
 }
 
 /// Looks at the box.
-pub async fn observe(args: &Args, paths: &Paths, systemctl: &Systemctl) -> Result<Look, ObserveError> {
+pub async fn observe(
+    args: &Args,
+    paths: &Paths,
+    systemctl: &Systemctl,
+    started_here: bool,
+) -> Result<Look, ObserveError> {
     let candidates = candidates(args);
     let program = candidates.iter().find(|program| is_program(&paths.at(program)));
     let ours = |state: &State| {
@@ -70,8 +75,9 @@ pub async fn observe(args: &Args, paths: &Paths, systemctl: &Systemctl) -> Resul
         installed: installed(paths, &args.node_name)?,
         files: same,
         active,
+        started_here,
     };
-    Ok(Look { seen, state, wanted, searched: candidates })
+    Ok(Look { seen, state, wanted, searched: candidates.iter().map(|path| path.display().to_string()).collect() })
 }
 
 /// The certificate of an answer, with our kubelet key.
@@ -118,17 +124,17 @@ fn all_same(paths: &Paths, wanted: &[kubelet::File]) -> Result<bool, FileError> 
 
 /// Where the kubelet may be, in the order in which it is looked for.
 fn candidates(args: &Args) -> Vec<PathBuf> {
-    match &args.kubelet {
-        Some(program) => vec![program.clone()],
-        None => {
-            let known = ["/usr/local/bin", "/opt/bin", "/usr/bin"].into_iter();
-            known
-                .chain(args.search_path.split(':'))
-                .filter(|f| f.starts_with('/'))
-                .map(|f| Path::new(f).join("kubelet"))
-                .collect()
+    if let Some(program) = &args.kubelet {
+        return vec![program.clone()];
+    }
+    let mut found = Vec::new();
+    for folder in ["/usr/local/bin", "/opt/bin", "/usr/bin"].into_iter().chain(args.search_path.split(':')) {
+        let program = Path::new(folder).join("kubelet");
+        if program.is_absolute() && !found.contains(&program) {
+            found.push(program);
         }
     }
+    found
 }
 
 fn is_program(path: &Path) -> bool {

@@ -25,6 +25,8 @@ pub struct Observed {
     pub files: bool,
     /// The kubelet runs.
     pub active: bool,
+    /// This agent started it. From then on it is systemd that keeps it up; we would only start it the more often.
+    pub started_here: bool,
 }
 
 /// The answer to our claim, as the state file has it.
@@ -70,7 +72,7 @@ const MARGIN_SECONDS: i64 = 120;
 
 /// What to do next.
 pub fn next(seen: &Observed, now: Timestamp) -> Step {
-    let Observed { join, kubelet, keys, answer, installed, files, active } = seen;
+    let Observed { join, kubelet, keys, answer, installed, files, active, started_here } = seen;
     let issued = answer.as_ref().and_then(|answer| answer.certificate.as_ref());
     let any = is_good(installed.as_ref(), now) || is_good(issued, now);
     match (join, answer) {
@@ -79,7 +81,7 @@ pub fn next(seen: &Observed, now: Timestamp) -> Step {
         (JoinMode::Certificate, Some(answer)) if any => {
             if !files || !is_kept(installed.as_ref(), issued, now) {
                 Step::WriteFiles
-            } else if !answer.started || !active {
+            } else if !answer.started || !(*active || *started_here) {
                 Step::StartKubelet
             } else {
                 Step::Watch
@@ -135,6 +137,7 @@ mod tests {
             installed: certificate(86_400),
             files: true,
             active: true,
+            started_here: false,
         }
     }
 
@@ -159,6 +162,8 @@ mod tests {
     #[case::killed_before_the_start_was_recorded(Observed { answer: answered(false, certificate(86_400)), ..joined() }, Step::StartKubelet)]
     #[case::running(joined(), Step::Watch)]
     #[case::kubelet_died(Observed { active: false, ..joined() }, Step::StartKubelet)]
+    #[case::kubelet_ends_again_and_again(Observed { active: false, started_here: true, ..joined() }, Step::Watch)]
+    #[case::claimed_anew_while_running(Observed { answer: answered(false, certificate(86_400)), started_here: true, ..joined() }, Step::StartKubelet)]
     #[case::rebooted_from_memory(Observed { files: false, active: false, ..joined() }, Step::WriteFiles)]
     #[case::rotated_since(Observed { answer: answered(true, certificate(-1)), ..joined() }, Step::Watch)]
     #[case::rotated_and_keys_lost(Observed { answer: answered(true, None), keys: false, ..joined() }, Step::Watch)]

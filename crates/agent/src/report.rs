@@ -1,14 +1,17 @@
 //! Says to the boot server how far the box came. Reports go their own way behind the join and never hold it up: each
 //! is tried a few times and then dropped, in the order in which they were said.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use magnetite_api::{
     join::{ReportRequest, ReportedFailure},
     report::{BootStepName, Inventory},
 };
-use magnetite_daemon::backoff::{Backoff, jittered};
+use magnetite_daemon::{
+    backoff::{Backoff, jittered},
+    log::chain,
+};
 use reqwest::StatusCode;
 use tokio::{
     sync::{mpsc, watch},
@@ -69,7 +72,7 @@ impl Reporter {
 
     fn say(&self, report: ReportRequest) {
         if let Err(error) = self.queue.try_send(report) {
-            tracing::warn!(error = &error as &dyn Error, "report dropped");
+            tracing::warn!(error = chain(&error), "report dropped");
         }
     }
 }
@@ -82,13 +85,13 @@ async fn send_all(
     while let Some(report) = waiting.recv().await {
         let mut retries = BACKOFF.start();
         loop {
-            let wait = match send(&server, &report, &clock).await {
+            let (wait, why) = match send(&server, &report, &clock).await {
                 Sent::Done => break,
-                Sent::Later(asked) => asked,
+                Sent::Later(asked, why) => (asked, why),
             };
             let delay = retries.next_delay();
             if retries.failures() >= if waiting.is_closed() { LAST_ATTEMPTS } else { ATTEMPTS } {
-                tracing::warn!(step = report.step.as_str(), "report given up");
+                tracing::warn!(step = report.step.as_str(), error = why, "report given up");
                 break;
             }
             sleep(wait.map_or(delay, jittered)).await;
@@ -98,7 +101,8 @@ async fn send_all(
 
 enum Sent {
     Done,
-    Later(Option<Duration>),
+    /// After this long, if the server said; and why.
+    Later(Option<Duration>, String),
 }
 
 /// One attempt.
@@ -112,8 +116,10 @@ async fn send(server: &BootServer, report: &ReportRequest, clock: &watch::Sender
                     tracing::debug!(step, "reported");
                     Sent::Done
                 }
-                StatusCode::TOO_MANY_REQUESTS => Sent::Later(answer.retry_after),
-                status if status.is_server_error() => Sent::Later(answer.retry_after.map(|wait| wait.min(LIMIT))),
+                status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                    let wait = answer.retry_after.map(|wait| wait.min(LIMIT));
+                    Sent::Later(wait, format!("the boot server answered with status {}", status.as_u16()))
+                }
                 status => {
                     tracing::warn!(step, status = status.as_u16(), "report refused");
                     Sent::Done
@@ -121,8 +127,8 @@ async fn send(server: &BootServer, report: &ReportRequest, clock: &watch::Sender
             }
         }
         Err(error) => {
-            tracing::warn!(step, error = &error as &dyn Error, "report failed");
-            Sent::Later(None)
+            tracing::debug!(step, error = chain(&error), "report failed");
+            Sent::Later(None, chain(&error))
         }
     }
 }
@@ -131,12 +137,6 @@ async fn send(server: &BootServer, report: &ReportRequest, clock: &watch::Sender
 pub fn plain(text: &str, most: usize) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(most).collect()
-}
-
-/// An error and all that caused it, for a report. (A log gets the error itself.)
-pub fn chain(error: &dyn Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| (*error).source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! The join: look, do the next step, look again, until the Node is Ready.
 
-use std::{error::Error, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use magnetite_api::{
     join::JoinBundle,
     report::{BootStepName, Inventory},
 };
-use magnetite_daemon::backoff::{Backoff, jittered};
+use magnetite_daemon::{
+    backoff::{Backoff, jittered},
+    log::chain,
+};
 use tokio::time::sleep;
 
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
     node::{NodeWatch, WatchError},
     observe::{self, Look, ObserveError},
     plan::{self, Step},
-    report::{Reporter, chain, plain},
+    report::{Reporter, plain},
     server::BootServer,
     state::State,
     systemd::Systemctl,
@@ -36,10 +39,10 @@ pub enum RunError {
     #[error("the box could not be looked at")]
     Observe(#[from] ObserveError),
     /// There is no kubelet.
-    #[error("there is no kubelet on this box; looked at {}", searched.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    #[error("there is no kubelet on this box; looked at {}", searched.join(", "))]
     KubeletNotFound {
         /// Where it was looked for.
-        searched: Vec<PathBuf>,
+        searched: Vec<String>,
     },
     /// There are no keys.
     #[error("there are no keys to claim with")]
@@ -116,35 +119,38 @@ pub struct Agent<'a> {
     pub reporter: Reporter,
     /// The box's clock.
     pub clock: BoxClock,
+    /// What it remembers of this run.
+    pub memory: Memory,
+}
+
+/// What the agent remembers of a run, and no longer.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// The kubelet had been started already when the agent came.
+    joined_before: Option<bool>,
+    /// The agent started the kubelet.
+    started_here: bool,
 }
 
 impl Agent<'_> {
     /// Joins. Ends when the Node is Ready, or when it failed too often in a row.
     pub async fn run(mut self) -> Result<(), RunError> {
         let inventory = inventory::inventory(self.paths);
-        tracing::info!(
-            machine = self.args.machine,
-            intent = self.args.intent,
-            product = inventory.product,
-            cpus = inventory.cpus,
-            memory_bytes = inventory.memory_bytes,
-            disks = inventory.disks.len(),
-            nics = inventory.nics.len(),
-            gpus = inventory.gpus.len(),
-            "agent started"
-        );
-        self.reporter.started(&inventory);
-        // A box that joined before asks for nothing, and still has to know what time it is.
-        if let Some(time) = self.reporter.server_time(FIRST_ANSWER).await {
-            self.clock.agree(time);
-        }
+        self.greet(&inventory).await;
         let ceiling = self.args.timing.retry_ceiling;
         let mut retries = Backoff { first: Duration::from_secs(1).min(ceiling), ceiling }.start();
-        let mut joined_before = None;
+        let mut last = None;
         loop {
-            let error = match self.step(&inventory, &mut joined_before).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {
+            let error = match self.step(&inventory).await {
+                Ok(Step::SayBooted | Step::Watch) => return Ok(()),
+                Ok(step) if last == Some(step) => {
+                    // Done, and not done: something undoes it. That must not make us a busy loop.
+                    tracing::warn!(step = ?step, "step had no effect, will try again");
+                    sleep(retries.next_delay()).await;
+                    continue;
+                }
+                Ok(step) => {
+                    last = Some(step);
                     retries.reset();
                     continue;
                 }
@@ -157,16 +163,38 @@ impl Agent<'_> {
             if retries.failures() >= self.args.timing.attempts {
                 return Err(error);
             }
-            tracing::warn!(reason, advice, error = &error as &dyn Error, "step failed, will try again");
+            tracing::warn!(reason, advice, error = chain(&error), "step failed, will try again");
             sleep(if error.is_refusal() { jittered(self.args.timing.refused_pause) } else { delay }).await;
         }
     }
 
-    /// Looks, and does the next step. True if it was the last.
-    async fn step(&mut self, inventory: &Inventory, joined_before: &mut Option<bool>) -> Result<bool, RunError> {
+    /// Says that the agent runs, and takes over the boot server's time from its answer: a box that joined before
+    /// asks for nothing else, and still has to know what time it is.
+    async fn greet(&mut self, inventory: &Inventory) {
+        tracing::info!(
+            machine = self.args.machine,
+            intent = self.args.intent,
+            product = inventory.product,
+            cpus = inventory.cpus,
+            memory_bytes = inventory.memory_bytes,
+            disks = inventory.disks.len(),
+            nics = inventory.nics.len(),
+            gpus = inventory.gpus.len(),
+            "agent started"
+        );
+        self.reporter.started(inventory);
+        if let Some(time) = self.reporter.server_time(FIRST_ANSWER).await {
+            self.clock.agree(time);
+        }
+    }
+
+    /// Looks, and does the next step. Says which it was.
+    async fn step(&mut self, inventory: &Inventory) -> Result<Step, RunError> {
         let systemctl = Systemctl(self.args.systemctl.clone());
-        let Look { seen, state, wanted, searched } = observe::observe(self.args, self.paths, &systemctl).await?;
-        let joined_before = *joined_before.get_or_insert(state.as_ref().is_some_and(|state| state.started));
+        let started_here = self.memory.started_here;
+        let Look { seen, state, wanted, searched } =
+            observe::observe(self.args, self.paths, &systemctl, started_here).await?;
+        self.memory.joined_before.get_or_insert(state.as_ref().is_some_and(|state| state.started));
         let now = self.clock.now();
         let step = plan::next(&seen, now);
         tracing::debug!(step = ?step, "next");
@@ -174,24 +202,24 @@ impl Agent<'_> {
             (Step::SayBooted, _) => {
                 self.reporter.reached(BootStepName::SystemBooted, None);
                 tracing::info!("system booted; its profile joins nothing");
-                return Ok(true);
             }
             (Step::MissKubelet, _) => return Err(RunError::KubeletNotFound { searched }),
             (Step::MakeKeys, _) => keys::make(self.paths)?,
             (Step::WriteFiles, Some(mut state)) => apply::write_files(self.paths, &mut state, &seen, &wanted, now)?,
             (Step::StartKubelet, Some(mut state)) => {
                 apply::start_kubelet(self.paths, &mut state, &systemctl).await?;
+                self.memory.started_here = true;
                 tracing::info!(node = self.args.node_name, "kubelet started");
                 self.reporter.reached(BootStepName::KubeletStarted, None);
             }
-            (Step::Watch, Some(state)) => {
-                self.watch(&state.join, &systemctl, joined_before).await?;
-                return Ok(true);
+            (Step::Watch, Some(state)) => self.watch(&state.join, &systemctl).await?,
+            // The plan says those three only where there is an answer; without one there is only this to do.
+            (Step::Claim | Step::WriteFiles | Step::StartKubelet | Step::Watch, _) => {
+                self.claim(inventory).await?;
+                return Ok(Step::Claim);
             }
-            // The other three come with an answer; without one there is only this to do.
-            (Step::Claim | Step::WriteFiles | Step::StartKubelet | Step::Watch, _) => self.claim(inventory).await?,
         }
-        Ok(false)
+        Ok(step)
     }
 
     async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {
@@ -210,7 +238,7 @@ impl Agent<'_> {
         Ok(())
     }
 
-    async fn watch(&self, join: &JoinBundle, systemctl: &Systemctl, joined_before: bool) -> Result<(), RunError> {
+    async fn watch(&self, join: &JoinBundle, systemctl: &Systemctl) -> Result<(), RunError> {
         let watch = NodeWatch {
             paths: self.paths,
             join,
@@ -220,6 +248,7 @@ impl Agent<'_> {
             ready_within: self.args.timing.ready_within,
         };
         watch.until_ready(|| self.clock.now()).await?;
+        let joined_before = self.memory.joined_before == Some(true);
         let detail = if joined_before { "already joined" } else { "joined" };
         tracing::info!(node = plain(&join.node_name, 253), detail, "node is ready");
         self.reporter.reached(BootStepName::NodeReady, joined_before.then_some(detail));

@@ -1,6 +1,7 @@
 //! What the agent keeps of a claim's answer. Nothing in it is secret; the keys have files of their own.
 
 use magnetite_api::join::JoinBundle;
+use magnetite_daemon::log::chain;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError, Paths};
@@ -40,7 +41,7 @@ impl State {
                 Ok(None)
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "broken state file ignored");
+                tracing::warn!(error = chain(&error), "broken state file ignored");
                 Ok(None)
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::Output, time::Duration};
 
+use magnetite_daemon::log::chain;
 use tokio::{process::Command, time::timeout};
 
 use crate::{kubelet::UNIT, report::plain};
@@ -49,7 +50,7 @@ impl Systemctl {
         self.must("daemon-reload", &[]).await?;
         // Some units cannot be enabled (generated ones); that they run is what counts.
         if let Err(error) = self.must("enable", &["--runtime", UNIT]).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "kubelet not enabled");
+            tracing::warn!(error = chain(&error), "kubelet not enabled");
         }
         // A unit that failed too often is not started again without this; one that did not is no error of ours.
         self.run("reset-failed", &[UNIT]).await?;

@@ -128,7 +128,7 @@ async fn scrape(State(metrics): State<Arc<Registry>>) -> Response {
         Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], body)
             .into_response(),
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "metrics could not be written");
+            tracing::error!(error = crate::log::chain(&error), "metrics could not be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

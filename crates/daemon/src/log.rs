@@ -1,6 +1,6 @@
 //! Logs: to stderr, as text for a person or as JSON for a program. One line an event in both.
 
-use std::io::IsTerminal;
+use std::{error::Error, io::IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 
@@ -45,7 +45,7 @@ pub enum LogError {
     },
     /// Something else set up logs in this process.
     #[error("logs were set up already")]
-    Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Twice(#[source] Box<dyn Error + Send + Sync>),
 }
 
 /// Sets up the logs of the process. Call it once, first.
@@ -60,9 +60,22 @@ pub fn init(args: &LogArgs) -> Result<(), LogError> {
     .map_err(LogError::Twice)
 }
 
+/// An error and all that caused it, in one line: `error = log::chain(&error)`. Errors here never print their source,
+/// and a JSON log of `&error as &dyn Error` has only the first of them.
+pub fn chain(error: &dyn Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| (*error).source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_told_with_its_cause() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        assert_eq!(chain(&LogError::Twice(missing.into())), "logs were set up already: entity not found");
+    }
 
     #[test]
     fn a_filter_that_does_not_parse_is_named() {

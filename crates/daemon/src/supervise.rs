@@ -11,6 +11,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::log::chain;
+
 /// How long the parts may take to end once one of them did or a signal asked.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -86,7 +88,7 @@ async fn supervise_within(stop: CancellationToken, tasks: Vec<Task>, deadline: D
     let until = Instant::now() + deadline;
     while let Ok(Some(end)) = timeout_at(until, running.join_next_with_id()).await {
         if let (_, Err(error)) = outcome(&mut names, end) {
-            tracing::warn!(error = &error as &dyn Error, "failed while stopping");
+            tracing::warn!(error = chain(&error), "failed while stopping");
         }
     }
     for (_, name) in names {

@@ -234,3 +234,15 @@ async fn a_unit_that_the_system_has_is_changed_and_not_replaced() {
     assert!(!node.at("/etc/systemd/system/kubelet.service").exists());
     assert!(Path::new(&node.at(CURRENT)).exists());
 }
+
+#[tokio::test]
+async fn a_kubelet_that_ends_again_and_again_is_left_to_systemd() {
+    let site = Site::start(&[Reply::Grant], &[Node::Missing]);
+    let node = NodeBox::fresh();
+    fs::write(node.systemd("short-lived"), "").expect("written");
+    tokio::select! {
+        output = node.run(&site, &["--ready-within=0"]) => panic!("it goes on watching: {}", told(&output)),
+        () = until(|| site.reported().contains(&"NodeRegistered failed: NodeNotRegistered".to_owned())) => {}
+    }
+    assert_eq!(node.calls().iter().filter(|call| call.starts_with("restart")).count(), 1);
+}

@@ -120,6 +120,7 @@ impl Site {
         let mut csr = CertificateSigningRequestParams::from_pem(&request.certificate_request).expect("a request");
         csr.params.not_before = date_time_ymd(2020, 1, 1);
         csr.params.not_after = date_time_ymd(2099, 1, 1);
+        csr.params.distinguished_name.push(DnType::CommonName, format!("system:node:{node_name}"));
         csr.params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         JoinBundle {
             node_name: node_name.to_owned(),
