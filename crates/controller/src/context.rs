@@ -31,6 +31,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// Pause after a conflict: the watch brings the newer object within this time.
 const CONFLICT: Duration = Duration::from_millis(300);
+/// How often one that does not lead looks whether it does.
+const FOLLOW: Duration = Duration::from_secs(10);
+/// Failures are remembered of this many objects: names come from strangers too.
+const REMEMBERED: usize = 10_000;
 /// Longest note of an Event that the API server takes is 1024 bytes.
 const NOTE: usize = 900;
 
@@ -94,6 +98,9 @@ impl Context {
 
     fn failed(&self, kind: &'static str, name: &str) -> u32 {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= REMEMBERED {
+            failures.clear();
+        }
         let count = failures.entry((kind, name.to_owned())).or_default();
         *count = count.saturating_add(1);
         *count
@@ -148,8 +155,8 @@ where
     F: Future<Output = Result<Action, Error>>,
 {
     if !ctx.leader.is_leading() {
-        // Everything is looked at anew once this process leads.
-        return Ok(Action::await_change());
+        // Leadership that was lost and won again within a moment must not lose this object's timer.
+        return Ok(Action::requeue(FOLLOW + jitter(&object.name_any(), FOLLOW)));
     }
     let name = object.name_any();
     let work = reconcile(object, Arc::clone(&ctx));

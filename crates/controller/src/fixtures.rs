@@ -95,11 +95,15 @@ pub fn node(name: &str, owner: Option<&str>) -> NodeSeen {
 pub struct Keys {
     pub claim: KeyPair,
     pub kubelet: KeyPair,
+    /// An honest request, always the same: ECDSA signs in another way each time.
+    pub kubelet_request: String,
 }
 
 impl Keys {
     pub fn new() -> Self {
-        Self { claim: KeyPair::generate().unwrap(), kubelet: KeyPair::generate().unwrap() }
+        let (claim, kubelet) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let kubelet_request = Csr::new(&kubelet).pem();
+        Self { claim, kubelet, kubelet_request }
     }
 
     /// A claim for a request, signed.

@@ -12,6 +12,8 @@ mod machine;
 mod metrics;
 mod node;
 mod profile;
+#[cfg(test)]
+mod scenarios;
 mod stores;
 
 use std::{convert::Infallible, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};

@@ -128,6 +128,11 @@ fn managed_labels(node: &Node) -> BTreeSet<String> {
     labels.flat_map(serde_json::Map::keys).filter_map(|key| Some(key.strip_prefix("f:")?.to_owned())).collect()
 }
 
+/// True if the Machine's Node has this name. Asked of every Machine for each, so it makes no copies.
+pub fn is_named(machine: &Machine, node_name: &str) -> bool {
+    machine.spec.node_name.as_deref().or(machine.metadata.name.as_deref()) == Some(node_name)
+}
+
 /// The labels that a Machine's Node should carry. The CRDs refuse labels that would lift a Node above its
 /// station; they are left out here as well, for objects that were stored before the rule.
 pub fn wanted_labels(machine: &Machine, profile: Option<&Profile>) -> BTreeMap<String, String> {

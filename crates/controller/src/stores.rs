@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{csr, metrics::Metrics};
+use crate::{csr, metrics::Metrics, node};
 
 /// What the watches brought.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ pub struct Stores {
 
 /// The ends that the watches write to.
 pub struct Writers {
-    machines: Writer<Machine>,
+    pub(crate) machines: Writer<Machine>,
     profiles: Writer<Profile>,
     config_maps: Writer<ConfigMap>,
     claims: Writer<MachineClaim>,
@@ -331,7 +331,7 @@ fn machine_changed(stores: &Stores, before: &mut HashMap<String, Fingerprint>, m
         let now: Vec<_> = stores.fleet().conflicts(&machine).into_iter().map(|conflict| conflict.other).collect();
         // Those that it stood in the way of until now, and those that it stands in the way of from now on.
         concerned.machines.extend(stores.machines.state_filter(|other| {
-            now.contains(&other.name_any()) || other.node_name() == machine.node_name() || in_doubt(other)
+            now.contains(&other.name_any()) || node::is_named(other, &machine.node_name()) || in_doubt(other)
         }));
         concerned.profiles = stores.profiles.state();
     }
@@ -394,7 +394,7 @@ fn request_changed(stores: &Stores, request: Arc<CertificateSigningRequest>) -> 
 
 fn node_changed(stores: &Stores, node: Arc<Node>) -> Concerned {
     let name = node.name_any();
-    let machines = stores.machines.state_filter(|machine| machine.node_name() == name);
+    let machines = stores.machines.state_filter(|machine| node::is_named(machine, &name));
     let requests = stores.requests.state_filter(|request| csr::is_open(request) && csr::asked_by(request, &name));
     Concerned { machines, requests, ..Concerned::default() }
 }

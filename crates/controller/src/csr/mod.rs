@@ -115,13 +115,13 @@ fn reserved(ctx: &Context) -> Vec<IpAddr> {
 
 /// Finds the Machine by the cache, which knows node names, and reads it and its Node live.
 async fn party(node_name: &str, ctx: &Context) -> Result<Party, Error> {
-    let known = ctx.stores.machines.find(|machine| machine.node_name() == node_name);
+    let known = ctx.stores.machines.find(|machine| node::is_named(machine, node_name));
     let machine = match known {
         Some(known) => {
             let name = known.name_any();
             let api = Api::<Machine>::all(ctx.client.clone());
             let live = api.get_opt(&name).await.map_err(Error::read("Machine", &name))?;
-            live.filter(|machine| machine.node_name() == node_name)
+            live.filter(|machine| node::is_named(machine, node_name))
         }
         None => None,
     };

@@ -57,7 +57,9 @@ async fn one(machine: &Machine, action: &Action, ctx: &Context) -> Result<(), Er
             let request = api.get_opt(name).await.map_err(Error::read("CertificateSigningRequest", name))?;
             match request.filter(csr::is_open) {
                 Some(request) => {
-                    csr::answer(&request, "Denied", "MachineGone", "the Machine is being deleted", ctx).await
+                    csr::answer(&request, "Denied", "MachineGone", "the Machine is being deleted", ctx).await?;
+                    ctx.metrics.request("denied", "MachineGone");
+                    Ok(())
                 }
                 None => Ok(()),
             }

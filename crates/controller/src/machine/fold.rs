@@ -8,8 +8,6 @@ use magnetite_api::{
     time::{Time, seconds},
 };
 
-use kube::ResourceExt;
-
 /// Boot servers' clocks may differ by this much.
 const SKEW: SignedDuration = SignedDuration::from_secs(5);
 const STEPS: usize = 32;
@@ -29,8 +27,8 @@ pub fn clean(text: &str, limit: usize) -> String {
 pub fn is_about(report: &BootReport, machine: &Machine) -> bool {
     let subject = &report.spec.subject;
     subject.kind == SubjectKind::Machine
-        && subject.name == machine.name_any()
-        && Some(&subject.uid) == machine.uid().as_ref()
+        && machine.metadata.name.as_ref() == Some(&subject.name)
+        && machine.metadata.uid.as_ref() == Some(&subject.uid)
 }
 
 /// The newest boot of a Machine, from all boot servers and from what its status kept.

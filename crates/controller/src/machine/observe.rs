@@ -128,7 +128,7 @@ pub fn observe(machine: &Arc<Machine>, ctx: &Context) -> Observed {
 /// The fleet knows who shares an address; a shared node name is as bad, since only one box can have it.
 fn conflicts(machine: &Machine, name: &str, node_name: &str, ctx: &Context) -> Vec<Conflict> {
     let mut conflicts = ctx.stores.fleet().conflicts(machine);
-    let same = |other: &Machine| other.name_any() != name && other.node_name() == node_name;
+    let same = |other: &Machine| node::is_named(other, node_name) && other.metadata.name.as_deref() != Some(name);
     let others = ctx.stores.machines.state_filter(same);
     let field = format!("spec.nodeName {node_name}");
     conflicts.extend(others.iter().map(|other| Conflict { field: field.clone(), other: other.name_any() }));

@@ -1,0 +1,289 @@
+//! The shape of the calls: which requests are made, in which order, guarded by what. One test for each shape; what
+//! is decided is tested where it is decided.
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use k8s_openapi::{
+    ByteString,
+    api::certificates::v1::{
+        CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
+    },
+};
+use kube::{Client, client::Body, runtime::watcher};
+use magnetite_api::{Machine, MachineClaim, Profile};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::{
+    claim, context::Context, context::Settings, csr, error::Class, fixtures, fixtures::Keys, lease::Leader, machine,
+    metrics::Metrics, stores::Stores,
+};
+
+type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
+
+/// One expected request: method, path, what its body must hold, and the answer.
+struct Call {
+    method: Method,
+    path: &'static str,
+    holds: Value,
+    answer: (StatusCode, Value),
+}
+
+fn call(method: Method, path: &'static str, answer: impl serde::Serialize) -> Call {
+    let answer = serde_json::to_value(answer).unwrap();
+    Call { method, path, holds: Value::Null, answer: (StatusCode::OK, answer) }
+}
+
+fn get(path: &'static str, answer: impl serde::Serialize) -> Call {
+    call(Method::GET, path, answer)
+}
+
+fn put(path: &'static str, holds: Value, answer: impl serde::Serialize) -> Call {
+    Call { holds, ..call(Method::PUT, path, answer) }
+}
+
+impl Call {
+    fn refused(self, code: StatusCode) -> Self {
+        let reason = if code == StatusCode::NOT_FOUND { "NotFound" } else { "Conflict" };
+        let status = json!({ "kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": reason });
+        Self { answer: (code, status), ..self }
+    }
+}
+
+/// True if everything in `part` is in `whole`.
+fn contains(whole: &Value, part: &Value) -> bool {
+    match part {
+        Value::Null => true,
+        Value::Object(part) => part.iter().all(|(key, value)| contains(&whole[key], value)),
+        part => whole == part,
+    }
+}
+
+/// A context whose API server expects exactly these calls. The handle ends once they were made; a further
+/// call fails the reconcile, because nobody answers it.
+fn scenario(calls: Vec<Call>) -> (Arc<Context>, Stores, crate::stores::Writers, JoinHandle<()>) {
+    let (service, handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    let client = Client::new(service, "default");
+    let (stores, writers) = Stores::new("magnetite");
+    let settings = Settings { join_api_server: Some("https://10.0.0.1:6443".into()), ..Settings::default() };
+    let leader = Leader::always();
+    let ctx = Context::new(client, stores.clone(), settings, leader, Metrics::default(), || fixtures::t(60));
+    (Arc::new(ctx), stores, writers, tokio::spawn(serve(handle, calls)))
+}
+
+async fn serve(mut handle: Handle, calls: Vec<Call>) {
+    for expected in calls {
+        let (request, answer) = handle.next_request().await.expect("a request");
+        let (parts, body) = request.into_parts();
+        assert_eq!((&parts.method, parts.uri.path()), (&expected.method, expected.path));
+        let body = body.collect_bytes().await.unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        assert!(contains(&body, &expected.holds), "{body:#} lacks {:#}", expected.holds);
+        let (code, value) = expected.answer;
+        answer
+            .send_response(Response::builder().status(code).body(Body::from(value.to_string().into_bytes())).unwrap());
+    }
+    assert!(handle.next_request().await.is_none(), "no further request");
+}
+
+/// Ends a scenario: every call was made, and none besides.
+async fn end(ctx: Arc<Context>, server: JoinHandle<()>) {
+    drop(ctx);
+    tokio::time::timeout(std::time::Duration::from_secs(5), server).await.expect("an end").expect("as expected");
+}
+
+const CLAIM: &str = "/apis/magnetite.dev/v1alpha1/machineclaims/box-1-0000000000";
+const CLAIM_STATUS: &str = "/apis/magnetite.dev/v1alpha1/machineclaims/box-1-0000000000/status";
+const MACHINE: &str = "/apis/magnetite.dev/v1alpha1/machines/box-1";
+const MACHINE_STATUS: &str = "/apis/magnetite.dev/v1alpha1/machines/box-1/status";
+const PROFILE: &str = "/apis/magnetite.dev/v1alpha1/profiles/p";
+const NODE: &str = "/api/v1/nodes/box-1";
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+
+/// The live reads of a claim's decision: S7.
+fn reads(claim: &MachineClaim, machine: &Machine, profile: &Profile) -> Vec<Call> {
+    vec![
+        get(CLAIM, claim),
+        get(MACHINE, machine),
+        get(PROFILE, profile),
+        get(NODE, Value::Null).refused(StatusCode::NOT_FOUND),
+    ]
+}
+
+#[tokio::test]
+async fn a_key_is_bound_by_compare_and_swap_and_then_the_claim_is_told() {
+    let keys = Keys::new();
+    let claim = keys.claim(&keys.honest().pem());
+    let machine = fixtures::machine();
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    let bound = json!({
+        "metadata": { "resourceVersion": "7" },
+        "status": { "identity": { "intent": "created" }, "intent": { "state": "Open" } },
+    });
+    calls.push(put(MACHINE_STATUS, bound, &machine));
+    let told = json!({ "metadata": { "resourceVersion": "3" }, "status": { "decision": "Bound" } });
+    calls.push(put(CLAIM_STATUS, told, &claim));
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn who_comes_second_to_the_binding_writes_nothing_and_looks_again() {
+    let keys = Keys::new();
+    let claim = keys.claim(&keys.honest().pem());
+    let machine = fixtures::machine();
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(put(MACHINE_STATUS, Value::Null, Value::Null).refused(StatusCode::CONFLICT));
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    let error = claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Conflict);
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn a_second_key_freezes_the_machine_before_it_is_told() {
+    let (keys, other) = (Keys::new(), Keys::new());
+    let claim = other.claim(&other.honest().pem());
+    let mut machine = fixtures::machine();
+    machine.status.as_mut().unwrap().identity = Some(fixtures::identity(&keys, 10, None));
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(put(MACHINE_STATUS, json!({ "status": { "intent": { "state": "Frozen" } } }), &machine));
+    let refused = json!({ "status": { "decision": "Denied", "reason": "ClaimConflict" } });
+    calls.push(put(CLAIM_STATUS, refused, &claim));
+    let warning =
+        json!({ "type": "Warning", "reason": "ClaimConflict", "regarding": { "kind": "Machine", "name": "box-1" } });
+    calls.push(Call { holds: warning, ..call(Method::POST, EVENTS, json!({})) });
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+/// The request as the API server gives it back, with what happened to it.
+fn request_of(keys: &Keys, conditions: &[&str], certificate: Option<String>) -> CertificateSigningRequest {
+    let condition = |kind: &&str| CertificateSigningRequestCondition {
+        type_: (*kind).to_owned(),
+        status: "True".to_owned(),
+        ..CertificateSigningRequestCondition::default()
+    };
+    let mut csr = CertificateSigningRequest::default();
+    csr.metadata.name = Some("magnetite-box-1".into());
+    csr.metadata.resource_version = Some("9".into());
+    csr.spec.signer_name = "kubernetes.io/kube-apiserver-client-kubelet".into();
+    csr.spec.usages = Some(vec!["digital signature".into(), "client auth".into()]);
+    csr.spec.expiration_seconds = Some(86_400);
+    csr.spec.request = ByteString(keys.kubelet_request.clone().into_bytes());
+    csr.status = Some(CertificateSigningRequestStatus {
+        certificate: certificate.map(|text| ByteString(text.into_bytes())),
+        conditions: Some(conditions.iter().map(condition).collect()),
+    });
+    csr
+}
+
+fn bound(keys: &Keys) -> (MachineClaim, Machine, &'static str) {
+    let mut machine = fixtures::machine();
+    let identity = fixtures::identity(keys, 10, None);
+    let path = format!(
+        "/apis/certificates.k8s.io/v1/certificatesigningrequests/magnetite-box-1-{}",
+        &identity.claim_key[..10]
+    );
+    machine.status.as_mut().unwrap().identity = Some(identity);
+    (keys.claim(&keys.kubelet_request), machine, path.leak())
+}
+
+#[tokio::test]
+async fn a_request_that_is_there_already_is_approved_and_not_made_again() {
+    let keys = Keys::new();
+    let (claim, machine, path) = bound(&keys);
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(get(path, request_of(&keys, &[], None)));
+    let approval: &'static str = "/apis/certificates.k8s.io/v1/certificatesigningrequests/magnetite-box-1/approval";
+    let guarded = json!({ "metadata": { "resourceVersion": "9" } });
+    calls.push(put(approval, guarded, request_of(&keys, &["Approved"], None)));
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn the_certificate_is_on_record_before_it_is_handed_over() {
+    let keys = Keys::new();
+    let (claim, machine, path) = bound(&keys);
+    let certificate = rcgen::CertificateParams::default().self_signed(&keys.kubelet).unwrap().pem();
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(get(path, request_of(&keys, &["Approved"], Some(certificate.clone()))));
+    let record = json!({
+        "metadata": { "resourceVersion": "7" },
+        "status": { "identity": { "issuedAt": "2026-11-21T12:01:00Z" } },
+    });
+    calls.push(put(MACHINE_STATUS, record, &machine));
+    calls.push(Call { holds: json!({ "reason": "CertificateIssued" }), ..call(Method::POST, EVENTS, json!({})) });
+    let join = json!({ "nodeName": "box-1", "apiServer": "https://10.0.0.1:6443", "certificate": certificate });
+    calls.push(put(CLAIM_STATUS, json!({ "status": { "decision": "Approved", "join": join } }), &claim));
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn the_finalizer_is_added_to_what_was_read() {
+    let mut machine = fixtures::machine();
+    machine.metadata.finalizers = Some(vec!["example.org/other".into()]);
+    let all = json!(["example.org/other", "magnetite.dev/machine"]);
+    let holds = json!({ "metadata": { "resourceVersion": "7", "finalizers": all } });
+    let calls = vec![Call { holds, ..call(Method::PATCH, MACHINE, &machine) }];
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    machine::reconcile(Arc::new(machine), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn a_status_is_written_once_and_only_if_it_differs() {
+    let mut machine = fixtures::machine();
+    machine.status = None;
+    let written = json!({ "metadata": { "resourceVersion": "7" }, "status": { "intent": { "state": "Open" } } });
+    let opened = Call { holds: json!({ "reason": "WindowOpened" }), ..call(Method::POST, EVENTS, json!({})) };
+    let failed =
+        Call { holds: json!({ "type": "Warning", "reason": "Failed" }), ..call(Method::POST, EVENTS, json!({})) };
+    let calls = vec![put(MACHINE_STATUS, written, &machine), opened, failed];
+    let (ctx, stores, _writers, server) = scenario(calls);
+    machine::reconcile(Arc::new(machine.clone()), Arc::clone(&ctx)).await.unwrap();
+    // What was written is read back: nothing more to do. (A further call would fail the scenario.)
+    let seen = machine::observe::observe(&Arc::new(machine.clone()), &ctx);
+    machine.status = machine::plan::plan(&seen, fixtures::t(60)).status;
+    machine::reconcile(Arc::new(machine), Arc::clone(&ctx)).await.unwrap();
+    drop(stores);
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn a_request_of_a_node_that_is_not_ours_is_left_alone() {
+    let keys = Keys::new();
+    let mut request = request_of(&keys, &[], None);
+    request.spec.username = Some("system:node:box-1".into());
+    let node = json!({ "metadata": { "name": "box-1", "uid": "n" } });
+    let (ctx, _stores, _writers, server) = scenario(vec![get(NODE, node)]);
+    csr::reconcile(Arc::new(request), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn a_renewal_of_a_machine_that_the_cache_still_has_is_denied_once_it_is_gone() {
+    let keys = Keys::new();
+    let mut request = request_of(&keys, &[], None);
+    request.spec.username = Some("system:node:box-1".into());
+    let node =
+        json!({ "metadata": { "name": "box-1", "uid": "n", "labels": { "magnetite.dev/machine-uid": "uid-1" } } });
+    let approval: &'static str = "/apis/certificates.k8s.io/v1/certificatesigningrequests/magnetite-box-1/approval";
+    let calls = vec![
+        get(MACHINE, Value::Null).refused(StatusCode::NOT_FOUND),
+        get(NODE, node),
+        put(approval, json!({ "metadata": { "resourceVersion": "9" } }), &request),
+        Call { holds: json!({ "reason": "CertificateRequestDenied" }), ..call(Method::POST, EVENTS, json!({})) },
+    ];
+    let (ctx, _stores, mut writers, server) = scenario(calls);
+    writers.machines.apply_watcher_event(&watcher::Event::Apply(fixtures::machine()));
+    csr::reconcile(Arc::new(request), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
