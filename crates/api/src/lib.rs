@@ -4,6 +4,8 @@
 //! no clock, so that the agent, the boot decision and any user's program can depend on it cheaply.
 //! The doc comments of public fields become the text of `kubectl explain`.
 
+#![allow(clippy::duplicated_attributes, reason = "each printcolumn of kube's derive repeats its keys")]
+
 pub mod claim;
 pub mod conditions;
 pub mod join;

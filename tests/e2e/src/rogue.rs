@@ -149,6 +149,12 @@ fn lie(root: &Path, mac: &str) -> Result<()> {
     let card: PathBuf = root.join("sys/class/net/eth0");
     std::fs::create_dir_all(card.join("device"))?;
     std::fs::write(card.join("address"), format!("{mac}\n"))?;
-    std::fs::create_dir_all(root.join("proc"))?;
+    std::fs::create_dir_all(root.join("proc/sys/kernel/random"))?;
+    std::fs::write(root.join("proc/sys/kernel/random/boot_id"), "00000000-0000-4000-8000-00000000bad1\n")?;
+    // The agent asks for no identity on a box that could not use one.
+    let kubelet = root.join("usr/local/bin/kubelet");
+    std::fs::create_dir_all(root.join("usr/local/bin"))?;
+    std::fs::write(&kubelet, "#!/bin/sh\n")?;
+    std::fs::set_permissions(&kubelet, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     Ok(())
 }

@@ -49,7 +49,10 @@ pub(super) fn parse(text: &str) -> Result<Map<String, Value>, String> {
     let config: Value = if text.trim_start().starts_with('{') {
         serde_json::from_str(text).map_err(|error| format!("is not JSON once rendered: {error}"))?
     } else {
-        serde_saphyr::from_str(text).map_err(|error| format!("is not YAML once rendered: {error}"))?
+        // `mode: 0644` is octal to everybody who writes one, as in YAML 1.1; YAML 1.2 alone would make 644 of it.
+        let options = serde_saphyr::options! { legacy_octal_numbers: true };
+        serde_saphyr::from_str_with_options(text, options)
+            .map_err(|error| format!("is not YAML once rendered: {error}"))?
     };
     let Value::Object(config) = config else {
         return Err("is not an object once rendered".to_owned());

@@ -76,6 +76,18 @@ fn a_bad_config_is_named_and_never_served(#[case] template: &str, #[case] want: 
 }
 
 #[test]
+fn a_mode_is_octal() {
+    let template = "ignition: {version: 3.3.0}\nstorage: {files: [{path: /a, mode: 0644}, {path: /b, mode: 420}]}\n";
+    let p = profile("p").ignition(template).arc();
+    let agent = AgentLink::sample();
+    let config = ignition(&p, &machine("m").arc(), ARCH, Some(template), &links(), Some(&agent)).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let modes: Vec<_> =
+        config["storage"]["files"].as_array().unwrap()[..2].iter().map(|file| file["mode"].to_string()).collect();
+    assert_eq!(modes, ["420", "420"], "Ignition takes integers only");
+}
+
+#[test]
 fn a_machine_s_variables_win() {
     let p = profile("p").variable("rack", "none").argument("rack={{ vars.rack }}").arc();
     let of = |m| command_line(&p, &m, ARCH, &links()).unwrap()[1].clone();

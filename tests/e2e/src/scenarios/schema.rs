@@ -59,7 +59,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let site = Site::start(prepared, progress, &SiteOptions::new("schema"))?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
     for (what, object, words) in BAD {
-        let object = format!("apiVersion: magnetite.dev/v1alpha1\n{}", object.replace("SUM", &"0".repeat(64)));
+        let object = format!("apiVersion: magnetite.dev/v1alpha1\n{}", object.replace("SUM", &"a".repeat(64)));
         match site.apply(&object) {
             Ok(_) => anyhow::bail!("{what} was accepted"),
             Err(error) => {
