@@ -50,7 +50,9 @@ async fn main() -> ExitCode {
     match join(&args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = log::chain(error.as_ref()), "the box did not join");
+            // Not inside the macro: with its feature `log` on, which kube turns on, `log` is another module in there.
+            let told = log::chain(error.as_ref());
+            tracing::error!(error = told, "the box did not join");
             let refused = error.downcast_ref::<RunError>().is_some_and(RunError::is_refusal);
             ExitCode::from(if refused { REFUSED } else { FAILED })
         }
