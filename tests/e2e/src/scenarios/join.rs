@@ -54,7 +54,14 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     for spec in &specs {
         let status =
             magnetite::wait_phase(&mut site, &spec.name, "Ready", LONG).with_context(|| magnetite.last_words())?;
-        check_status(spec, &status)?;
+        ensure!(status["message"].is_null(), "{} is Ready and says {}", spec.name, status["message"]);
+        // The controller sees a Node become Ready a moment before the box tells of it.
+        let told = site.wait_until("the box to tell that it is Ready", Duration::from_secs(60), |site| {
+            let status = magnetite::machine_status(site, &spec.name)?;
+            let steps = status["boot"]["steps"].as_array().cloned().unwrap_or_default();
+            Ok(steps.iter().any(|step| step["name"] == "NodeReady").then_some(status))
+        })?;
+        check_status(spec, &told)?;
         check_node(&site, spec)?;
         step.note(format!("{} is Ready", spec.name));
     }
