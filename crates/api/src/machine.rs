@@ -75,13 +75,14 @@ pub struct MachineSpec {
     /// Variables for the Profile's templates, by name: `{{ vars.rack }}`. They win over the Profile's own.
     /// Nothing secret: what is rendered can be read by anyone on the network. At most 64, of 4096 characters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     pub variables: BTreeMap<String, String>,
 
     /// Labels for this machine's Node, over those of the Profile.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('magnetite.dev/') && !key.startsWith('node-role.kubernetes.io/control-plane'))").message("nodeLabels may not set magnetite.dev/ labels or the control-plane role"))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"}))]
+    #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('magnetite.dev/') && !(key in ['node-role.kubernetes.io/control-plane', 'node-role.kubernetes.io/master']))").message("nodeLabels may not set magnetite.dev/ labels or the control-plane role"))]
+    #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317 && key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))").message("nodeLabels has a key that is no label's key"))]
     pub node_labels: BTreeMap<String, String>,
 
     /// Names an intent to provision the box (again). Any change opens a new boot window: the box may then

@@ -48,7 +48,7 @@ pub struct ProfileSpec {
 
     /// Variables for the templates, by name: `{{ vars.channel }}`. A Machine's own win. Nothing secret.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     pub variables: BTreeMap<String, String>,
 
     /// Labels and taints of the Nodes.
@@ -109,7 +109,7 @@ pub enum OnReboot {
 }
 
 /// Kernel, initrds, further files and command line for one architecture.
-#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct ArchBoot {
     /// The kernel.
@@ -122,6 +122,7 @@ pub struct ArchBoot {
     /// the file named rootfs. At most 8.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 8))]
+    #[x_kube(validation = Rule::new("self.all(name, name.matches('^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'))").message("a file's name has letters, digits, '_', '.' and '-' and begins with a letter or digit"))]
     pub files: BTreeMap<String, Artifact>,
     /// The kernel's command line, one argument an item, each a template. An argument has no white space,
     /// quotes or control characters once rendered, is none of `||`, `&&` and `;` and does not begin with `#`:
@@ -191,8 +192,9 @@ fn default_key() -> String {
 pub struct NodeSpec {
     /// Labels that the controller sets on the Node, and keeps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('magnetite.dev/') && !key.startsWith('node-role.kubernetes.io/control-plane'))").message("node.labels may not set magnetite.dev/ labels or the control-plane role"))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"}))]
+    #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('magnetite.dev/') && !(key in ['node-role.kubernetes.io/control-plane', 'node-role.kubernetes.io/master']))").message("node.labels may not set magnetite.dev/ labels or the control-plane role"))]
+    #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317 && key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))").message("node.labels has a key that is no label's key"))]
     pub labels: BTreeMap<String, String>,
     /// Taints that the Node is registered with, so that no Pod slips in before them. At most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -240,7 +242,7 @@ pub struct JoinSpec {
     pub api_server: Option<String>,
     /// Addresses of the cluster's DNS service, for Pods. At most 3. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 3), inner(length(max = 45)))]
+    #[schemars(length(max = 3), inner(length(max = 45), regex(pattern = r"^[0-9a-fA-F:.]+$")))]
     pub cluster_dns: Vec<String>,
     /// DNS domain of the cluster. Default: `cluster.local`.
     #[serde(default = "default_domain")]
@@ -251,9 +253,11 @@ pub struct JoinSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form_object")]
     pub kubelet_configuration: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Further arguments for the kubelet, each beginning with `--`. At most 32.
+    /// Further arguments for the kubelet, each beginning with `--`. Those that Magnetite sets itself are refused.
+    /// At most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 255), regex(pattern = r"^--[a-z][a-z0-9-]*(=[^\s\x22'\\$%]*)?$")))]
+    #[x_kube(validation = Rule::new("self.all(item, !item.matches('^--(config|config-dir|kubeconfig|bootstrap-kubeconfig|hostname-override|cert-dir|anonymous-auth|authorization-mode|client-ca-file|rotate-certificates|authentication-.*)(=|$)'))").message("joining, identity and authorisation of the kubelet are Magnetite's to set"))]
     pub kubelet_args: Vec<String>,
 }
 
@@ -295,7 +299,7 @@ pub struct AgentSpec {
     /// Where Ignition writes the agent. Default: `/opt/magnetite/magnetite-agent`. On a system with SELinux
     /// choose a folder whose files may be run, for example `/usr/local/bin/magnetite-agent` on Fedora CoreOS.
     #[serde(default = "default_agent_path")]
-    #[schemars(length(max = 255), regex(pattern = r"^(/[A-Za-z0-9_.-]+)+$"))]
+    #[schemars(length(max = 255), regex(pattern = r"^(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+$"))]
     pub path: String,
 }
 

@@ -168,6 +168,7 @@ pub fn install_charts(site: &Site, note: impl Fn(&str)) -> Result<()> {
         site.helm()
             .args(["install", chart, &charts.join(chart).display().to_string()])
             .args(["--namespace", NAMESPACE, "--create-namespace"])
+            .args(if chart == "magnetite" { &["--set", "bootserver.interface=eth0"][..] } else { &[] }.iter().copied())
             .run()?;
     }
     site.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
