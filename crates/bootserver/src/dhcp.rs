@@ -199,3 +199,94 @@ fn read(packet: &Packet) -> Option<(Request, Class)> {
     };
     Some((request, class))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, path::Path};
+
+    use magnetite_wire::dhcp::{OptionCode, Options};
+
+    use super::*;
+    use crate::{fixtures::Site, net};
+
+    async fn server(site: &Site, service: Service) -> Server {
+        let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
+        Server::new(socket, service, Arc::clone(&site.app), Arc::default())
+    }
+
+    fn request(mac: &str, kind: MessageType, class: &[u8], ipxe: bool) -> Vec<u8> {
+        let mut chaddr = [0; 16];
+        chaddr[..6].copy_from_slice(&mac.parse::<MacAddr>().unwrap().0);
+        let nobody = Ipv4Addr::UNSPECIFIED;
+        let mut options = Options::default();
+        options.push(OptionCode::MESSAGE_TYPE, [kind.0]);
+        options.push(OptionCode::VENDOR_CLASS, class);
+        options.push(OptionCode::ARCH, [0, 0]);
+        if ipxe {
+            options.push(OptionCode::USER_CLASS, *b"iPXE");
+        }
+        let packet = Packet {
+            op: 1,
+            htype: 1,
+            hlen: 6,
+            hops: 0,
+            xid: 7,
+            secs: 0,
+            flags: 0,
+            ciaddr: nobody,
+            yiaddr: nobody,
+            siaddr: nobody,
+            giaddr: nobody,
+            chaddr,
+            sname: [0; 64],
+            file: [0; 128],
+            options,
+        };
+        let mut bytes = Vec::new();
+        packet.encode(&mut bytes).unwrap();
+        bytes
+    }
+
+    const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 7), 68);
+
+    #[tokio::test]
+    async fn declared_boxes_are_answered_and_nobody_else() {
+        let site = Site::new().await;
+        let (proxy, boot) = (server(&site, Service::Proxy).await, server(&site, Service::BootServer).await);
+        let file = |answer: Option<(Packet, Destination)>| {
+            answer.map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap())
+        };
+        let mine = crate::fixtures::MAC;
+        let loader =
+            file(proxy.answer(&request(mine, MessageType::DISCOVER, b"PXEClient:Arch:00000", false), PEER)).unwrap();
+        assert_eq!(Path::new(&loader).file_name().unwrap(), "undionly.kpxe");
+        let script = file(proxy.answer(&request(mine, MessageType::DISCOVER, b"PXEClient", true), PEER)).unwrap();
+        assert!(script.starts_with("http://127.0.0.1:8080/m/") && script.ends_with("/x86_64/boot.ipxe"), "{script}");
+        assert_eq!(file(boot.answer(&request(mine, MessageType::REQUEST, b"PXEClient", false), PEER)).unwrap(), loader);
+        // The choice of the site's own server, a DISCOVER of no firmware, and a stranger.
+        for bytes in [
+            request(mine, MessageType::REQUEST, b"PXEClient", false),
+            request(mine, MessageType::DISCOVER, b"udhcp 1.35.0", false),
+            request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", false),
+            vec![1; 12],
+        ] {
+            assert!(proxy.answer(&bytes, PEER).is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_remembered_once_and_only_so_many() {
+        let site = Site::new().await;
+        let proxy = server(&site, Service::Proxy).await;
+        for _ in 0..3 {
+            proxy.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", false), PEER);
+        }
+        assert_eq!(proxy.strangers.lock().unwrap().len(), 1);
+        for number in 0..5000u16 {
+            let [high, low] = number.to_be_bytes();
+            let mac = format!("52:54:00:77:{high:02x}:{low:02x}");
+            proxy.answer(&request(&mac, MessageType::DISCOVER, b"PXEClient", false), PEER);
+        }
+        assert_eq!(proxy.strangers.lock().unwrap().len(), MOST_STRANGERS);
+    }
+}

@@ -5,6 +5,8 @@ mod app;
 mod args;
 mod artifacts;
 mod dhcp;
+#[cfg(test)]
+mod fixtures;
 mod http;
 mod keys;
 mod metrics;

@@ -112,7 +112,12 @@ impl Publisher {
                     count(&self.app.metrics.reports, "written");
                     self.machines.insert(name, Written { at: Instant::now(), version: entry.version });
                 }
-                Err(error) => {
+                Err(Refused::ForGood(error)) => {
+                    count(&self.app.metrics.reports, "refused");
+                    tracing::warn!(machine = name, error = %error, "a boot report was refused; the next change is tried again");
+                    self.machines.insert(name, Written { at: Instant::now(), version: entry.version });
+                }
+                Err(Refused::ForNow(error)) => {
                     count(&self.app.metrics.reports, "failed");
                     tracing::debug!(machine = name, error = %error, "a boot report is put off");
                     // The API server is away: no use in trying the others now.
@@ -141,7 +146,12 @@ impl Publisher {
             }
             match write(client, report).await {
                 Ok(()) => drop(self.profiles.insert(name, (Instant::now(), text))),
-                Err(error) => {
+                Err(Refused::ForGood(error)) => {
+                    count(&self.app.metrics.reports, "refused");
+                    tracing::warn!(profile = name, error = %error, "an artifact report was refused");
+                    self.profiles.insert(name, (Instant::now(), text));
+                }
+                Err(Refused::ForNow(error)) => {
                     tracing::debug!(profile = name, error = %error, "an artifact report is put off");
                     return true;
                 }
@@ -192,15 +202,31 @@ impl Publisher {
         };
         let mut report = BootReport::new(&format!("profile.{name}.{}", self.app.server), spec);
         report.metadata.labels = Some([(names::LABEL_PROFILE.to_owned(), name)].into());
+        report.metadata.owner_references = owner(profile).map(|owner| vec![owner]);
         report
     }
 }
 
-async fn write(client: &Client, mut report: BootReport) -> anyhow::Result<()> {
+/// Why a report was not written.
+enum Refused {
+    /// The API server does not answer, or not now.
+    ForNow(anyhow::Error),
+    /// It will not take this one, ever.
+    ForGood(kube::Error),
+}
+
+async fn write(client: &Client, mut report: BootReport) -> Result<(), Refused> {
     let api: Api<BootReport> = Api::all(client.clone());
     let name = report.name_any();
     report.metadata = ObjectMeta { managed_fields: None, ..report.metadata };
     let parameters = PatchParams::apply(names::MANAGER_BOOTSERVER).force();
-    tokio::time::timeout(CALL, api.patch(&name, &parameters, &Patch::Apply(&report))).await??;
-    Ok(())
+    let patch = Patch::Apply(&report);
+    match tokio::time::timeout(CALL, api.patch(&name, &parameters, &patch)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(kube::Error::Api(status))) if [400, 403, 404, 422].contains(&status.code) => {
+            Err(Refused::ForGood(kube::Error::Api(status)))
+        }
+        Ok(Err(error)) => Err(Refused::ForNow(error.into())),
+        Err(late) => Err(Refused::ForNow(late.into())),
+    }
 }

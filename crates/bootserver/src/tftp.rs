@@ -238,3 +238,66 @@ async fn continue_after_error(deadline: Instant) -> Event {
     tokio::time::sleep_until(deadline).await;
     Event::Timer
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::fixtures::Site;
+
+    /// A client in lock step, as every ROM is one.
+    async fn fetch(server: SocketAddr, file: &str) -> Result<Vec<u8>, String> {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut out = Vec::new();
+        Packet::Read(ReadRequest {
+            file: file.to_owned(),
+            block_size: Some(1468),
+            size: true,
+            ..ReadRequest::default()
+        })
+        .encode(&mut out);
+        socket.send_to(&out, server).await.unwrap();
+        let (mut got, mut buffer) = (Vec::new(), [0; 2048]);
+        loop {
+            let (len, peer) = socket.recv_from(&mut buffer).await.unwrap();
+            let ack = match Packet::decode(&buffer[..len]).unwrap() {
+                Packet::Oack(_) => 0,
+                Packet::Data { block, bytes } => {
+                    got.extend(bytes);
+                    if bytes.len() < 1468 {
+                        let mut out = Vec::new();
+                        Packet::Ack(block).encode(&mut out);
+                        socket.send_to(&out, peer).await.unwrap();
+                        return Ok(got);
+                    }
+                    block
+                }
+                Packet::Error { message, .. } => return Err(message),
+                other => panic!("{other:?}"),
+            };
+            let mut out = Vec::new();
+            Packet::Ack(ack).encode(&mut out);
+            socket.send_to(&out, peer).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn loaders_are_sent_and_nothing_else_is() {
+        let site = Site::new().await;
+        let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
+        let address = socket.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(Server::new(socket, Arc::clone(&site.app)).run(stop.clone()));
+        let id = magnetite_boot::capability::machine_id(&site.machine);
+        assert_eq!(fetch(address, &format!("m/{id}/undionly.kpxe")).await.unwrap(), b"loader");
+        assert_eq!(fetch(address, "/undionly.kpxe").await.unwrap(), b"loader");
+        for name in ["../../etc/passwd", "/etc/passwd", "m/x/../undionly.kpxe", "undionly.kpxe/", "UNDIONLY.KPXE"] {
+            assert_eq!(fetch(address, name).await, Err("no such file".to_owned()), "{name}");
+        }
+        stop.cancel();
+        running.await.unwrap().unwrap();
+        let steps = site.app.records.all()["box"].boot.steps.clone();
+        assert_eq!((steps[0].name, steps[0].bytes), (BootStepName::LoaderSent, Some(6)));
+    }
+}

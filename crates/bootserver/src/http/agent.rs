@@ -139,7 +139,7 @@ async fn create(
     let mut claim = MachineClaim::new(name, spec);
     claim.metadata = ObjectMeta { name: Some(name.to_owned()), ..claim.metadata };
     claim.metadata.labels = Some([(names::LABEL_MACHINE.to_owned(), machine.name_any())].into());
-    claim.metadata.owner_references = owner(machine).map(|owner| vec![owner]);
+    claim.metadata.owner_references = owner(machine.as_ref()).map(|owner| vec![owner]);
     let unavailable =
         || later("ApiServerAway", "the API server does not answer; the claim is kept by nobody, come again", 5);
     match tokio::time::timeout(CALL, api.create(&PostParams::default(), &claim)).await {
@@ -203,12 +203,11 @@ fn respond(claim: &MachineClaim) -> Option<Response> {
     }
 }
 
-/// Ties an object to its Machine: it goes when the Machine goes.
-pub fn owner(machine: &Machine) -> Option<OwnerReference> {
-    let mut owner = machine.owner_ref(&())?;
-    // A boot server may not hold up a Machine's deletion, and has no right to say so.
+/// Ties an object to its Machine or Profile: it goes when that goes.
+pub fn owner<K: Resource<DynamicType = ()>>(of: &K) -> Option<OwnerReference> {
+    let mut owner = of.owner_ref(&())?;
+    // A boot server may not hold up a deletion, and has no right to say so.
     (owner.block_owner_deletion, owner.controller) = (None, None);
-    let _ = Machine::kind(&());
     Some(owner)
 }
 

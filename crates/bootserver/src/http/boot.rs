@@ -37,11 +37,13 @@ pub async fn script(
     let conflicted = !view.fleet.conflicts(&machine).is_empty();
     let next = plan::next(&machine, profile.as_deref(), intent, conflicted, now);
     let name = machine.metadata.name.as_deref().unwrap_or_default();
+    let mut obstacle = None;
     let (body, words) = match (next, profile) {
         (Next::Boot, Ok(profile)) => match boot_script(&app, &machine, &profile, architecture, &links) {
             Ok(script) => (script, format!("boots profile {}", profile.spec.revision())),
-            Err(Obstacle { reason, message }) => {
-                app.records.fail(&machine, BootStepName::ScriptServed, reason, &message, now);
+            Err(found) => {
+                let message = found.message.clone();
+                obstacle = Some(found);
                 (render::wait_script(&machine, &message, 10, &links), format!("waits: {message}"))
             }
         },
@@ -55,6 +57,9 @@ pub async fn script(
     };
     tracing::info!(machine = name, peer = %peer.0, detail = words, "script served");
     app.records.step(&machine, BootStepName::ScriptServed, Detail::words(words).from_peer(peer.ip()), now);
+    if let Some(Obstacle { reason, message }) = obstacle {
+        app.records.fail(&machine, BootStepName::ScriptServed, reason, &message, now);
+    }
     text(SCRIPT, body)
 }
 

@@ -144,7 +144,10 @@ fn read_file(file: &str, text: &str, catalog: &mut Catalog, places: &mut BTreeMa
 
 fn first_line(error: &serde_saphyr::Error) -> String {
     // Its further lines draw the place, which the file, line and column say already.
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    let said = line.strip_prefix("error: line ").and_then(|rest| Some(rest.split_once(": ")?.1));
+    said.unwrap_or(line).to_owned()
 }
 
 /// Documents of a file, each with the number of lines before it. Split here, so that one that does not parse
@@ -307,7 +310,7 @@ mod tests {
                 "needs x86_64 or aarch64",
             ),
             ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n", "is not known here"),
-            ("apiVersion: magnetite.dev/v1alpha1\nkind: Machine\nspec: {serial: X1}\n", "metadata.name"),
+            ("apiVersion: magnetite.dev/v1alpha1\nkind: Machine\nspec: {serial: X1}\n", "metadata"),
         ] {
             let catalog = catalog(&[("a.yaml", text)]);
             assert!(catalog.problems[0].message.contains(words), "{:?}", catalog.problems);
