@@ -3,6 +3,8 @@
 //! The CRDs are text here: documents are told apart at `---`, and nothing of them is read but their names. What
 //! becomes of a text is decided by pure functions; [`run`] alone has files and processes.
 
+#![allow(clippy::print_stdout, reason = "the names of what was written are what it prints")]
+
 use std::{collections::BTreeMap, fs, path::Path, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};

@@ -61,7 +61,8 @@ fn a_node_s_name_stays(#[case] before: Value, #[case] after: Value, #[case] refu
 
 #[test]
 fn profile_rules() {
-    let cases: [(&dyn Fn(&mut Value), Option<&str>); 11] = [
+    type Case<'a> = (&'a dyn Fn(&mut Value), Option<&'a str>);
+    let cases: [Case<'_>; 11] = [
         (&|_| {}, None),
         (&|spec| spec["boot"] = json!({}), Some("boot needs x86_64 or aarch64")),
         (&|spec| spec["boot"]["aarch64"]["kernel"]["url"] = json!("http://x/k"), Some("exactly one of url and file")),

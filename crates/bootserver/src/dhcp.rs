@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::{fixtures::Site, net};
 
-    async fn server(site: &Site, service: Service) -> Server {
+    fn server(site: &Site, service: Service) -> Server {
         let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
         Server::new(socket, service, Arc::clone(&site.app), Arc::default())
     }
@@ -252,7 +252,7 @@ mod tests {
     #[tokio::test]
     async fn declared_boxes_are_answered_and_nobody_else() {
         let site = Site::new().await;
-        let (proxy, boot) = (server(&site, Service::Proxy).await, server(&site, Service::BootServer).await);
+        let (proxy, boot) = (server(&site, Service::Proxy), server(&site, Service::BootServer));
         let file = |answer: Option<(Packet, Destination)>| {
             answer.map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap())
         };
@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_stranger_is_remembered_once_and_only_so_many() {
         let site = Site::new().await;
-        let proxy = server(&site, Service::Proxy).await;
+        let proxy = server(&site, Service::Proxy);
         for _ in 0..3 {
             proxy.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", false), PEER);
         }

@@ -62,7 +62,7 @@ impl Detail {
     }
 
     /// With the peer's address.
-    pub fn from_peer(mut self, address: impl ToString) -> Self {
+    pub fn at_peer(mut self, address: impl ToString) -> Self {
         self.address = Some(address.to_string());
         self
     }

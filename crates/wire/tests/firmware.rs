@@ -1,4 +1,5 @@
 //! What real firmware sent in the lab (tests/golden/pcap), read back.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{fmt::Write, net::Ipv4Addr, path::PathBuf};
 

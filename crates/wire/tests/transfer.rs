@@ -1,4 +1,5 @@
 //! The transfer in a world that loses, doubles and reorders.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use magnetite_wire::tftp::{
     ErrorCode, Event, Failure, Negotiated, Output, ReadRequest, Transfer,

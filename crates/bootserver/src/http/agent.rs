@@ -69,7 +69,7 @@ pub async fn claim(
             format!("the claim is for {}, and the link is for {name}", clean(&request.machine, 63)),
         );
     }
-    app.records.step(&machine, BootStepName::Claiming, Detail::default().from_peer(peer.ip()), now);
+    app.records.step(&machine, BootStepName::Claiming, Detail::default().at_peer(peer.ip()), now);
     let Cluster::Client(client) = &app.cluster else {
         count(&app.metrics.claims, "unavailable");
         return later(
@@ -244,7 +244,7 @@ pub async fn report(
         }
         None => {
             tracing::info!(machine = machine.name_any(), step = step.as_str(), "the box reports");
-            app.records.step(&machine, step, Detail { words: detail, ..Detail::default() }.from_peer(peer.ip()), now);
+            app.records.step(&machine, step, Detail { words: detail, ..Detail::default() }.at_peer(peer.ip()), now);
             if let (BootStepName::SystemBooted, Cluster::None(windows)) = (step, &app.cluster) {
                 let mut windows = windows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if let Err(error) = windows.fulfil(&machine.name_any()) {

@@ -56,7 +56,7 @@ pub async fn script(
         }
     };
     tracing::info!(machine = name, peer = %peer.0, detail = words, "script served");
-    app.records.step(&machine, BootStepName::ScriptServed, Detail::words(words).from_peer(peer.ip()), now);
+    app.records.step(&machine, BootStepName::ScriptServed, Detail::words(words).at_peer(peer.ip()), now);
     if let Some(Obstacle { reason, message }) = obstacle {
         app.records.fail(&machine, BootStepName::ScriptServed, reason, &message, now);
     }
@@ -104,7 +104,7 @@ pub async fn ignition(
     match render::ignition(&profile, &machine, architecture, view.ignition(&profile), &links, agent.as_ref()) {
         Ok(config) => {
             let detail = Detail { bytes: Some(config.len() as u64), ..Detail::default() };
-            app.records.step(&machine, BootStepName::ConfigFetched, detail.from_peer(peer.ip()), now);
+            app.records.step(&machine, BootStepName::ConfigFetched, detail.at_peer(peer.ip()), now);
             text("application/vnd.coreos.ignition+json", config)
         }
         Err(error) => {

@@ -47,7 +47,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     ensure!(rogue::discover(&site, "52:54:00:99:99:99")?.is_none(), "a box that nobody declared was answered");
 
     let step = progress.step("booting a box with no cluster anywhere near");
-    let mut machine = site.machine(spec.clone())?;
+    let mut machine = site.machine(spec)?;
     machine.power_on()?;
     let report = site.run().join("bootserver/machines/first.json");
     wait::until("the box to report that it booted", Duration::from_secs(240), || {
