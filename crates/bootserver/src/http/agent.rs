@@ -94,7 +94,7 @@ async fn pass_on(app: &App, client: &Client, machine: &Arc<Machine>, request: Cl
     let Ok(key) = STANDARD.decode(&request.claim_key) else {
         return refuse(StatusCode::BAD_REQUEST, "BadRequest", "claimKey is not base64");
     };
-    let name = format!("{}-{}", machine.name_any(), Sha256::of(&key).short());
+    let name = claim_name(&machine.name_any(), &key, &request.intent);
     let view = app.view();
     let rivals = view.claims.values().filter(|claim| {
         claim.spec.machine == request.machine && claim.spec.intent == request.intent && claim.name_any() != name
@@ -201,6 +201,13 @@ fn respond(claim: &MachineClaim) -> Option<Response> {
         }
         (Decision::Approved | Decision::Bound, _) => None,
     }
+}
+
+/// A claim's name: the same for a key that comes again in an intent, another in another intent. A box keeps its keys
+/// over intents, and a claim that was refused in one must not answer for the next.
+fn claim_name(machine: &str, key: &[u8], intent: &str) -> String {
+    let digest = Sha256::of(&[key, b"\n", intent.as_bytes()].concat());
+    format!("{machine}-{}", digest.short())
 }
 
 /// Ties an object to its Machine or Profile: it goes when that goes.

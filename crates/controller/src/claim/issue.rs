@@ -13,7 +13,7 @@ use kube::{
     runtime::{controller::Action, events::EventType},
 };
 use magnetite_api::{
-    Machine, MachineClaimStatus, Profile,
+    Machine, MachineClaimStatus, Profile, Sha256,
     claim::Decision,
     join::JoinBundle,
     machine::IdentityStatus,
@@ -91,8 +91,9 @@ fn identity(seen: &Observed) -> Option<&IdentityStatus> {
 }
 
 fn request_name(machine: &Machine, identity: &IdentityStatus) -> String {
-    let key: String = identity.claim_key.chars().take(10).collect();
-    format!("magnetite-{}-{key}", machine.name_any())
+    // The intent too: a box that kept its keys and is provisioned anew gets a new certificate, not its old one's name.
+    let digest = Sha256::of(format!("{}\n{}", identity.claim_key, identity.intent).as_bytes()).short();
+    format!("magnetite-{}-{digest}", machine.name_any())
 }
 
 fn wanted(name: &str, machine: &Machine, claim: &str, request: &Request) -> CertificateSigningRequest {
