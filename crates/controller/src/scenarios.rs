@@ -186,7 +186,7 @@ fn bound(keys: &Keys) -> (MachineClaim, Machine, &'static str) {
     let identity = fixtures::identity(keys, 10, None);
     let path = format!(
         "/apis/certificates.k8s.io/v1/certificatesigningrequests/magnetite-box-1-{}",
-        &identity.claim_key[..10]
+        magnetite_api::Sha256::of(format!("{}\n{}", identity.claim_key, identity.intent).as_bytes()).short()
     );
     machine.status.as_mut().unwrap().identity = Some(identity);
     (keys.claim(&keys.kubelet_request), machine, path.leak())
