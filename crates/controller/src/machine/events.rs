@@ -2,6 +2,7 @@
 
 use magnetite_api::{
     Phase,
+    conditions::{self, reason},
     machine::{IntentState, IntentStatus, MachineStatus},
 };
 
@@ -20,7 +21,11 @@ pub struct Note {
 
 /// The Events of a change.
 pub fn notes(before: Option<&MachineStatus>, after: &MachineStatus) -> Vec<Note> {
-    let window = window(before.and_then(|status| status.intent.as_ref()), after.intent.as_ref());
+    let leaving =
+        conditions::find(&after.conditions, conditions::WINDOW_OPEN).is_some_and(|c| c.reason == reason::DELETING);
+    let window = window(before.and_then(|status| status.intent.as_ref()), after.intent.as_ref())
+        // Somebody deletes the Machine: that closes its window, and is nothing to be warned of.
+        .filter(|note| !(leaving && note.warning));
     let phase = phase(before.and_then(|status| status.phase), after);
     window.into_iter().chain(phase).collect()
 }
