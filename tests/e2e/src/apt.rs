@@ -27,6 +27,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("iproute2", "network namespaces"),
     ("tcpdump", "records what went over the wire"),
     ("util-linux", "ties child processes to the lab"),
+    ("curl", "asks Magnetite's servers as anybody could"),
+    ("openssl", "forges the certificate requests that must be refused"),
     ("ca-certificates", "downloads"),
 ];
 

@@ -69,7 +69,6 @@ pub async fn claim(
             format!("the claim is for {}, and the link is for {name}", clean(&request.machine, 63)),
         );
     }
-    app.records.step(&machine, BootStepName::Claiming, Detail::default().at_peer(peer.ip()), now);
     let Cluster::Client(client) = &app.cluster else {
         count(&app.metrics.claims, "unavailable");
         return later(
@@ -79,6 +78,10 @@ pub async fn claim(
         );
     };
     let response = pass_on(&app, client, &machine, request, &peer).await;
+    // A refused claim may be a rogue's: it is no step of the machine's own boot. Its Event tells of it.
+    if response.status() != StatusCode::CONFLICT {
+        app.records.step(&machine, BootStepName::Claiming, Detail::default().at_peer(peer.ip()), now);
+    }
     let outcome = match response.status().as_u16() {
         200 => "approved",
         409 => "denied",
