@@ -275,6 +275,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn strangers_get_ipxe_where_serial_numbers_are_asked_for() {
+        let site = Site::with(|app| app.identify_by_serial = true).await;
+        let proxy = server(&site, Service::Proxy);
+        let file = |ipxe| {
+            let bytes = request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", ipxe);
+            proxy.answer(&bytes, PEER).map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap())
+        };
+        assert_eq!(file(false).unwrap(), "undionly.kpxe");
+        assert_eq!(file(true).unwrap(), "http://127.0.0.1:8080/identify.ipxe");
+    }
+
+    #[tokio::test]
     async fn a_stranger_is_remembered_once_and_only_so_many() {
         let site = Site::new().await;
         let proxy = server(&site, Service::Proxy);

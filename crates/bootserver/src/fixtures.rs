@@ -26,6 +26,9 @@ use crate::{
 /// The MAC of the one Machine.
 pub const MAC: &str = "52:54:00:30:00:10";
 
+/// Its serial number.
+pub const SERIAL: &str = "LAB0001";
+
 /// A boot server and what it stands on.
 pub struct Site {
     pub app: Arc<App>,
@@ -37,12 +40,18 @@ pub struct Site {
 impl Site {
     /// A site whose kernel is there and whose window is open.
     pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, with something about the server changed.
+    pub async fn with(change: impl FnOnce(&mut App)) -> Self {
         magnetite_daemon::crypto::install();
         let folder = tempfile::tempdir().unwrap();
         let files = folder.path().join("files");
         std::fs::create_dir_all(&files).unwrap();
         std::fs::write(files.join("vmlinuz"), KERNEL).unwrap();
-        let spec = MachineSpec { macs: vec![MAC.parse().unwrap()], ..MachineSpec::default() };
+        let (macs, serial) = (vec![MAC.parse().unwrap()], Some(SERIAL.to_owned()));
+        let spec = MachineSpec { macs, serial, ..MachineSpec::default() };
         let machine = Machine::new("box", MachineSpec { profile: Some("p".into()), ..spec });
         let kernel = Artifact { url: None, file: Some("vmlinuz".into()), sha256: Sha256::of(KERNEL) };
         let boot = ArchBoot { kernel, command_line: vec!["u={{ boot.ignition_url }}".into()], ..ArchBoot::default() };
@@ -63,7 +72,7 @@ impl Site {
         std::fs::write(&path, b"agent").unwrap();
         let meta = std::fs::metadata(&path).unwrap();
         let file = Checked { path, size: meta.len(), modified: meta.modified().unwrap() };
-        let app = Arc::new(App {
+        let mut app = App {
             view: reader,
             records: Arc::new(Records::default()),
             library,
@@ -78,8 +87,9 @@ impl Site {
             identify_by_serial: false,
             cluster: Cluster::None(Arc::new(Mutex::new(windows))),
             metrics: Metrics::default(),
-        });
-        let site = Self { app, machine, writer, folder };
+        };
+        change(&mut app);
+        let site = Self { app: Arc::new(app), machine, writer, folder };
         site.check_files().await;
         site
     }

@@ -187,3 +187,16 @@ async fn loaders_are_served_by_name_only() {
         assert_eq!(get(&site, path).await.status, StatusCode::NOT_FOUND, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_box_is_asked_for_its_serial_number_only_where_that_is_wanted() {
+    let site = Site::new().await;
+    assert_eq!(get(&site, "/identify.ipxe").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(get(&site, "/identify?serial=LAB0001").await.status, StatusCode::NOT_FOUND);
+    let site = Site::with(|app| app.identify_by_serial = true).await;
+    assert!(get(&site, "/identify.ipxe").await.text().contains("serial=${serial:uristring}"));
+    let known = get(&site, "/identify?mac=52:54:00:99:99:99&uuid=&arch=x86_64&serial=lab0001").await.text();
+    assert!(known.contains("/x86_64/boot.ipxe"), "{known}");
+    let unknown = get(&site, "/identify?serial=x%20%7C%7C%20reboot").await.text();
+    assert!(unknown.ends_with("\nexit\n") && !unknown.contains("||"), "{unknown}");
+}
