@@ -13,7 +13,8 @@ pub const END: u8 = 255;
 /// Says: load the boot file of this offer. This one form satisfied every firmware that was measured.
 pub const BOOT_AT_ONCE: [u8; 4] = [DISCOVERY_CONTROL, 1, 8, END];
 
-/// Finds a sub-option. A broken encoding ends the search: what came before it counts.
+/// Finds a sub-option. A broken encoding ends the search: what came before it counts. iPXE's option 175 has the same
+/// form, with sub-options of its own.
 pub fn sub_option(encapsulated: &[u8], wanted: u8) -> Option<&[u8]> {
     let mut reader = Reader::new(encapsulated);
     loop {

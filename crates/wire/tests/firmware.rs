@@ -1,70 +1,19 @@
 //! What real firmware sent in the lab (tests/golden/pcap), read back.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{fmt::Write, net::Ipv4Addr, path::PathBuf};
+mod pcap;
 
+use std::{fmt::Write, net::Ipv4Addr};
+
+use dhcproto::{Decodable, Encodable};
 use magnetite_wire::{
     dhcp::{
-        MessageType, OptionCode, Packet,
-        reply::{BootAnswer, Class, Destination, boot_server_ack, proxy_offer},
+        Arch, MessageType, OptionCode, Packet,
+        reply::{BootAnswer, Class, Destination, ReplyError, boot_server_ack, proxy_offer},
     },
-    tftp,
+    pxe, tftp,
 };
-
-/// One UDP datagram of a capture.
-struct Datagram {
-    source: u16,
-    target: u16,
-    payload: Vec<u8>,
-}
-
-/// The UDP datagrams of a classic pcap or pcapng file of Ethernet frames with IPv4 in them.
-fn datagrams(name: &str) -> Vec<Datagram> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/pcap").join(name);
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    let mut frames = Vec::new();
-    if bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) {
-        let mut at = 0;
-        while at + 12 <= bytes.len() {
-            let (kind, len) = (u32_at(at), u32_at(at + 4));
-            if kind == 6 {
-                frames.push(&bytes[at + 28..at + 28 + u32_at(at + 20)]);
-            }
-            at += len;
-        }
-    } else {
-        let mut at = 24;
-        while at + 16 <= bytes.len() {
-            let len = u32_at(at + 8);
-            frames.push(&bytes[at + 16..at + 16 + len]);
-            at += 16 + len;
-        }
-    }
-    frames.into_iter().filter_map(udp).collect()
-}
-
-fn udp(frame: &[u8]) -> Option<Datagram> {
-    let ip = frame.strip_prefix(frame.get(..12)?)?.strip_prefix(&[8, 0])?;
-    let header = usize::from(ip.first()? & 15) * 4;
-    let udp = (*ip.get(9)? == 17).then(|| ip.get(header..)).flatten()?;
-    let port = |at: usize| Some(u16::from_be_bytes([*udp.get(at)?, *udp.get(at + 1)?]));
-    let len = usize::from(port(4)?);
-    Some(Datagram { source: port(0)?, target: port(2)?, payload: udp.get(8..len)?.to_vec() })
-}
-
-fn captures() -> Vec<String> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/pcap");
-    let mut names: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    assert!(names.len() >= 10, "the captures are there");
-    names
-}
-
-fn is_dhcp(datagram: &Datagram) -> bool {
-    [67, 68, 4011].contains(&datagram.target) && [67, 68, 4011].contains(&datagram.source)
-}
+use pcap::{captures, datagrams, is_dhcp};
 
 fn describe(packet: &Packet) -> String {
     let options = &packet.options;
@@ -159,7 +108,42 @@ fn a_boot_file_that_does_not_fit_is_an_error_and_not_a_cut_name() {
     let answer = |len: usize| BootAnswer { server: Ipv4Addr::LOCALHOST, bootfile: "x".repeat(len), class: Class::Http };
     assert!(proxy_offer(&request, &answer(127)).is_ok());
     assert!(proxy_offer(&request, &answer(128)).is_err());
-    assert!(proxy_offer(&request, &answer(4096)).is_err());
+    let error = proxy_offer(&request, &answer(4096)).unwrap_err().to_string();
+    assert_eq!(error, "the boot file's name has 4096 bytes; at most 127 fit", "and not the name: it may be a secret");
+    let nul = BootAnswer { bootfile: "a\0b".into(), ..answer(1) };
+    assert_eq!(proxy_offer(&request, &nul).unwrap_err(), ReplyError::BootfileNul { at: 1 });
+}
+
+#[test]
+fn answers_go_where_they_are_heard() {
+    let mut request = Packet::decode(&datagrams("uefi-probe-full.pcap")[0].payload).unwrap();
+    let answer = BootAnswer { server: Ipv4Addr::new(172, 30, 0, 1), bootfile: "snponly.efi".into(), class: Class::Pxe };
+    let to = |request: &Packet| proxy_offer(request, &answer).unwrap().1.address().to_string();
+    assert_eq!(to(&request), "255.255.255.255:68");
+    request.giaddr = Ipv4Addr::new(10, 0, 0, 1);
+    request.options.push(OptionCode::RELAY_AGENT, *b"\x01\x04eth7");
+    assert_eq!(to(&request), "10.0.0.1:67");
+    let (offer, _) = proxy_offer(&request, &answer).unwrap();
+    let last = offer.options.iter().last().unwrap();
+    assert_eq!(last, (OptionCode::RELAY_AGENT, &b"\x01\x04eth7"[..]), "RFC 3046, 2.2: echoed, and last");
+    assert_eq!(offer.giaddr, request.giaddr);
+
+    // iPXE asks from 68, OVMF from 4011; each listens where it asked from.
+    for peer in ["172.30.0.151:68", "172.30.0.151:4011"] {
+        let (ack, to) = boot_server_ack(&request, &answer, peer.parse().unwrap()).unwrap();
+        assert_eq!(to.address().to_string(), peer);
+        assert_eq!(ack.options.get(OptionCode::VENDOR).unwrap(), pxe::BOOT_AT_ONCE, "no menu, no item to echo");
+    }
+}
+
+#[test]
+fn a_request_without_a_transaction_id_is_answered_without_one() {
+    let request = datagrams("probe-bios-menu.pcap").into_iter().find(|datagram| datagram.target == 4011).unwrap();
+    let request = Packet::decode(&request.payload).unwrap();
+    assert_eq!(request.xid, 0, "iPXE's boot-server request");
+    let answer = BootAnswer { server: Ipv4Addr::LOCALHOST, bootfile: "undionly.kpxe".into(), class: Class::Pxe };
+    let (ack, _) = boot_server_ack(&request, &answer, "172.30.0.151:68".parse().unwrap()).unwrap();
+    assert_eq!((ack.xid, ack.flags, ack.ciaddr, ack.secs), (0, request.flags, request.ciaddr, request.secs));
 }
 
 #[test]
@@ -175,4 +159,72 @@ fn tftp_requests_of_firmware() {
         }
     }
     insta::assert_snapshot!(text);
+}
+
+/// The oracle on what was really sent: every field and every option of every packet.
+#[test]
+fn dhcproto_reads_the_captures_the_same() {
+    for name in captures() {
+        for datagram in datagrams(&name).iter().filter(|datagram| is_dhcp(datagram)) {
+            let ours = Packet::decode(&datagram.payload).unwrap();
+            assert!(ours.hlen == 6, "{name}: well formed, else the oracle panics");
+            let theirs = dhcproto::v4::Message::decode(&mut dhcproto::Decoder::new(&datagram.payload)).unwrap();
+            assert_eq!((ours.xid, ours.secs, ours.flags), (theirs.xid(), theirs.secs(), u16::from(theirs.flags())));
+            assert_eq!(
+                [ours.ciaddr, ours.yiaddr, ours.siaddr, ours.giaddr],
+                [theirs.ciaddr(), theirs.yiaddr(), theirs.siaddr(), theirs.giaddr()]
+            );
+            assert_eq!(ours.mac().unwrap(), theirs.chaddr());
+            let kind = theirs.opts().msg_type().map(|kind| MessageType(kind.into()));
+            assert_eq!(ours.options.message_type(), Ok(kind));
+            // What it writes, we read as what was sent; it orders options by code.
+            let back = Packet::decode(&theirs.to_vec().unwrap()).unwrap();
+            let sorted = |packet: &Packet| {
+                let mut options: Vec<_> = packet.options.iter().map(|(code, value)| (code, value.to_vec())).collect();
+                options.sort();
+                options
+            };
+            assert_eq!(sorted(&back), sorted(&ours), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_an_ipxe_says_of_itself_is_read() {
+    let first = |name: &str| Packet::decode(&datagrams(name)[0].payload).unwrap().options;
+    let options = first("bios-virtio-net-pci-ipxerom.pcap");
+    assert_eq!(options.user_classes(), [b"iPXE".to_vec()], "bare, without RFC 3004's count");
+    assert_eq!(options.ndi(), Ok(Some([1, 2, 1])));
+    assert_eq!(options.arches(), Ok(vec![Arch::X86_BIOS]));
+    assert_eq!(options.max_size(), Ok(Some(1472)));
+    assert!(options.parameters().contains(&OptionCode::BOOTFILE));
+    let id = options.client_id().unwrap().unwrap();
+    assert_eq!((id.len(), id[0]), (7, 1));
+    let own = options.get(OptionCode::IPXE).unwrap();
+    assert_eq!(pxe::sub_option(&own, 235), Some(&[1, 0, 0][..]), "its version");
+    assert_eq!(pxe::sub_option(&own, 19), Some(&[1][..]), "it speaks HTTP");
+    assert_eq!(pxe::sub_option(&own, 20), None, "and, being of 2019, no HTTPS");
+
+    let options = first("uefi-probe-full.pcap");
+    assert_eq!((options.user_classes(), options.client_id()), (vec![], Ok(None)));
+    assert_eq!(options.arches(), Ok(vec![Arch::EFI_X64]));
+    assert_eq!(first("uefi-http.pcap").arches(), Ok(vec![Arch::EFI_HTTP_X64]));
+    assert_eq!(first("arm64-pxe.pcap").arches(), Ok(vec![Arch::EFI_ARM64]));
+}
+
+/// What a client that never answers makes us send, in bytes of IP: RFC 2347's options keep it small.
+#[test]
+fn a_request_of_firmware_is_not_amplified() {
+    const HEADERS: usize = 28;
+    let limits = tftp::transfer::Limits { block_size: 1468, window: 16 };
+    for name in captures() {
+        for datagram in datagrams(&name).iter().filter(|datagram| datagram.target == 69) {
+            let Ok(tftp::Packet::Read(request)) = tftp::Packet::decode(&datagram.payload) else { continue };
+            let agreed = tftp::Negotiated::from_request(&request, limits);
+            let mut oack = Vec::new();
+            tftp::Packet::Oack(agreed.acknowledge(&request, 100 << 20)).encode(&mut oack);
+            let (asked, sent) = (datagram.payload.len() + HEADERS, 3 * (oack.len() + HEADERS));
+            assert!(agreed.oack && sent <= 3 * asked, "{name}: {sent} bytes for {asked}");
+        }
+    }
 }

@@ -66,6 +66,32 @@ impl MessageType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Arch(pub u16);
 
+impl Arch {
+    /// PC with a BIOS.
+    pub const X86_BIOS: Self = Self(0);
+    /// 32-bit x86 with UEFI.
+    pub const EFI_IA32: Self = Self(6);
+    /// 64-bit x86 with UEFI. RFC 4578 printed 7 for EFI byte code and 9 for this one; erratum 4624 and IANA's registry
+    /// have it the other way round, and so does all firmware that was captured.
+    pub const EFI_X64: Self = Self(7);
+    /// EFI byte code by the registry; firmware that was built after the text of RFC 4578 means 64-bit x86 by it.
+    pub const EFI_BC: Self = Self(9);
+    /// 32-bit ARM with UEFI.
+    pub const EFI_ARM32: Self = Self(10);
+    /// 64-bit ARM with UEFI.
+    pub const EFI_ARM64: Self = Self(11);
+    /// 32-bit x86 with UEFI, boot by HTTP.
+    pub const EFI_HTTP_IA32: Self = Self(15);
+    /// 64-bit x86 with UEFI, boot by HTTP.
+    pub const EFI_HTTP_X64: Self = Self(16);
+    /// EFI byte code, boot by HTTP.
+    pub const EFI_HTTP_BC: Self = Self(17);
+    /// 32-bit ARM with UEFI, boot by HTTP.
+    pub const EFI_HTTP_ARM32: Self = Self(18);
+    /// 64-bit ARM with UEFI, boot by HTTP.
+    pub const EFI_HTTP_ARM64: Self = Self(19);
+}
+
 /// An option that does not have the form that its code asks for. Only this option is wrong; the packet
 /// around it may still be of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +114,11 @@ impl Options {
     /// Adds an option at the end. Longer than 255 bytes is split when it is encoded.
     pub fn push(&mut self, code: OptionCode, value: impl Into<Vec<u8>>) {
         self.0.push((code, value.into()));
+    }
+
+    /// Takes all parts of an option away.
+    pub fn remove(&mut self, code: OptionCode) {
+        self.0.retain(|(other, _)| *other != code);
     }
 
     /// How many parts there are.
@@ -135,6 +166,49 @@ impl Options {
         Ok(self.exactly::<4>(OptionCode::SERVER_ID, "4")?.map(Ipv4Addr::from))
     }
 
+    /// Option 50.
+    ///
+    /// # Errors
+    /// If it is not four bytes.
+    pub fn requested_ip(&self) -> Result<Option<Ipv4Addr>, OptionError> {
+        Ok(self.exactly::<4>(OptionCode::REQUESTED_IP, "4")?.map(Ipv4Addr::from))
+    }
+
+    /// Option 94 (RFC 4578, 2.2): the kind of interface (1 is UNDI), its major and its minor version.
+    ///
+    /// # Errors
+    /// If it is not three bytes.
+    pub fn ndi(&self) -> Result<Option<[u8; 3]>, OptionError> {
+        self.exactly::<3>(OptionCode::NDI, "3")
+    }
+
+    /// Option 61 with its type byte: OVMF sends none, iPXE a 1 and the MAC.
+    ///
+    /// # Errors
+    /// If it is shorter than two bytes (RFC 2132, 9.14).
+    pub fn client_id(&self) -> Result<Option<Vec<u8>>, OptionError> {
+        match self.get(OptionCode::CLIENT_ID) {
+            Some(id) if id.len() < 2 => {
+                Err(OptionError { code: OptionCode::CLIENT_ID.0, want: "2 or more", had: id.len() })
+            }
+            id => Ok(id),
+        }
+    }
+
+    /// Option 55: the codes that a client asks for, in its order. Absent: none.
+    pub fn parameters(&self) -> Vec<OptionCode> {
+        self.get(OptionCode::PARAMETERS).unwrap_or_default().into_iter().map(OptionCode).collect()
+    }
+
+    /// Option 77: RFC 3004's counted strings, or, where the counts do not add up, the whole as one name: iPXE sends its
+    /// own bare. Absent: none.
+    pub fn user_classes(&self) -> Vec<Vec<u8>> {
+        let Some(value) = self.get(OptionCode::USER_CLASS) else { return Vec::new() };
+        let mut reader = Reader::new(&value);
+        let names: Vec<_> = counted(&mut reader).map(<[u8]>::to_vec).collect();
+        if reader.left() == 0 && !names.is_empty() { names } else { vec![value] }
+    }
+
     /// Option 57, in bytes.
     ///
     /// # Errors
@@ -175,14 +249,20 @@ impl Options {
     /// True if option 77 names iPXE: bare, as iPXE writes it, or as one of RFC 3004's counted strings; or if
     /// iPXE's own options (175) are there.
     pub fn is_ipxe(&self) -> bool {
-        let named = self.get(OptionCode::USER_CLASS).is_some_and(|value| {
-            let mut reader = Reader::new(&value);
-            let counted = std::iter::from_fn(|| {
-                let len = reader.byte()?;
-                reader.slice(usize::from(len))
-            });
-            value == b"iPXE" || { counted }.any(|name| name == b"iPXE")
-        });
+        let named = self
+            .get(OptionCode::USER_CLASS)
+            .is_some_and(|value| value == b"iPXE" || counted(&mut Reader::new(&value)).any(|name| name == b"iPXE"));
         named || self.get(OptionCode::IPXE).is_some()
     }
+}
+
+/// Strings with a byte of length before each. A count that goes over the end leaves what follows it unread, and itself too.
+fn counted<'a>(reader: &mut Reader<'a>) -> impl Iterator<Item = &'a [u8]> {
+    std::iter::from_fn(move || {
+        let mut ahead = reader.clone();
+        let len = ahead.byte()?;
+        let name = ahead.slice(usize::from(len))?;
+        *reader = ahead;
+        Some(name)
+    })
 }

@@ -37,11 +37,12 @@ pub struct Packet {
     pub giaddr: Ipv4Addr,
     /// Hardware address, padded.
     pub chaddr: [u8; 16],
-    /// Server name, or options (overload).
+    /// Server name; zeros if it held options.
     pub sname: [u8; 64],
-    /// Boot file name, or options (overload).
+    /// Boot file name; zeros if it held options.
     pub file: [u8; 128],
-    /// Options, without pads and end.
+    /// Options, without pads and end. Those of an overloaded `file` and `sname` (RFC 2132, 9.3) are here too,
+    /// and option 52, which said so, is not: it is about the bytes, not about what they mean.
     pub options: Options,
 }
 
@@ -52,8 +53,12 @@ pub const BOOTREPLY: u8 = 2;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 /// BOOTP's least length, which some firmware insists on.
 const LEAST: usize = 300;
-/// More options than a packet of 64 KiB could hold with a value each would be an attack on memory.
+/// A datagram of 64 KiB could hold 32,000 empty options, each a value in memory; firmware sends about ten.
 const MOST_OPTIONS: usize = 1024;
+/// Where the areas of options begin in a packet.
+const OPTIONS_AT: usize = 240;
+const FILE_AT: usize = 108;
+const SNAME_AT: usize = 44;
 
 /// Why bytes are not a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +83,8 @@ pub enum DecodeError {
     Option {
         /// Its code.
         code: u8,
-        /// Where its code stands, from the start of its area.
+        /// Where its code stands, from the start of the packet: 44 to 107 is `sname`, 108 to 235 `file`, from 240
+        /// on it is the options themselves.
         at: usize,
         /// How long it says that it is.
         want: usize,
@@ -90,14 +96,17 @@ pub enum DecodeError {
     TooMany,
 }
 
-/// Why a value is not bytes. None is known today: every [`Packet`] can be encoded; the type keeps the door
-/// open without a break.
+/// Why a value is not bytes: what would be written could not be read back as the same. Nothing was appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
     /// A field cannot be carried.
     #[error("{0} cannot be encoded")]
     Field(&'static str),
+    /// An option that is no option: a pad (0), the end (255), or an overload (52), which would make options of the
+    /// names in `file` and `sname`.
+    #[error("option {0} cannot be encoded")]
+    Option(u8),
 }
 
 impl Packet {
@@ -119,25 +128,28 @@ impl Packet {
         if cookie != COOKIE {
             return Err(DecodeError::Cookie(cookie));
         }
-        read_options(reader.rest(), &mut packet.options)?;
-        // RFC 2132, 9.3: `file` before `sname`.
-        let overload = packet.options.get(OptionCode::OVERLOAD).and_then(|value| value.first().copied()).unwrap_or(0);
+        read_options(reader.rest(), OPTIONS_AT, &mut packet.options)?;
+        let Some(overload) = overload(&packet.options) else { return Ok(packet) };
+        // RFC 3396, 5: `file` before `sname`.
         if overload & 1 == 1 {
-            let file = packet.file;
-            read_options(&file, &mut packet.options)?;
+            let file = std::mem::replace(&mut packet.file, [0; 128]);
+            read_options(&file, FILE_AT, &mut packet.options)?;
         }
         if overload & 2 == 2 {
-            let sname = packet.sname;
-            read_options(&sname, &mut packet.options)?;
+            let sname = std::mem::replace(&mut packet.sname, [0; 64]);
+            read_options(&sname, SNAME_AT, &mut packet.options)?;
         }
+        packet.options.remove(OptionCode::OVERLOAD);
         Ok(packet)
     }
 
-    /// Appends the packet to `out`: options with the end option, padded to 300 bytes.
+    /// Appends the packet to `out`: options with the end option, padded to 300 bytes. An option longer than 255
+    /// bytes is split (RFC 3396, 6).
     ///
     /// # Errors
-    /// None today; see [`EncodeError`].
+    /// If [`Packet::decode`] would not read the same again. `out` is then as it was.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.check()?;
         let start = out.len();
         let Self {
             op,
@@ -183,6 +195,27 @@ impl Packet {
         Ok(())
     }
 
+    /// Whether it can be read back.
+    fn check(&self) -> Result<(), EncodeError> {
+        if self.op != BOOTREQUEST && self.op != BOOTREPLY {
+            return Err(EncodeError::Field("op"));
+        }
+        if self.hlen > 16 {
+            return Err(EncodeError::Field("hlen"));
+        }
+        if let Some((code, _)) = self.options.iter().find(|(code, _)| matches!(code.0, 0 | 255)) {
+            return Err(EncodeError::Option(code.0));
+        }
+        if overload(&self.options).is_some() {
+            return Err(EncodeError::Option(OptionCode::OVERLOAD.0));
+        }
+        let parts = self.options.iter().map(|(_, value)| value.len().div_ceil(255).max(1));
+        if parts.fold(0, usize::saturating_add) > MOST_OPTIONS {
+            return Err(EncodeError::Field("more options than are read"));
+        }
+        Ok(())
+    }
+
     /// The Ethernet address, if the hardware is Ethernet.
     pub fn mac(&self) -> Option<[u8; 6]> {
         let [a, b, c, d, e, f, ..] = self.chaddr;
@@ -220,11 +253,19 @@ fn fixed(reader: &mut Reader<'_>) -> Option<Packet> {
     })
 }
 
-/// Reads one area of options. Code 0 is a pad, 255 the end.
-fn read_options(area: &[u8], into: &mut Options) -> Result<(), DecodeError> {
+/// Option 52, if it is one byte of 1, 2 or 3 (RFC 2132, 9.3); anything else overloads nothing and is kept as it is.
+fn overload(options: &Options) -> Option<u8> {
+    match options.get(OptionCode::OVERLOAD)?.as_slice() {
+        [fields @ 1..=3] => Some(*fields),
+        _ => None,
+    }
+}
+
+/// Reads one area of options, which begins at byte `start` of the packet. Code 0 is a pad, 255 the end.
+fn read_options(area: &[u8], start: usize, into: &mut Options) -> Result<(), DecodeError> {
     let mut reader = Reader::new(area);
     loop {
-        let at = reader.at();
+        let at = start.saturating_add(reader.at());
         let code = match reader.byte() {
             None | Some(255) => return Ok(()),
             Some(0) => continue,

@@ -71,12 +71,22 @@ impl Destination {
     }
 }
 
-/// A reply that cannot be made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// A reply that cannot be made. It does not repeat the boot file's name: that of a script holds a capability, and errors
+/// are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
     /// The `file` field has 128 bytes, one of them for the NUL that some firmware insists on.
-    #[error("boot file {0:?} has more than 127 bytes")]
-    BootfileTooLong(String),
+    #[error("the boot file's name has {had} bytes; at most 127 fit")]
+    BootfileTooLong {
+        /// How many it has.
+        had: usize,
+    },
+    /// Firmware would read the name up to the NUL, and boot something else.
+    #[error("the boot file's name has a NUL at byte {at}")]
+    BootfileNul {
+        /// Where.
+        at: usize,
+    },
 }
 
 /// The proxy's OFFER to a DISCOVER: boot information and no address (yiaddr stays zero).
@@ -86,7 +96,7 @@ pub enum ReplyError {
 /// PXE clients 43 with "boot at once". HTTP clients get no 43.
 ///
 /// # Errors
-/// If the boot file's name does not fit.
+/// If the boot file's name does not fit, or holds a NUL.
 pub fn proxy_offer(request: &Packet, answer: &BootAnswer) -> Result<(Packet, Destination), ReplyError> {
     let mut packet = reply(request, answer, MessageType::OFFER)?;
     if answer.class == Class::Pxe {
@@ -102,7 +112,7 @@ pub fn proxy_offer(request: &Packet, answer: &BootAnswer) -> Result<(Packet, Des
 /// 68, OVMF from 4011. A boot item in the request (43, sub-option 71) is echoed.
 ///
 /// # Errors
-/// If the boot file's name does not fit.
+/// If the boot file's name does not fit, or holds a NUL.
 pub fn boot_server_ack(
     request: &Packet,
     answer: &BootAnswer,
@@ -133,9 +143,12 @@ pub fn boot_server_ack(
 fn reply(request: &Packet, answer: &BootAnswer, kind: MessageType) -> Result<Packet, ReplyError> {
     let mut file = [0; 128];
     let name = answer.bootfile.as_bytes();
+    if let Some(at) = name.iter().position(|byte| *byte == 0) {
+        return Err(ReplyError::BootfileNul { at });
+    }
     match file.get_mut(..name.len()) {
         Some(place) if name.len() < 128 => place.copy_from_slice(name),
-        _ => return Err(ReplyError::BootfileTooLong(answer.bootfile.clone())),
+        _ => return Err(ReplyError::BootfileTooLong { had: name.len() }),
     }
     let mut options = Options::default();
     options.push(OptionCode::MESSAGE_TYPE, [kind.0]);
