@@ -1,16 +1,18 @@
-//! The transfer in a world that loses, doubles and reorders.
+//! The transfer, step by step, and against a client on a link that loses and doubles. `network.rs` reorders too.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
 
 use magnetite_wire::tftp::{
     ErrorCode, Event, Failure, Negotiated, Output, ReadRequest, Transfer,
-    transfer::{Limits, TRIES_BEFORE_ACK},
+    transfer::{Limits, TRIES, TRIES_BEFORE_ACK},
 };
 use proptest::prelude::*;
 
 const LIMITS: Limits = Limits { block_size: 1468, window: 16 };
 
 fn agreed(block_size: u16, window: u16) -> Negotiated {
-    Negotiated { block_size, window, oack: true }
+    Negotiated { block_size, window, oack: true, size: true }
 }
 
 /// A small generator of our own, so that a seed is a whole world.
@@ -93,10 +95,11 @@ fn a_file_of_whole_blocks_ends_with_an_empty_one() {
 
 #[test]
 fn a_duplicate_ack_sends_nothing() {
-    let mut transfer = Transfer::new(4096, Negotiated { block_size: 512, window: 1, oack: false });
+    let mut transfer = Transfer::new(4096, Negotiated { oack: false, ..agreed(512, 1) });
     transfer.on(Event::Start);
     assert_eq!(transfer.on(Event::Ack(1))[0], Output::Data { block: 2 });
     assert_eq!(transfer.on(Event::Ack(1)), []);
+    assert_eq!(transfer.on(Event::Ack(3)), [], "the next block, which was not sent yet");
     assert_eq!(transfer.on(Event::Ack(9)), [], "a block that was never sent");
     assert_eq!(transfer.on(Event::Ack(0)), []);
 }
@@ -118,7 +121,7 @@ fn an_ack_inside_the_window_sends_the_rest_again() {
 #[test]
 fn an_address_that_nobody_proved_gets_little() {
     for oack in [true, false] {
-        let mut transfer = Transfer::new(1 << 20, Negotiated { block_size: 1468, window: 16, oack });
+        let mut transfer = Transfer::new(1 << 20, Negotiated { oack, ..agreed(1468, 16) });
         let mut packets = 0;
         let mut outputs = transfer.on(Event::Start);
         while !transfer.is_over() {
@@ -126,8 +129,8 @@ fn an_address_that_nobody_proved_gets_little() {
             outputs = transfer.on(Event::Timer);
         }
         assert_eq!(outputs, [Output::Failed(Failure::Silent)]);
-        let first = if oack { 1 } else { 16 };
-        assert_eq!(packets, first + TRIES_BEFORE_ACK as usize);
+        assert_eq!(packets, 1 + TRIES_BEFORE_ACK as usize, "whatever the window");
+        assert_eq!((transfer.retries(), transfer.resent()), (2, 2));
     }
 }
 
@@ -140,6 +143,10 @@ fn a_probe_for_the_size_is_no_fault() {
     transfer.on(Event::Start);
     transfer.on(Event::Ack(0));
     assert_eq!(transfer.on(Event::Error(ErrorCode(8))), [Output::Failed(Failure::Aborted(ErrorCode(8)))]);
+    // Who did not ask for the size cannot have wanted only that: our options were refused.
+    let mut transfer = Transfer::new(1000, Negotiated { size: false, ..agreed(1468, 1) });
+    transfer.on(Event::Start);
+    assert_eq!(transfer.on(Event::Error(ErrorCode(8))), [Output::Failed(Failure::Aborted(ErrorCode(8)))]);
 }
 
 #[test]
@@ -147,14 +154,59 @@ fn negotiation_keeps_to_the_limits_and_answers_only_what_was_asked() {
     let request =
         ReadRequest { file: "f".into(), block_size: Some(65464), size: true, window: Some(64), timeout: None };
     let agreed = Negotiated::from_request(&request, LIMITS);
-    assert_eq!(agreed, Negotiated { block_size: 1468, window: 16, oack: true });
+    assert_eq!(agreed, Negotiated { block_size: 1468, window: 16, oack: true, size: true });
     let names: Vec<_> =
         agreed.acknowledge(&request, 7).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(names, ["tsize=7", "blksize=1468", "windowsize=16"]);
     let plain = ReadRequest { file: "f".into(), ..ReadRequest::default() };
     let agreed = Negotiated::from_request(&plain, LIMITS);
-    assert_eq!(agreed, Negotiated { block_size: 512, window: 1, oack: false });
+    assert_eq!(agreed, Negotiated { block_size: 512, window: 1, oack: false, size: false });
     assert!(agreed.acknowledge(&plain, 7).is_empty());
+}
+
+#[test]
+fn a_timeout_that_is_not_kept_to_is_not_acknowledged() {
+    let only = ReadRequest { file: "f".into(), timeout: Some(255), ..ReadRequest::default() };
+    assert!(!Negotiated::from_request(&only, LIMITS).oack, "no option is left: no OACK (RFC 2347)");
+    let request = ReadRequest { size: true, ..only };
+    let agreed = Negotiated::from_request(&request, LIMITS);
+    assert_eq!(agreed.acknowledge(&request, 7), [("tsize".to_owned(), "7".to_owned())]);
+}
+
+#[test]
+fn what_is_sent_again_is_counted() {
+    let mut transfer = Transfer::new(1 << 20, agreed(512, 16));
+    transfer.on(Event::Start);
+    assert_eq!(transfer.on(Event::Start), [], "it has begun");
+    transfer.on(Event::Timer);
+    assert_eq!((transfer.blocks_sent(), transfer.resent(), transfer.retries()), (0, 1, 1), "the OACK");
+    transfer.on(Event::Ack(0));
+    assert_eq!((transfer.blocks_sent(), transfer.resent()), (16, 1));
+    transfer.on(Event::Timer);
+    assert_eq!((transfer.blocks_sent(), transfer.resent(), transfer.retries()), (32, 17, 2), "the whole window");
+    transfer.on(Event::Ack(4));
+    assert_eq!(
+        (transfer.blocks_sent(), transfer.resent(), transfer.retries()),
+        (48, 29, 2),
+        "5 to 16, and 17 to 20 anew"
+    );
+    transfer.on(Event::Ack(20));
+    assert_eq!((transfer.blocks_sent(), transfer.resent(), transfer.acknowledged()), (64, 29, 20 * 512));
+}
+
+#[test]
+fn twenty_tries_of_half_a_second_after_the_first_ack() {
+    let mut transfer = Transfer::new(1 << 20, agreed(512, 1));
+    transfer.on(Event::Start);
+    transfer.on(Event::Ack(0));
+    for _ in 0..TRIES {
+        assert_eq!(
+            transfer.on(Event::Timer),
+            [Output::Data { block: 1 }, Output::ArmTimer(Duration::from_millis(500))]
+        );
+    }
+    assert_eq!(transfer.on(Event::Timer), [Output::Failed(Failure::Silent)]);
+    assert_eq!(transfer.on(Event::Ack(1)), [], "over is over");
 }
 
 proptest! {

@@ -28,6 +28,8 @@ pub struct Negotiated {
     pub window: u16,
     /// True if an OACK says so first.
     pub oack: bool,
+    /// True if the client asked for the size: it may want no more than that.
+    pub size: bool,
 }
 
 /// The server's own limits.
@@ -41,16 +43,21 @@ pub struct Limits {
 
 impl Negotiated {
     /// What a request comes to under the server's limits.
+    ///
+    /// The client's `timeout` is never agreed to. Who acknowledges it must wait that long (RFC 2349), up to 255 s, and then
+    /// neither loss nor a client that went away is met in time. A server may leave an option out (RFC 2347).
     pub fn from_request(request: &ReadRequest, limits: Limits) -> Self {
-        let ReadRequest { file: _, block_size, size, window, timeout } = request;
+        let ReadRequest { file: _, block_size, size, window, timeout: _ } = request;
         Self {
             block_size: block_size.map_or(DEFAULT_BLOCK, |asked| asked.min(limits.block_size.max(8))),
             window: window.map_or(1, |asked| asked.min(limits.window.max(1))),
-            oack: block_size.is_some() || *size || window.is_some() || timeout.is_some(),
+            oack: block_size.is_some() || *size || window.is_some(),
+            size: *size,
         }
     }
 
-    /// The options to acknowledge: exactly those that were asked for (RFC 2347).
+    /// The options to acknowledge: of those that were asked for (RFC 2347), the ones that are kept to. `size` is the file's,
+    /// in bytes.
     pub fn acknowledge(&self, request: &ReadRequest, size: u64) -> Vec<(String, String)> {
         let mut options = Vec::new();
         if request.size {
@@ -58,9 +65,6 @@ impl Negotiated {
         }
         if request.block_size.is_some() {
             options.push(("blksize".to_owned(), self.block_size.to_string()));
-        }
-        if let Some(timeout) = request.timeout {
-            options.push(("timeout".to_owned(), timeout.to_string()));
         }
         if request.window.is_some() {
             options.push(("windowsize".to_owned(), self.window.to_string()));
@@ -122,15 +126,23 @@ pub struct Transfer {
     next: u64,
     awaiting_oack: bool,
     heard: bool,
+    /// Tries again for what is awaited now.
     tries: u32,
+    /// True once anything went out.
+    started: bool,
+    /// The last block that went out at least once.
+    highest: u64,
+    blocks_sent: u64,
     resent: u64,
+    retries: u64,
     over: bool,
 }
 
 impl Transfer {
     /// A transfer of a file of `size` bytes.
     pub fn new(size: u64, agreed: Negotiated) -> Self {
-        let block = u64::from(agreed.block_size.max(1));
+        let agreed = Negotiated { block_size: agreed.block_size.max(1), ..agreed };
+        let block = u64::from(agreed.block_size);
         // A file of a whole number of blocks ends with an empty one.
         let last = size.checked_div(block).unwrap_or(0).saturating_add(1);
         Self {
@@ -142,7 +154,11 @@ impl Transfer {
             awaiting_oack: agreed.oack,
             heard: false,
             tries: 0,
+            started: false,
+            highest: 0,
+            blocks_sent: 0,
             resent: 0,
+            retries: 0,
             over: false,
         }
     }
@@ -160,9 +176,19 @@ impl Transfer {
         u16::from_be_bytes([high, low])
     }
 
-    /// How often something was sent again.
+    /// Packets that were sent again: blocks and OACKs, whether a timer or an ACK inside the window asked for it.
     pub fn resent(&self) -> u64 {
         self.resent
+    }
+
+    /// DATA packets that were sent, each time counted.
+    pub fn blocks_sent(&self) -> u64 {
+        self.blocks_sent
+    }
+
+    /// How often the timer made it send again.
+    pub fn retries(&self) -> u64 {
+        self.retries
     }
 
     /// Bytes that the client has acknowledged.
@@ -181,12 +207,14 @@ impl Transfer {
             return Vec::new();
         }
         match event {
+            Event::Start if self.started => Vec::new(),
             Event::Start => self.send(),
             Event::Ack(number) => self.ack(number),
             Event::Timer => self.timer(),
-            Event::Error(ErrorCode::OPTIONS) if self.awaiting_oack => self.fail(Failure::SizeProbe),
-            // iPXE and older firmware end a probe with "undefined" instead.
-            Event::Error(ErrorCode::UNDEFINED) if self.awaiting_oack => self.fail(Failure::SizeProbe),
+            // Older ROMs end a probe with "undefined" instead of 8.
+            Event::Error(ErrorCode::OPTIONS | ErrorCode::UNDEFINED) if self.awaiting_oack && self.agreed.size => {
+                self.fail(Failure::SizeProbe)
+            }
             Event::Error(code) => self.fail(Failure::Aborted(code)),
         }
     }
@@ -197,11 +225,19 @@ impl Transfer {
     }
 
     fn send(&mut self) -> Vec<Output> {
+        let again = std::mem::replace(&mut self.started, true);
         if self.awaiting_oack {
+            self.resent = self.resent.saturating_add(u64::from(again));
             return vec![Output::Oack, Output::ArmTimer(RETRANSMIT)];
         }
-        let end = self.acked.saturating_add(u64::from(self.agreed.window)).min(self.last);
+        // No more than one block goes to an address that nobody has proved.
+        let window = if self.heard { u64::from(self.agreed.window.max(1)) } else { 1 };
+        let end = self.acked.saturating_add(window).min(self.last);
         let mut out: Vec<_> = (self.next..=end).map(|block| Output::Data { block }).collect();
+        let old = self.highest.min(end).saturating_add(1).saturating_sub(self.next);
+        self.resent = self.resent.saturating_add(old);
+        self.blocks_sent = self.blocks_sent.saturating_add(out.len() as u64);
+        self.highest = self.highest.max(end);
         self.next = end.saturating_add(1);
         out.push(Output::ArmTimer(RETRANSMIT));
         out
@@ -227,9 +263,7 @@ impl Transfer {
             self.over = true;
             return vec![Output::Done];
         }
-        // RFC 7440: an ACK inside the window says that the rest of it was lost.
-        let lost = self.next.saturating_sub(self.acked).saturating_sub(1);
-        self.resent = self.resent.saturating_add(lost);
+        // RFC 7440, 4: an ACK inside the window says that the rest of it was lost.
         self.next = self.acked.saturating_add(1);
         self.send()
     }
@@ -240,13 +274,8 @@ impl Transfer {
             return self.fail(Failure::Silent);
         }
         self.tries = self.tries.saturating_add(1);
-        self.resent = self.resent.saturating_add(1);
+        self.retries = self.retries.saturating_add(1);
         self.next = self.acked.saturating_add(1);
-        if !self.heard && !self.awaiting_oack {
-            // No more than one block goes to an address that nobody has proved.
-            self.next = self.acked.saturating_add(2);
-            return vec![Output::Data { block: self.acked.saturating_add(1) }, Output::ArmTimer(RETRANSMIT)];
-        }
         self.send()
     }
 }
