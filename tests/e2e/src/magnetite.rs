@@ -16,8 +16,6 @@ use crate::wait;
 
 /// The namespace that the chart is installed into.
 pub const NAMESPACE: &str = "magnetite";
-/// Where the boot server serves HTTP.
-pub const HTTP: &str = "172.30.0.1:8080";
 const BOOTSERVER_ADMIN: &str = "127.0.0.1:9091";
 const CONTROLLER_ADMIN: &str = "127.0.0.1:9090";
 

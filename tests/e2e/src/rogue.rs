@@ -120,15 +120,6 @@ pub fn fetch(site: &Site, url: &str) -> Result<String> {
     Cmd::new("curl").netns(site.network().dhcp()).args(["-sSf", "--max-time", "10", url]).run()
 }
 
-/// The HTTP status of a URL, from the DHCP server's place in the network.
-pub fn status(site: &Site, url: &str) -> Result<String> {
-    let format = "%{http_code} %{size_download}";
-    Cmd::new("curl")
-        .netns(site.network().dhcp())
-        .args(["-sk", "--max-time", "10", "-o", "/dev/null", "-w", format, url])
-        .run()
-}
-
 /// Runs the real agent at the DHCP server's place, with keys of its own, in the name of the box with this MAC.
 pub fn claim(site: &Site, binaries: &Binaries, mac: &str, loot: &Loot) -> Result<Process> {
     let root = site.run().join("rogue");
