@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
-    sync::{Arc, Mutex},
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use magnetite_api::{Architecture, Machine, machine::IntentStatus};
@@ -12,8 +12,12 @@ use magnetite_boot::{
     render::{AgentLink, Links},
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{
     artifacts::{Checked, Library},
+    http::Passed,
+    limits::Limiter,
     metrics::Metrics,
     record::Records,
     store::windows::Windows,
@@ -40,7 +44,27 @@ pub enum Cluster {
     /// To a controller, through the API server.
     Client(kube::Client),
     /// Nowhere: there is no cluster. This server keeps the windows.
-    None(Arc<Mutex<Windows>>),
+    None(Arc<Windows>),
+}
+
+/// Files that are sent at once, each with an open file and a buffer.
+pub const MOST_STREAMS: usize = 2048;
+
+/// How often one peer may ask within a second. A boot asks for some ten things in a minute.
+#[derive(Debug)]
+pub struct Limits {
+    /// DHCP packets, by MAC.
+    pub dhcp: Limiter<[u8; 6]>,
+    /// HTTP requests, by address: many boxes may stand behind one that translates theirs.
+    pub http: Limiter<IpAddr>,
+    /// Reports, by Machine.
+    pub reports: Limiter<String>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { dhcp: Limiter::new(20), http: Limiter::new(200), reports: Limiter::new(1) }
+    }
 }
 
 /// What every driver has at hand. Nothing in it is slow: the boot path reads memory only.
@@ -71,6 +95,12 @@ pub struct App {
     pub identify_by_serial: bool,
     /// Where claims go.
     pub cluster: Cluster,
+    /// Claims that were passed on.
+    pub passed: Passed,
+    /// How often one peer may ask.
+    pub limits: Limits,
+    /// Places of files that are being sent.
+    pub streams: Arc<Semaphore>,
     /// Counters.
     pub metrics: Metrics,
 }

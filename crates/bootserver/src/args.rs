@@ -68,8 +68,8 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_IDENTIFY_BY_SERIAL")]
     pub identify_by_serial: bool,
 
-    /// Name of this server in reports. Default: the host's name.
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    /// Name of this server in reports: lower-case letters, digits, '-' and '.'. Default: the host's name.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = server_name)]
     pub server_name: Option<String>,
 
     /// Namespace of the ConfigMaps that Profiles name.
@@ -94,4 +94,54 @@ pub enum DhcpMode {
     Proxy,
     /// Not at all: the site's DHCP server names this one's TFTP or HTTP itself.
     Off,
+}
+
+/// A name that may be part of an object's name.
+pub fn server_name(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let fits = !text.is_empty() && text.len() <= 180 && text.chars().all(|c| good(c) || matches!(c, '-' | '.'));
+    if fits && text.starts_with(good) && text.ends_with(good) && !text.contains("..") {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{text:?} is not at most 180 lower-case letters, digits, '-' and '.', with a letter or digit at each end"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("magnetite-bootserver").chain(args.iter().copied()))
+    }
+
+    #[test]
+    fn the_two_ways_to_run() {
+        Args::command().debug_assert();
+        let cluster = parse(&["--interface", "eno1", "--data-dir", "/d"]).unwrap();
+        assert_eq!((cluster.catalog, cluster.http_port, cluster.https_port), (None, 8080, 8443));
+        assert_eq!((cluster.dhcp, cluster.namespace.as_str()), (DhcpMode::Proxy, "magnetite"));
+        let catalog =
+            parse(&["--catalog", "site", "--interface", "eno1", "--data-dir", "/d", "--dhcp", "off"]).unwrap();
+        assert_eq!((catalog.catalog, catalog.dhcp), (Some("site".into()), DhcpMode::Off));
+        assert!(parse(&["--completion", "bash"]).is_ok(), "needs no interface");
+        for wrong in [&["--data-dir", "/d"][..], &["--interface", "x", "--data-dir", "/d", "--server-name", "A_b"]] {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2);
+        }
+    }
+
+    #[rstest]
+    #[case("rack-1.example.com", true)]
+    #[case("Rack", false)]
+    #[case("-a", false)]
+    #[case("a..b", false)]
+    #[case("", false)]
+    fn names_of_servers(#[case] name: &str, #[case] good: bool) {
+        assert_eq!(server_name(name).is_ok(), good);
+    }
 }

@@ -8,11 +8,12 @@ use std::{
 
 use magnetite_api::{MacAddr, MachineUuid};
 use magnetite_boot::{
-    client::{ClientClass, Request},
+    capability::machine_id,
+    client::{ClientClass, Platform, Request},
     fleet::{Found, Identity},
     plan::{self, Answer, Ignored},
 };
-use magnetite_daemon::clock;
+use magnetite_daemon::{clock, log::chain};
 use magnetite_wire::dhcp::{
     MessageType, Packet,
     reply::{self, BootAnswer, Class, Destination},
@@ -20,12 +21,12 @@ use magnetite_wire::dhcp::{
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::App, metrics::count};
+use crate::{app::App, metrics::count, net};
 
 /// How many strangers are remembered, to log each once.
 const MOST_STRANGERS: usize = 4096;
 /// As many errors in a row mean that the socket is broken.
-const MOST_ERRORS: u32 = 100;
+pub const MOST_ERRORS: u32 = 100;
 
 /// Which of the two services a socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,21 +37,41 @@ pub enum Service {
     BootServer,
 }
 
+/// Boxes that were not answered, to log each once. Bounded: a forged address costs its sender nothing.
+#[derive(Debug, Default)]
+pub struct Strangers(Mutex<HashSet<MacAddr>>);
+
+impl Strangers {
+    /// True if the box is seen for the first time, and there is room to remember it.
+    fn is_new(&self, mac: MacAddr) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = known.len() < MOST_STRANGERS && known.insert(mac);
+        if new && known.len() == MOST_STRANGERS {
+            tracing::warn!(boxes = MOST_STRANGERS, "so many unknown boxes asked that further ones are only counted");
+        }
+        new
+    }
+}
+
 /// One of the two services, on a bound socket.
 pub struct Server {
     socket: UdpSocket,
     service: Service,
     app: Arc<App>,
-    strangers: Arc<Mutex<HashSet<MacAddr>>>,
+    strangers: Arc<Strangers>,
 }
 
 impl Server {
     /// Takes a bound socket. Servers that share `strangers` log an unknown box once between them.
-    pub fn new(socket: UdpSocket, service: Service, app: Arc<App>, strangers: Arc<Mutex<HashSet<MacAddr>>>) -> Self {
+    pub fn new(socket: UdpSocket, service: Service, app: Arc<App>, strangers: Arc<Strangers>) -> Self {
         Self { socket, service, app, strangers }
     }
 
-    /// Serves until `stop`. The answer is made without waiting for anything, so packets need no queue beyond the socket's own.
+    /// Serves until `stop`. The answer is made without waiting for anything, so packets need no queue beyond the socket's own,
+    /// and what that cannot hold is dropped.
+    ///
+    /// # Errors
+    /// If the socket fails again and again.
     pub async fn run(self, stop: CancellationToken) -> std::io::Result<()> {
         let mut buffer = vec![0; 4096];
         let mut errors = 0;
@@ -64,7 +85,8 @@ impl Server {
                 Ok(_) => continue,
                 Err(error) => {
                     errors += 1;
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a DHCP packet could not be received");
+                    count(&self.app.metrics.dhcp, "receive_failed");
+                    tracing::warn!(error = chain(&error), "a DHCP packet could not be received");
                     if errors >= MOST_ERRORS {
                         return Err(error);
                     }
@@ -74,12 +96,13 @@ impl Server {
             errors = 0;
             let Some((packet, to)) = self.answer(buffer.get(..len).unwrap_or_default(), peer) else { continue };
             let mut bytes = Vec::with_capacity(320);
-            if packet.encode(&mut bytes).is_err() {
+            if let Err(error) = packet.encode(&mut bytes) {
+                tracing::error!(error = chain(&error), "a DHCP answer could not be written");
                 continue;
             }
-            if let Err(error) = self.socket.send_to(&bytes, SocketAddr::V4(to.address())).await {
+            if let Err(error) = net::send_from(&self.socket, self.app.address, &bytes, to.address()).await {
                 count(&self.app.metrics.dhcp, "send_failed");
-                tracing::warn!(error = &error as &dyn std::error::Error, peer = %to.address(), "a DHCP answer could not be sent");
+                tracing::warn!(error = chain(&error), peer = %to.address(), "a DHCP answer could not be sent");
             }
         }
     }
@@ -105,7 +128,13 @@ impl Server {
             counted("not_pxe");
             return None;
         };
-        let answer = self.decide(&request, class)?;
+        let sender = packet.mac().unwrap_or_default();
+        if !self.app.limits.dhcp.admit(sender, clock::now()) {
+            counted("too_many");
+            return None;
+        }
+        let span = tracing::info_span!("dhcp", %peer, mac = %MacAddr(sender), xid = format_args!("{:08x}", packet.xid));
+        let answer = span.in_scope(|| self.decide(&request, class))?;
         let reply = match self.service {
             Service::Proxy => reply::proxy_offer(&packet, &answer),
             Service::BootServer => reply::boot_server_ack(&packet, &answer, peer),
@@ -116,7 +145,7 @@ impl Server {
                 Some(reply)
             }
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a boot file's name does not fit");
+                tracing::error!(error = chain(&error), "a boot file's name does not fit");
                 None
             }
         }
@@ -126,26 +155,38 @@ impl Server {
         let view = self.app.view();
         let found = view.fleet.find(&request.identity);
         let now = clock::now();
-        let bootfile = match (plan::answer(request, &found), &found) {
-            (Answer::Ignore(why), _) => self.stranger(request, &found, why)?,
-            (Answer::Script { architecture, firmware }, Found::Machine(machine)) => {
-                self.app.records.firmware(machine, &request.identity, firmware, architecture, now);
-                self.app.script_link(machine, architecture, unix(now))
+        let answer = plan::answer(request, &found);
+        let machine = match (&answer, &found) {
+            (Answer::Ignore(why), _) => {
+                let bootfile = self.stranger(request, &found, *why)?;
+                return Some(BootAnswer { server: self.app.address, bootfile, class });
             }
-            (Answer::Loader(platform), Found::Machine(machine)) => {
-                self.app.records.firmware(machine, &request.identity, platform.firmware, platform.architecture, now);
-                format!("m/{}/{}", magnetite_boot::capability::machine_id(machine), platform.loader)
+            (Answer::Loader(platform) | Answer::LoaderUrl(platform), _)
+                if !self.app.loaders.contains_key(platform.loader) =>
+            {
+                // An offer of what is not there would only keep the firmware from its next boot device.
+                self.stranger(request, &found, Ignored::NoLoader);
+                return None;
             }
-            (Answer::LoaderUrl(platform), Found::Machine(machine)) => {
-                self.app.records.firmware(machine, &request.identity, platform.firmware, platform.architecture, now);
-                let id = magnetite_boot::capability::machine_id(machine);
-                format!("{}/ipxe/{id}/{}", self.app.base(), platform.loader)
-            }
-            (Answer::Script { .. } | Answer::Loader(_) | Answer::LoaderUrl(_), _) => return None,
+            (_, Found::Machine(machine)) => machine,
+            (_, Found::Unknown | Found::Conflict(_)) => return None,
         };
-        if let Found::Machine(machine) = &found {
-            tracing::info!(machine = machine.metadata.name, mac = ?request.identity.mac, ipxe = request.ipxe, file = bootfile, "boot offered");
-        }
+        let id = machine_id(machine);
+        let (bootfile, architecture, firmware) = match answer {
+            Answer::Ignore(_) => return None,
+            Answer::Script { architecture, firmware } => {
+                (self.app.script_link(machine, architecture, unix(now)), architecture, firmware)
+            }
+            Answer::Loader(Platform { architecture, firmware, loader }) => {
+                (format!("m/{id}/{loader}"), architecture, firmware)
+            }
+            Answer::LoaderUrl(Platform { architecture, firmware, loader }) => {
+                (format!("{}/ipxe/{id}/{loader}", self.app.base()), architecture, firmware)
+            }
+        };
+        self.app.records.firmware(machine, &request.identity, firmware, architecture, now);
+        // Not the name of the file: a script's holds a capability.
+        tracing::info!(machine = machine.metadata.name, ipxe = request.ipxe, ?firmware, %architecture, "boot offered");
         Some(BootAnswer { server: self.app.address, bootfile, class })
     }
 
@@ -161,14 +202,18 @@ impl Server {
             });
         }
         let mac = request.identity.mac?;
-        let mut known = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < MOST_STRANGERS && known.insert(mac) {
-            match found {
-                Found::Conflict(names) => {
-                    tracing::warn!(%mac, machines = names.join(","), "not answered: more than one Machine claims this identity");
+        if self.strangers.is_new(mac) {
+            let (uuid, arches, reason) = (request.identity.uuid, &request.arches, why.as_str());
+            match (why, found) {
+                (_, Found::Conflict(names)) => {
+                    let machines = names.join(",");
+                    tracing::warn!(%mac, reason, machines, "not answered: more than one Machine claims this identity");
                 }
-                Found::Unknown | Found::Machine(_) => {
-                    tracing::info!(%mac, uuid = ?request.identity.uuid, arches = ?request.arches, reason = why.as_str(), "not answered: declare a Machine with this MAC or UUID to boot it");
+                (Ignored::NoLoader, Found::Machine(_)) => {
+                    tracing::warn!(%mac, reason, ?arches, "not answered: there is no loader for this firmware; see --ipxe-dir");
+                }
+                (_, Found::Unknown | Found::Machine(_)) => {
+                    tracing::info!(%mac, ?uuid, ?arches, reason, "not answered: declare a Machine with this MAC or UUID to boot it");
                 }
             }
         }
@@ -201,104 +246,4 @@ fn read(packet: &Packet) -> Option<(Request, Class)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{net::Ipv4Addr, path::Path};
-
-    use magnetite_wire::dhcp::{OptionCode, Options};
-
-    use super::*;
-    use crate::{fixtures::Site, net};
-
-    fn server(site: &Site, service: Service) -> Server {
-        let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
-        Server::new(socket, service, Arc::clone(&site.app), Arc::default())
-    }
-
-    fn request(mac: &str, kind: MessageType, class: &[u8], ipxe: bool) -> Vec<u8> {
-        let mut chaddr = [0; 16];
-        chaddr[..6].copy_from_slice(&mac.parse::<MacAddr>().unwrap().0);
-        let nobody = Ipv4Addr::UNSPECIFIED;
-        let mut options = Options::default();
-        options.push(OptionCode::MESSAGE_TYPE, [kind.0]);
-        options.push(OptionCode::VENDOR_CLASS, class);
-        options.push(OptionCode::ARCH, [0, 0]);
-        if ipxe {
-            options.push(OptionCode::USER_CLASS, *b"iPXE");
-        }
-        let packet = Packet {
-            op: 1,
-            htype: 1,
-            hlen: 6,
-            hops: 0,
-            xid: 7,
-            secs: 0,
-            flags: 0,
-            ciaddr: nobody,
-            yiaddr: nobody,
-            siaddr: nobody,
-            giaddr: nobody,
-            chaddr,
-            sname: [0; 64],
-            file: [0; 128],
-            options,
-        };
-        let mut bytes = Vec::new();
-        packet.encode(&mut bytes).unwrap();
-        bytes
-    }
-
-    const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 7), 68);
-
-    #[tokio::test]
-    async fn declared_boxes_are_answered_and_nobody_else() {
-        let site = Site::new().await;
-        let (proxy, boot) = (server(&site, Service::Proxy), server(&site, Service::BootServer));
-        let file = |answer: Option<(Packet, Destination)>| {
-            answer.map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap())
-        };
-        let mine = crate::fixtures::MAC;
-        let loader =
-            file(proxy.answer(&request(mine, MessageType::DISCOVER, b"PXEClient:Arch:00000", false), PEER)).unwrap();
-        assert_eq!(Path::new(&loader).file_name().unwrap(), "undionly.kpxe");
-        let script = file(proxy.answer(&request(mine, MessageType::DISCOVER, b"PXEClient", true), PEER)).unwrap();
-        assert!(script.starts_with("http://127.0.0.1:8080/m/") && script.ends_with("/x86_64/boot.ipxe"), "{script}");
-        assert_eq!(file(boot.answer(&request(mine, MessageType::REQUEST, b"PXEClient", false), PEER)).unwrap(), loader);
-        // The choice of the site's own server, a DISCOVER of no firmware, and a stranger.
-        for bytes in [
-            request(mine, MessageType::REQUEST, b"PXEClient", false),
-            request(mine, MessageType::DISCOVER, b"udhcp 1.35.0", false),
-            request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", false),
-            vec![1; 12],
-        ] {
-            assert!(proxy.answer(&bytes, PEER).is_none());
-        }
-    }
-
-    #[tokio::test]
-    async fn strangers_get_ipxe_where_serial_numbers_are_asked_for() {
-        let site = Site::with(|app| app.identify_by_serial = true).await;
-        let proxy = server(&site, Service::Proxy);
-        let file = |ipxe| {
-            let bytes = request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", ipxe);
-            proxy.answer(&bytes, PEER).map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap())
-        };
-        assert_eq!(file(false).unwrap(), "undionly.kpxe");
-        assert_eq!(file(true).unwrap(), "http://127.0.0.1:8080/identify.ipxe");
-    }
-
-    #[tokio::test]
-    async fn a_stranger_is_remembered_once_and_only_so_many() {
-        let site = Site::new().await;
-        let proxy = server(&site, Service::Proxy);
-        for _ in 0..3 {
-            proxy.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", false), PEER);
-        }
-        assert_eq!(proxy.strangers.lock().unwrap().len(), 1);
-        for number in 0..5000u16 {
-            let [high, low] = number.to_be_bytes();
-            let mac = format!("52:54:00:77:{high:02x}:{low:02x}");
-            proxy.answer(&request(&mac, MessageType::DISCOVER, b"PXEClient", false), PEER);
-        }
-        assert_eq!(proxy.strangers.lock().unwrap().len(), MOST_STRANGERS);
-    }
-}
+mod tests;

@@ -1,27 +1,91 @@
 //! A boot server for tests: one Machine, one Profile, real files in a folder that goes with it.
 
-use std::{
-    net::Ipv4Addr,
-    sync::{Arc, Mutex},
-};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
+use axum::http::{Request, Response};
+use jiff::Timestamp;
 use magnetite_api::{
     Machine, MachineSpec, Profile, ProfileSpec, Sha256,
     profile::{ArchBoot, Artifact, BootSpec, JoinMode},
 };
 use magnetite_boot::{capability::CapabilityKey, fleet::Fleet};
 use magnetite_daemon::clock;
-use tokio::sync::watch;
+use prometheus_client::metrics::{counter::Counter, family::Family};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{Agent, App, Cluster},
-    artifacts::{Checked, Library},
-    metrics::Metrics,
+    app::{Agent, App, Cluster, Limits},
+    artifacts::{Checked, Fetcher, Library},
+    http::Passed,
+    limits::Limiter,
+    metrics::{Metrics, Outcome},
     record::Records,
     store::windows::Windows,
     view::{View, Writer},
 };
+
+/// A moment, in seconds after some other.
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+/// A Machine that has a name only.
+pub fn machine(name: &str) -> Machine {
+    Machine::new(name, MachineSpec::default())
+}
+
+/// A Profile that has a name only.
+pub fn profile(name: &str) -> Profile {
+    Profile::new(name, ProfileSpec::default())
+}
+
+/// A call of the API server, as a test sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    pub method: String,
+    /// The last part of the path.
+    pub name: String,
+    pub body: serde_json::Value,
+}
+
+/// A client of an API server that answers as `answer` says: a status and an object. No answer: it is away.
+pub fn api(answer: impl Fn(Call) -> Option<(u16, serde_json::Value)> + Clone + Send + 'static) -> Cluster {
+    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+        let answer = answer.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
+            let name = parts.uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+            match answer(Call { method: parts.method.to_string(), name, body }) {
+                Some((status, object)) => {
+                    let body = kube::client::Body::from(object.to_string().into_bytes());
+                    Ok(Response::builder().status(status).body(body).unwrap())
+                }
+                None => Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)),
+            }
+        }
+    });
+    Cluster::Client(kube::Client::new(service, "default"))
+}
+
+/// What the API server says when it refuses.
+pub fn refusal(code: u16, reason: &str) -> (u16, serde_json::Value) {
+    let status = serde_json::json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason, "code": code });
+    (code, status)
+}
+
+/// Waits for something that another task brings about.
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let settled = async {
+        while !done() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), settled)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
 
 /// The MAC of the one Machine.
 pub const MAC: &str = "52:54:00:30:00:10";
@@ -43,7 +107,7 @@ impl Site {
         Self::with(|_| {}).await
     }
 
-    /// The same, with something about the server changed.
+    /// The same, but for what `change` does to it.
     pub async fn with(change: impl FnOnce(&mut App)) -> Self {
         magnetite_daemon::crypto::install();
         let folder = tempfile::tempdir().unwrap();
@@ -58,20 +122,19 @@ impl Site {
         let mut spec =
             ProfileSpec { boot: BootSpec { x86_64: Some(boot), ..BootSpec::default() }, ..ProfileSpec::default() };
         spec.join.mode = JoinMode::Certificate;
-        let mut windows = Windows::load(folder.path());
+        let windows = Windows::load(folder.path());
         windows.update([&machine].into_iter(), clock::now()).unwrap();
         let view = View {
-            fleet: Fleet::index([Arc::new(machine.clone())]),
+            fleet: Arc::new(Fleet::index([Arc::new(machine.clone())])),
             profiles: vec![Arc::new(Profile::new("p", spec))],
-            windows: windows.all().clone(),
+            windows: windows.all(),
             ..View::default()
         };
         let (writer, reader) = watch::channel(Arc::new(view));
         let library = Arc::new(Library::new(files, folder.path().join("cache")));
         let path = folder.path().join("agent");
         std::fs::write(&path, b"agent").unwrap();
-        let meta = std::fs::metadata(&path).unwrap();
-        let file = Checked { path, size: meta.len(), modified: meta.modified().unwrap() };
+        let file = Checked::trusted(&path).unwrap();
         let mut app = App {
             view: reader,
             records: Arc::new(Records::default()),
@@ -85,7 +148,10 @@ impl Site {
             https_port: 8443,
             server: "test".into(),
             identify_by_serial: false,
-            cluster: Cluster::None(Arc::new(Mutex::new(windows))),
+            cluster: Cluster::None(Arc::new(windows)),
+            passed: Passed::default(),
+            limits: Limits { reports: Limiter::new(1000), ..Limits::default() },
+            streams: Arc::new(Semaphore::new(4)),
             metrics: Metrics::default(),
         };
         change(&mut app);
@@ -97,24 +163,18 @@ impl Site {
     /// Lets the library look at the files until the kernel is checked, or refused.
     pub async fn check_files(&self) {
         let stop = CancellationToken::new();
-        let running = tokio::spawn(Arc::clone(&self.app.library).run(self.app.view.clone(), stop.clone()));
+        let fetcher = Fetcher::new(|_| true).unwrap();
+        let running = tokio::spawn(Arc::clone(&self.app.library).run(self.app.view.clone(), fetcher, stop.clone()));
         let profile = Arc::clone(&self.app.view().profiles[0]);
-        let settled = async {
-            loop {
-                let reports = crate::artifacts::reports(&self.app.library, &profile);
-                let done = reports.iter().all(|report| report.state != magnetite_api::report::ArtifactState::Fetching);
-                let artifacts = crate::artifacts::artifacts(&profile);
-                let fresh = artifacts
-                    .iter()
-                    .filter_map(|(_, artifact)| self.app.library.get(artifact))
-                    .all(|checked| std::fs::metadata(&checked.path).is_ok_and(|meta| checked.is_same(&meta)));
-                if done && fresh {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(20), settled).await.expect("the library looks");
+        until("the library to look", || {
+            let reports = crate::artifacts::reports(&self.app.library, &profile);
+            let done = reports.iter().all(|report| report.state != magnetite_api::report::ArtifactState::Fetching);
+            let artifacts = crate::artifacts::artifacts(&profile);
+            let mut checked = artifacts.iter().filter_map(|(_, artifact)| self.app.library.get(artifact));
+            let fresh = checked.all(|file| std::fs::metadata(file.path()).is_ok_and(|meta| file.is_same(&meta)));
+            done && fresh
+        })
+        .await;
         stop.cancel();
         running.await.unwrap().unwrap();
     }
@@ -124,6 +184,11 @@ impl Site {
         let now = crate::dhcp::unix(clock::now());
         let links = self.app.links(&self.machine, magnetite_api::Architecture::X86_64, None, now);
         links.base.trim_start_matches("http://127.0.0.1:8080").to_owned()
+    }
+
+    /// How often something ended so.
+    pub fn counted(&self, family: &Family<Outcome, Counter>, outcome: &'static str) -> u64 {
+        family.get_or_create(&Outcome { outcome }).get()
     }
 
     /// Changes the view.

@@ -1,8 +1,8 @@
 //! What is counted. Labels come from closed sets: never a MAC, a name or an address.
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -22,6 +22,29 @@ pub struct Answered {
     pub status: u16,
 }
 
+/// A way by which bytes go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Way {
+    /// TFTP.
+    Tftp,
+    /// HTTP.
+    Http,
+}
+
+/// How many bytes went which way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Sent {
+    /// The way.
+    pub protocol: Way,
+}
+
+/// What there is how many of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kind {
+    /// What.
+    pub kind: &'static str,
+}
+
 /// The counters.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -35,12 +58,18 @@ pub struct Metrics {
     pub claims: Family<Outcome, Counter>,
     /// Writes of boot reports.
     pub reports: Family<Outcome, Counter>,
+    /// Bytes of loaders and files.
+    pub bytes: Family<Sent, Counter>,
+    /// Machines, Profiles, and artifacts that are ready or not.
+    pub known: Family<Kind, Gauge>,
+    /// Documents of the catalog, or objects of the cluster, that cannot be used.
+    pub unusable: Gauge,
 }
 
 impl Metrics {
     /// Registers all counters.
     pub fn register(&self, registry: &mut Registry) {
-        let Self { dhcp, tftp, http, claims, reports } = self;
+        let Self { dhcp, tftp, http, claims, reports, bytes, known, unusable } = self;
         registry.register(
             "magnetite_bootserver_dhcp_packets",
             "DHCP and PXE packets by what became of them",
@@ -50,6 +79,27 @@ impl Metrics {
         registry.register("magnetite_bootserver_http_answers", "HTTP answers by route and status", http.clone());
         registry.register("magnetite_bootserver_claims", "Claims by what they were answered", claims.clone());
         registry.register("magnetite_bootserver_reports", "Writes of boot reports by how they went", reports.clone());
+        registry.register("magnetite_bootserver_sent_bytes", "Bytes of loaders and files, by protocol", bytes.clone());
+        registry.register(
+            "magnetite_bootserver_known",
+            "Machines, Profiles, and artifacts that are ready or not",
+            known.clone(),
+        );
+        registry.register(
+            "magnetite_bootserver_unusable_objects",
+            "Documents of the catalog, or objects of the cluster, that cannot be used",
+            unusable.clone(),
+        );
+    }
+
+    /// Counts bytes that went out.
+    pub fn sent(&self, protocol: Way, bytes: u64) {
+        self.bytes.get_or_create(&Sent { protocol }).inc_by(bytes);
+    }
+
+    /// Says how many there are of a kind.
+    pub fn set(&self, kind: &'static str, number: usize) {
+        self.known.get_or_create(&Kind { kind }).set(i64::try_from(number).unwrap_or(i64::MAX));
     }
 }
 

@@ -61,6 +61,11 @@ impl Detail {
         Self { words: Some(words.into()), ..Self::default() }
     }
 
+    /// Bytes sent.
+    pub fn bytes(bytes: u64) -> Self {
+        Self { bytes: Some(bytes), ..Self::default() }
+    }
+
     /// With the peer's address.
     pub fn at_peer(mut self, address: impl ToString) -> Self {
         self.address = Some(address.to_string());
@@ -73,6 +78,21 @@ impl Records {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes a machine's entry, which begins with its first sign of life. One that was deleted and created again
+    /// is another machine.
+    fn change(&self, machine: &Machine, now: Timestamp, change: impl FnOnce(&mut Entry)) {
+        let mut entries = self.lock();
+        let entry = entries.entry(machine.name_any()).or_insert_with(|| begin(machine, now));
+        if entry.uid != machine.uid().unwrap_or_default() {
+            *entry = Entry { version: entry.version, ..begin(machine, now) };
+        }
+        change(entry);
+        entry.boot.last_seen = seconds(now);
+        entry.version += 1;
+        drop(entries);
+        self.changed.notify_one();
+    }
+
     /// The firmware, or a ROM's iPXE, asked for something to boot. Begins a boot unless one has just begun.
     pub fn firmware(
         &self,
@@ -82,56 +102,62 @@ impl Records {
         architecture: Architecture,
         now: Timestamp,
     ) {
-        let mut entries = self.lock();
-        let entry = entries.entry(machine.name_any()).or_insert_with(|| begin(machine, now));
-        if is_over(&entry.boot, now) || entry.uid != machine.uid().unwrap_or_default() {
-            let (inventory, version) = (entry.inventory.take(), entry.version);
-            *entry = Entry { inventory, version, ..begin(machine, now) };
-        }
-        let boot = &mut entry.boot;
-        // iPXE that a loader started asks again, as iPXE: what it runs on was known before.
-        boot.firmware = boot.firmware.or(Some(firmware));
-        boot.architecture = Some(architecture);
-        (boot.mac, boot.uuid) = (identity.mac.or(boot.mac), identity.uuid.or(boot.uuid));
-        add(entry, BootStepName::FirmwareSeen, Detail::default(), now);
-        drop(entries);
-        self.changed.notify_one();
+        self.change(machine, now, |entry| {
+            if is_over(&entry.boot, now) {
+                entry.boot = begin(machine, now).boot;
+            }
+            let boot = &mut entry.boot;
+            // iPXE that a loader started asks again, as iPXE: what it runs on was known before.
+            boot.firmware = boot.firmware.or(Some(firmware));
+            boot.architecture = Some(architecture);
+            (boot.mac, boot.uuid) = (identity.mac.or(boot.mac), identity.uuid.or(boot.uuid));
+            add(machine, boot, BootStepName::FirmwareSeen, Detail::default(), now);
+        });
     }
 
-    /// A step was reached.
+    /// A step was reached. Clears a failure of the same step, and of those before it.
     pub fn step(&self, machine: &Machine, name: BootStepName, detail: Detail, now: Timestamp) {
-        let mut entries = self.lock();
-        let entry = entries.entry(machine.name_any()).or_insert_with(|| begin(machine, now));
-        add(entry, name, detail, now);
-        drop(entries);
-        self.changed.notify_one();
+        self.change(machine, now, |entry| add(machine, &mut entry.boot, name, detail, now));
     }
 
-    /// A step failed. A later step clears it.
+    /// A step failed. That it was reached once more, or one after it, clears it.
     pub fn fail(&self, machine: &Machine, step: BootStepName, reason: &str, message: &str, now: Timestamp) {
-        let mut entries = self.lock();
-        let entry = entries.entry(machine.name_any()).or_insert_with(|| begin(machine, now));
-        let failure = BootFailure { step, reason: clean(reason, 64), message: clean(message, 512), at: seconds(now) };
-        entry.boot.failure = Some(failure);
-        entry.boot.last_seen = seconds(now);
-        entry.version += 1;
-        drop(entries);
-        self.changed.notify_one();
+        let (reason, message) = (clean(reason, 64), clean(message, 512));
+        self.change(machine, now, |entry| {
+            let before = entry.boot.failure.as_ref().map(|failure| (failure.step, failure.reason.as_str()));
+            if before != Some((step, reason.as_str())) {
+                let step = step.as_str();
+                tracing::warn!(machine = machine.name_any(), step, reason, detail = message, "boot step failed");
+            }
+            entry.boot.failure = Some(BootFailure { step, reason, message, at: seconds(now) });
+        });
     }
 
     /// The agent said what the box is made of.
     pub fn inventory(&self, machine: &Machine, inventory: Inventory, now: Timestamp) {
-        let mut entries = self.lock();
-        let entry = entries.entry(machine.name_any()).or_insert_with(|| begin(machine, now));
-        entry.inventory = Some(inventory);
-        entry.version += 1;
-        drop(entries);
-        self.changed.notify_one();
+        self.change(machine, now, |entry| entry.inventory = Some(inventory));
+    }
+
+    /// Every name with the version of its entry, and when the machine was last heard of: cheap, since nothing else
+    /// is copied while the boot path may want the lock.
+    pub fn versions(&self) -> Vec<(String, u64, Timestamp)> {
+        self.lock().iter().map(|(name, entry)| (name.clone(), entry.version, entry.boot.last_seen.0)).collect()
+    }
+
+    /// A copy of one entry.
+    pub fn get(&self, name: &str) -> Option<Entry> {
+        self.lock().get(name).cloned()
     }
 
     /// A copy of everything.
+    #[cfg(test)]
     pub fn all(&self) -> BTreeMap<String, Entry> {
         self.lock().clone()
+    }
+
+    /// Drops an entry.
+    pub fn forget(&self, name: &str) {
+        self.lock().remove(name);
     }
 
     /// Takes over what an earlier process remembered.
@@ -153,7 +179,7 @@ fn begin(machine: &Machine, now: Timestamp) -> Entry {
         steps: Vec::new(),
         failure: None,
     };
-    Entry { uid: machine.uid().unwrap_or_default(), boot, inventory: None, version: 1 }
+    Entry { uid: machine.uid().unwrap_or_default(), boot, inventory: None, version: 0 }
 }
 
 /// True if a firmware's request now is another boot: the last one had got as far as its script, or is long ago.
@@ -162,18 +188,20 @@ fn is_over(boot: &BootRecord, now: Timestamp) -> bool {
     past_script || now.duration_since(boot.last_seen.0) > SILENCE
 }
 
-fn add(entry: &mut Entry, name: BootStepName, detail: Detail, now: Timestamp) {
+fn add(machine: &Machine, boot: &mut BootRecord, name: BootStepName, detail: Detail, now: Timestamp) {
     let Detail { bytes, words, address } = detail;
-    let boot = &mut entry.boot;
-    (boot.last_seen, boot.address) = (seconds(now), address.or(boot.address.take()));
+    boot.address = address.or(boot.address.take());
     let bytes = bytes.and_then(|bytes| i64::try_from(bytes).ok());
     let words = words.map(|words| clean(&words, 200));
+    let (machine, step) = (machine.name_any(), name.as_str());
     match boot.steps.iter_mut().find(|step| step.name == name) {
-        Some(step) => {
-            (step.last_at, step.count) = (seconds(now), step.count.saturating_add(1));
-            (step.bytes, step.detail) = (bytes.or(step.bytes), words.or(step.detail.take()));
+        Some(known) => {
+            tracing::debug!(machine, step, bytes, detail = words, address = boot.address, "boot step again");
+            (known.last_at, known.count) = (seconds(now), known.count.saturating_add(1));
+            (known.bytes, known.detail) = (bytes.or(known.bytes), words.or(known.detail.take()));
         }
         None => {
+            tracing::info!(machine, step, bytes, detail = words, address = boot.address, "boot step");
             let at = seconds(now);
             boot.steps.push(BootStep { name, first_at: at.clone(), last_at: at, count: 1, bytes, detail: words });
         }
@@ -181,7 +209,6 @@ fn add(entry: &mut Entry, name: BootStepName, detail: Detail, now: Timestamp) {
     if boot.failure.as_ref().is_some_and(|failure| failure.step <= name) {
         boot.failure = None;
     }
-    entry.version += 1;
 }
 
 /// What a box says is not to be believed, and not to break a terminal: no control characters, and bounded.
@@ -191,45 +218,80 @@ pub fn clean(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use BootStepName::{AgentStarted, CertificateReceived, Claiming, FirmwareSeen, LoaderSent, ScriptServed};
+    use rstest::rstest;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + second).unwrap()
-    }
+    use super::*;
+    use crate::fixtures::{at, machine};
 
     fn steps(records: &Records) -> Vec<(BootStepName, i32)> {
-        records.all()["box"].boot.steps.iter().map(|step| (step.name, step.count)).collect()
+        records.get("box").unwrap().boot.steps.iter().map(|step| (step.name, step.count)).collect()
+    }
+
+    fn seen(records: &Records, second: i64, firmware: Firmware) {
+        records.firmware(&machine("box"), &Identity::default(), firmware, Architecture::X86_64, at(second));
+    }
+
+    /// What was reached before, how long ago in seconds, and whether the firmware's next request is another boot.
+    #[rstest]
+    #[case::retry(&[FirmwareSeen], 4, false)]
+    #[case::loader_asks_as_ipxe(&[FirmwareSeen, LoaderSent], 9, false)]
+    #[case::slow_but_alive(&[FirmwareSeen, LoaderSent], 600, false)]
+    #[case::long_silence(&[FirmwareSeen, LoaderSent], 601, true)]
+    #[case::had_its_script(&[FirmwareSeen, ScriptServed], 5, true)]
+    #[case::was_running(&[FirmwareSeen, ScriptServed, AgentStarted], 300, true)]
+    #[case::agent_of_a_boot_elsewhere(&[AgentStarted], 5, true)]
+    fn when_a_boot_begins(#[case] before: &[BootStepName], #[case] later: i64, #[case] another: bool) {
+        let records = Records::default();
+        for step in before {
+            records.step(&machine("box"), *step, Detail::default(), at(0));
+        }
+        seen(&records, later, Firmware::Uefi);
+        let began = records.get("box").unwrap().boot.started_at;
+        assert_eq!(began, seconds(at(if another { later } else { 0 })));
+        assert_eq!(another, steps(&records) == [(FirmwareSeen, 1)]);
     }
 
     #[test]
-    fn a_boot_begins_when_the_last_one_had_its_script() {
-        use BootStepName::{FirmwareSeen, LoaderSent, ScriptServed};
-        let (records, machine) = (Records::default(), Machine::new("box", magnetite_api::MachineSpec::default()));
-        let seen = |second, firmware| {
-            records.firmware(&machine, &Identity::default(), firmware, Architecture::X86_64, at(second));
-        };
-        seen(0, Firmware::Uefi);
-        seen(4, Firmware::Uefi);
-        records.step(&machine, LoaderSent, Detail::words("snponly.efi"), at(5));
-        seen(9, Firmware::Bios); // the loader's iPXE asks
-        records.step(&machine, ScriptServed, Detail::default(), at(10));
-        assert_eq!(steps(&records), [(FirmwareSeen, 3), (LoaderSent, 1), (ScriptServed, 1)]);
-        assert_eq!(records.all()["box"].boot.firmware, Some(Firmware::Uefi));
-        seen(60, Firmware::Uefi);
-        assert_eq!(steps(&records), [(FirmwareSeen, 1)]);
-        assert_eq!(records.all()["box"].boot.started_at, seconds(at(60)));
-        seen(60 + 601, Firmware::Uefi);
-        assert_eq!(records.all()["box"].boot.started_at, seconds(at(661)), "long silence");
+    fn steps_are_counted_and_the_firmware_is_the_one_below_ipxe() {
+        let records = Records::default();
+        seen(&records, 0, Firmware::Uefi);
+        seen(&records, 4, Firmware::Uefi);
+        records.step(&machine("box"), LoaderSent, Detail::words("snponly.efi").at_peer("10.0.0.9"), at(5));
+        seen(&records, 9, Firmware::Bios); // the loader's iPXE asks
+        records.step(&machine("box"), LoaderSent, Detail::bytes(7), at(10));
+        assert_eq!(steps(&records), [(FirmwareSeen, 3), (LoaderSent, 2)]);
+        let boot = records.get("box").unwrap().boot;
+        assert_eq!((boot.firmware, boot.address.as_deref()), (Some(Firmware::Uefi), Some("10.0.0.9")));
+        let sent = boot.step(LoaderSent).unwrap();
+        assert_eq!((&sent.first_at, &sent.last_at), (&seconds(at(5)), &seconds(at(10))));
+        assert_eq!((sent.bytes, sent.detail.as_deref()), (Some(7), Some("snponly.efi")), "what is new, over what was");
     }
 
     #[test]
     fn a_failure_stays_until_its_step_is_passed() {
-        let (records, machine) = (Records::default(), Machine::new("box", magnetite_api::MachineSpec::default()));
-        records.fail(&machine, BootStepName::Claiming, "ClaimRefused", "no\nway\u{1b}[31m", at(0));
-        assert_eq!(records.all()["box"].boot.failure.as_ref().unwrap().message, "no way [31m");
-        records.step(&machine, BootStepName::AgentStarted, Detail::default(), at(1));
-        assert!(records.all()["box"].boot.failure.is_some());
-        records.step(&machine, BootStepName::CertificateReceived, Detail::default(), at(2));
-        assert!(records.all()["box"].boot.failure.is_none());
+        let records = Records::default();
+        records.fail(&machine("box"), Claiming, "ClaimRefused", "no\nway\u{1b}[31m", at(0));
+        let failure = || records.get("box").unwrap().boot.failure;
+        assert_eq!(failure().unwrap().message, "no way [31m");
+        records.step(&machine("box"), AgentStarted, Detail::default(), at(1));
+        assert!(failure().is_some());
+        records.step(&machine("box"), CertificateReceived, Detail::default(), at(2));
+        assert!(failure().is_none());
+    }
+
+    #[test]
+    fn a_machine_made_anew_takes_over_nothing() {
+        let records = Records::default();
+        let mut machine = machine("box");
+        records.inventory(&machine, Inventory::default(), at(0));
+        records.step(&machine, AgentStarted, Detail::default(), at(1));
+        let version = records.get("box").unwrap().version;
+        machine.metadata.uid = Some("another".to_owned());
+        records.step(&machine, ScriptServed, Detail::default(), at(2));
+        let entry = records.get("box").unwrap();
+        assert_eq!(steps(&records), [(ScriptServed, 1)]);
+        assert!(entry.inventory.is_none());
+        assert!(entry.version > version, "and is written anew");
     }
 }

@@ -3,20 +3,26 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use magnetite_api::{
-    BootReport, BootReportSpec, Profile, names,
+    BootReport, BootReportSpec, Machine, Profile, names,
     report::{Subject, SubjectKind},
 };
-use tokio::time::Instant;
+use magnetite_daemon::{
+    backoff::{Backoff, Retries},
+    clock,
+    log::chain,
+};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,7 +30,7 @@ use crate::{
     artifacts,
     http::owner,
     metrics::count,
-    record::Entry,
+    record::{Entry, clean},
     store::snapshot::write_whole,
 };
 
@@ -34,37 +40,83 @@ const SPACING: Duration = Duration::from_secs(2);
 const PACE: Duration = Duration::from_millis(20);
 /// How long the API server may take for one write.
 const CALL: Duration = Duration::from_secs(10);
+/// When a report that the API server refused is tried again: it may be refused for what another object says.
+const REFUSED: Duration = Duration::from_secs(30);
+/// Between two attempts while the API server is away.
+const AWAY: Backoff = Backoff { first: Duration::from_millis(500), ceiling: Duration::from_secs(5) };
+/// How long the record of a machine that nobody declares any more is kept.
+const KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// Without news, look again after this long.
+const IDLE: Duration = Duration::from_secs(5);
+/// How long the last writes may take once the process stops.
+const LAST: Duration = Duration::from_secs(5);
 
-/// What was last written about an object.
-struct Written {
-    at: Instant,
-    version: u64,
+/// What of a set of objects was written, and which may be written again when.
+#[derive(Debug)]
+struct Ledger<V>(HashMap<String, Mark<V>>);
+
+#[derive(Debug)]
+struct Mark<V> {
+    /// What was written last; nothing if that failed.
+    version: Option<V>,
+    not_before: Instant,
 }
 
-/// Publishes changes until `stop`; then once more, so that nothing is lost by an orderly end.
-pub async fn run(app: Arc<App>, data: PathBuf, stop: CancellationToken) -> anyhow::Result<()> {
-    let folder = data.join("machines");
-    std::fs::create_dir_all(&folder)?;
-    let mut publisher =
-        Publisher { app, folder, machines: HashMap::new(), profiles: HashMap::new(), files: HashMap::new() };
+impl<V: PartialEq> Ledger<V> {
+    /// True if an object has something new, and its time has come. Otherwise `next` is brought forward to when it comes.
+    fn is_due(&self, name: &str, version: &V, now: Instant, next: &mut Instant) -> bool {
+        match self.0.get(name) {
+            Some(mark) if mark.version.as_ref() == Some(version) => false,
+            Some(mark) if mark.not_before > now => {
+                *next = mark.not_before.min(*next);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn mark(&mut self, name: String, version: Option<V>, not_before: Instant) {
+        self.0.insert(name, Mark { version, not_before });
+    }
+
+    /// Drops all pauses, for the last time.
+    fn hurry(&mut self, now: Instant) {
+        self.0.values_mut().for_each(|mark| mark.not_before = now);
+    }
+}
+
+/// How a write went.
+enum Wrote {
+    Yes,
+    /// The API server says no to this one.
+    Refused,
+    /// It does not answer.
+    Away,
+}
+
+/// Publishes changes until `stop`; then what is left, so that nothing is lost by an orderly end.
+///
+/// # Errors
+/// If the folder of the records cannot be made.
+pub async fn run(app: Arc<App>, data: PathBuf, stop: CancellationToken) -> std::io::Result<()> {
+    let mut publisher = Publisher::new(app, &data)?;
     loop {
-        let waiting = publisher.publish().await;
-        let app = Arc::clone(&publisher.app);
+        let next = publisher.publish(&stop).await;
+        let app = &publisher.app;
         tokio::select! {
             () = stop.cancelled() => break,
             () = app.records.changed.notified() => {}
             () = app.library.changed.notified() => {}
-            // Something was too fresh, or could not be written: try it again.
-            () = tokio::time::sleep(if waiting { Duration::from_millis(250) } else { Duration::from_secs(5) }) => {}
+            () = tokio::time::sleep_until(next) => {}
         }
     }
-    publisher.machines.clear();
-    drop(tokio::time::timeout(Duration::from_secs(5), publisher.publish()).await);
+    publisher.hurry();
+    drop(tokio::time::timeout(LAST, publisher.publish(&CancellationToken::new())).await);
     Ok(())
 }
 
 /// Reads what an earlier process remembered.
-pub fn remembered(data: &std::path::Path) -> BTreeMap<String, Entry> {
+pub fn remembered(data: &Path) -> BTreeMap<String, Entry> {
     let mut out = BTreeMap::new();
     for file in std::fs::read_dir(data.join("machines")).into_iter().flatten().flatten() {
         let path = file.path();
@@ -84,149 +136,208 @@ pub fn remembered(data: &std::path::Path) -> BTreeMap<String, Entry> {
 struct Publisher {
     app: Arc<App>,
     folder: PathBuf,
-    machines: HashMap<String, Written>,
-    profiles: HashMap<String, (Instant, String)>,
-    files: HashMap<String, u64>,
+    files: Ledger<u64>,
+    machines: Ledger<u64>,
+    profiles: Ledger<String>,
+    pace: Interval,
+    away: Retries,
+    /// The API server is not asked before this.
+    away_until: Instant,
 }
 
 impl Publisher {
-    /// Writes what changed. True if something is left to write.
-    async fn publish(&mut self) -> bool {
-        let mut waiting = false;
-        let view = self.app.view();
-        for (name, entry) in self.app.records.all() {
-            self.remember(&name, &entry);
-            let Cluster::Client(client) = &self.app.cluster else { continue };
-            let Some(machine) = view.fleet.machines().find(|machine| machine.name_any() == name) else { continue };
-            match self.machines.get(&name) {
-                Some(written) if written.version == entry.version => continue,
-                Some(written) if written.at.elapsed() < SPACING => {
-                    waiting = true;
-                    continue;
-                }
-                _ => {}
-            }
-            let report = self.machine_report(machine, &entry);
-            match write(client, report).await {
-                Ok(()) => {
-                    count(&self.app.metrics.reports, "written");
-                    self.machines.insert(name, Written { at: Instant::now(), version: entry.version });
-                }
-                Err(Refused::ForGood(error)) => {
-                    count(&self.app.metrics.reports, "refused");
-                    tracing::warn!(machine = name, error = %error, "a boot report was refused; the next change is tried again");
-                    self.machines.insert(name, Written { at: Instant::now(), version: entry.version });
-                }
-                Err(Refused::ForNow(error)) => {
-                    count(&self.app.metrics.reports, "failed");
-                    tracing::debug!(machine = name, error = %error, "a boot report is put off");
-                    // The API server is away: no use in trying the others now.
-                    return true;
-                }
-            }
-            tokio::time::sleep(PACE).await;
-        }
-        let gone = |name: &str| view.fleet.machines().any(|machine| machine.name_any() == name);
-        self.machines.retain(|name, _| gone(name));
-        if let Cluster::Client(client) = self.app.cluster.clone() {
-            waiting |= self.publish_profiles(&client, &view.profiles).await;
-        }
-        waiting
+    fn new(app: Arc<App>, data: &Path) -> std::io::Result<Self> {
+        let folder = data.join("machines");
+        std::fs::create_dir_all(&folder)?;
+        let mut pace = tokio::time::interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (files, machines, profiles) = (Ledger(HashMap::new()), Ledger(HashMap::new()), Ledger(HashMap::new()));
+        Ok(Self { app, folder, files, machines, profiles, pace, away: AWAY.start(), away_until: Instant::now() })
     }
 
-    async fn publish_profiles(&mut self, client: &Client, profiles: &[Arc<Profile>]) -> bool {
-        for profile in profiles {
-            let report = self.profile_report(profile);
-            let text = serde_json::to_string(&report.spec).unwrap_or_default();
-            let name = profile.name_any();
-            match self.profiles.get(&name) {
-                Some((_, before)) if *before == text => continue,
-                Some((at, _)) if at.elapsed() < SPACING => return true,
-                _ => {}
-            }
-            match write(client, report).await {
-                Ok(()) => drop(self.profiles.insert(name, (Instant::now(), text))),
-                Err(Refused::ForGood(error)) => {
-                    count(&self.app.metrics.reports, "refused");
-                    tracing::warn!(profile = name, error = %error, "an artifact report was refused");
-                    self.profiles.insert(name, (Instant::now(), text));
-                }
-                Err(Refused::ForNow(error)) => {
-                    tracing::debug!(profile = name, error = %error, "an artifact report is put off");
-                    return true;
-                }
+    fn hurry(&mut self) {
+        let now = Instant::now();
+        self.files.hurry(now);
+        self.machines.hurry(now);
+        self.profiles.hurry(now);
+        self.away_until = now;
+    }
+
+    /// Writes what changed and may be written. Returns when to come again without further news.
+    async fn publish(&mut self, stop: &CancellationToken) -> Instant {
+        let now = Instant::now();
+        let mut next = now + IDLE;
+        let view = self.app.view();
+        let machines: HashMap<_, _> = view.fleet.machines().map(|machine| (machine.name_any(), machine)).collect();
+        let versions = self.app.records.versions();
+        for (name, version, _) in &versions {
+            if self.files.is_due(name, version, now, &mut next) {
+                self.remember(name).await;
             }
         }
-        false
+        // An empty view is as a rule one that is not there yet.
+        if !machines.is_empty() {
+            self.forget(&versions, |name| machines.contains_key(name));
+        }
+        self.gauges(machines.len(), view.profiles.len());
+        let Cluster::Client(client) = self.app.cluster.clone() else { return next };
+        if self.away_until > now {
+            return self.away_until.min(next);
+        }
+        for (name, version, _) in versions {
+            let Some(machine) = machines.get(&name) else { continue };
+            if stop.is_cancelled() || !self.machines.is_due(&name, &version, now, &mut next) {
+                continue;
+            }
+            // As it is now: while others were written, more may have happened.
+            let Some(entry) = self.app.records.get(&name) else { continue };
+            // The record of a Machine that was deleted says nothing of the one that bears its name now.
+            if entry.uid != machine.uid().unwrap_or_default() {
+                continue;
+            }
+            let wrote = self.write(&client, machine_report(&self.app, machine, &entry)).await;
+            let Some((written, pause)) = self.judge(wrote) else { return self.away_until.min(next) };
+            self.machines.mark(name, written.then_some(entry.version), Instant::now() + pause);
+            next = next.min(Instant::now() + pause);
+        }
+        for profile in &view.profiles {
+            let report = profile_report(&self.app, profile);
+            let (name, text) = (profile.name_any(), serde_json::to_string(&report.spec).unwrap_or_default());
+            if stop.is_cancelled() || !self.profiles.is_due(&name, &text, now, &mut next) {
+                continue;
+            }
+            let wrote = self.write(&client, report).await;
+            let Some((written, pause)) = self.judge(wrote) else { return self.away_until.min(next) };
+            self.profiles.mark(name, written.then_some(text), Instant::now() + pause);
+            next = next.min(Instant::now() + pause);
+        }
+        next
+    }
+
+    /// Whether a report was written, and for how long it is left alone; nothing if the API server is away, when there is no
+    /// use in trying the others.
+    fn judge(&mut self, wrote: Wrote) -> Option<(bool, Duration)> {
+        let (outcome, verdict) = match wrote {
+            Wrote::Yes => ("written", Some((true, SPACING))),
+            Wrote::Refused => ("refused", Some((false, REFUSED))),
+            Wrote::Away => ("failed", None),
+        };
+        count(&self.app.metrics.reports, outcome);
+        if verdict.is_some() {
+            if self.away.failures() > 0 {
+                tracing::info!("boot reports are written again");
+            }
+            self.away.reset();
+        } else {
+            if self.away.failures() == 0 {
+                tracing::warn!("the API server does not take boot reports; they are kept, and written when it does");
+            }
+            self.away_until = Instant::now() + self.away.next_delay();
+        }
+        verdict
+    }
+
+    async fn write(&mut self, client: &Client, report: BootReport) -> Wrote {
+        self.pace.tick().await;
+        let api: Api<BootReport> = Api::all(client.clone());
+        let name = report.name_any();
+        let parameters = PatchParams::apply(names::MANAGER_BOOTSERVER).force();
+        match tokio::time::timeout(CALL, api.patch(&name, &parameters, &Patch::Apply(&report))).await {
+            Ok(Ok(_)) => Wrote::Yes,
+            // One report that is refused must not hold up the others.
+            Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
+                tracing::error!(
+                    report = name,
+                    status = status.code,
+                    reason = clean(&status.message, 300),
+                    "a boot report was refused"
+                );
+                Wrote::Refused
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(report = name, error = chain(&error), "a boot report is put off");
+                Wrote::Away
+            }
+            Err(_) => Wrote::Away,
+        }
     }
 
     /// Keeps a record on disk, for the next process and, without a cluster, for people.
-    fn remember(&mut self, name: &str, entry: &Entry) {
-        if self.files.get(name) == Some(&entry.version) {
-            return;
-        }
-        let mut entry = entry.clone();
+    async fn remember(&mut self, name: &str) {
+        let Some(mut entry) = self.app.records.get(name) else { return };
         entry.boot.server.clone_from(&self.app.server);
+        let (path, version) = (self.folder.join(format!("{name}.json")), entry.version);
         let bytes = serde_json::to_vec_pretty(&entry).unwrap_or_default();
-        match write_whole(&self.folder.join(format!("{name}.json")), &bytes, 0o644) {
-            Ok(()) => drop(self.files.insert(name.to_owned(), entry.version)),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "a boot record is not remembered"),
+        let written = tokio::task::spawn_blocking(move || write_whole(&path, &bytes, 0o644)).await;
+        let version = match written {
+            Ok(Ok(())) => Some(version),
+            Ok(Err(error)) => {
+                tracing::warn!(error = chain(&error), "a boot record is not remembered");
+                None
+            }
+            Err(_) => None,
+        };
+        self.files.mark(name.to_owned(), version, Instant::now() + SPACING);
+    }
+
+    /// Forgets machines that nobody declares any more, after a day: a file of the catalog may be broken for a while.
+    fn forget(&mut self, versions: &[(String, u64, Timestamp)], declared: impl Fn(&str) -> bool) {
+        let now = clock::now();
+        for (name, _, last_seen) in versions {
+            if !declared(name) && now.duration_since(*last_seen) > KEPT {
+                self.app.records.forget(name);
+                self.files.0.remove(name);
+                drop(std::fs::remove_file(self.folder.join(format!("{name}.json"))));
+            }
+        }
+        self.machines.0.retain(|name, _| declared(name));
+    }
+
+    fn gauges(&self, machines: usize, profiles: usize) {
+        let (ready, not_ready) = self.app.library.tally();
+        let metrics = &self.app.metrics;
+        for (kind, number) in [
+            ("machines", machines),
+            ("profiles", profiles),
+            ("artifacts_ready", ready),
+            ("artifacts_not_ready", not_ready),
+        ] {
+            metrics.set(kind, number);
         }
     }
-
-    fn machine_report(&self, machine: &magnetite_api::Machine, entry: &Entry) -> BootReport {
-        let name = machine.name_any();
-        let mut boot = entry.boot.clone();
-        boot.server.clone_from(&self.app.server);
-        let spec = BootReportSpec {
-            subject: Subject { kind: SubjectKind::Machine, name: name.clone(), uid: machine.uid().unwrap_or_default() },
-            server: self.app.server.clone(),
-            boot: Some(boot),
-            inventory: entry.inventory.clone(),
-            artifacts: Vec::new(),
-        };
-        let mut report = BootReport::new(&format!("{name}.{}", self.app.server), spec);
-        report.metadata.labels = Some([(names::LABEL_MACHINE.to_owned(), name)].into());
-        report.metadata.owner_references = owner(machine).map(|owner| vec![owner]);
-        report
-    }
-
-    fn profile_report(&self, profile: &Profile) -> BootReport {
-        let (name, uid) = artifacts::subject(profile);
-        let spec = BootReportSpec {
-            subject: Subject { kind: SubjectKind::Profile, name: name.clone(), uid },
-            server: self.app.server.clone(),
-            boot: None,
-            inventory: None,
-            artifacts: artifacts::reports(&self.app.library, profile),
-        };
-        let mut report = BootReport::new(&format!("profile.{name}.{}", self.app.server), spec);
-        report.metadata.labels = Some([(names::LABEL_PROFILE.to_owned(), name)].into());
-        report.metadata.owner_references = owner(profile).map(|owner| vec![owner]);
-        report
-    }
 }
 
-/// Why a report was not written.
-enum Refused {
-    /// The API server does not answer, or not now.
-    ForNow(anyhow::Error),
-    /// It will not take this one, ever.
-    ForGood(kube::Error),
+fn machine_report(app: &App, machine: &Machine, entry: &Entry) -> BootReport {
+    let name = machine.name_any();
+    let mut boot = entry.boot.clone();
+    boot.server.clone_from(&app.server);
+    let spec = BootReportSpec {
+        subject: Subject { kind: SubjectKind::Machine, name: name.clone(), uid: machine.uid().unwrap_or_default() },
+        server: app.server.clone(),
+        boot: Some(boot),
+        inventory: entry.inventory.clone(),
+        artifacts: Vec::new(),
+    };
+    let mut report = BootReport::new(&format!("{name}.{}", app.server), spec);
+    report.metadata.labels = Some([(names::LABEL_MACHINE.to_owned(), name)].into());
+    report.metadata.owner_references = owner(machine).map(|owner| vec![owner]);
+    report
 }
 
-async fn write(client: &Client, mut report: BootReport) -> Result<(), Refused> {
-    let api: Api<BootReport> = Api::all(client.clone());
-    let name = report.name_any();
-    report.metadata = ObjectMeta { managed_fields: None, ..report.metadata };
-    let parameters = PatchParams::apply(names::MANAGER_BOOTSERVER).force();
-    let patch = Patch::Apply(&report);
-    match tokio::time::timeout(CALL, api.patch(&name, &parameters, &patch)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(kube::Error::Api(status))) if [400, 403, 404, 422].contains(&status.code) => {
-            Err(Refused::ForGood(kube::Error::Api(status)))
-        }
-        Ok(Err(error)) => Err(Refused::ForNow(error.into())),
-        Err(late) => Err(Refused::ForNow(late.into())),
-    }
+fn profile_report(app: &App, profile: &Profile) -> BootReport {
+    let name = profile.name_any();
+    let spec = BootReportSpec {
+        subject: Subject { kind: SubjectKind::Profile, name: name.clone(), uid: profile.uid().unwrap_or_default() },
+        server: app.server.clone(),
+        boot: None,
+        inventory: None,
+        artifacts: artifacts::reports(&app.library, profile),
+    };
+    let mut report = BootReport::new(&format!("profile.{name}.{}", app.server), spec);
+    report.metadata.labels = Some([(names::LABEL_PROFILE.to_owned(), name)].into());
+    report.metadata.owner_references = owner(profile).map(|owner| vec![owner]);
+    report
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,45 +2,71 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use magnetite_api::report::BootStepName;
-use magnetite_daemon::clock;
+use magnetite_daemon::{clock, log::chain};
 use magnetite_wire::tftp::{
     ErrorCode, Event, Failure, Negotiated, Output, Packet, ReadRequest, Transfer, transfer::Limits,
 };
 use tokio::{net::UdpSocket, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{app::App, metrics::count, net, record::Detail};
+use crate::{
+    app::App,
+    dhcp::MOST_ERRORS,
+    metrics::{Way, count},
+    net,
+    record::Detail,
+};
 
-/// For Ethernet's 1500 bytes, less the headers of IP (20), UDP (8) and TFTP (4).
-const LIMITS: Limits = Limits { block_size: 1468, window: 16 };
+/// The largest block: for Ethernet's 1500 bytes, less the headers of IP (20), UDP (8) and TFTP (4). No larger where
+/// our own interface takes more, since the way to the client may not.
+const LARGEST_BLOCK: u16 = 1468;
+/// The largest window.
+const WINDOW: u16 = 16;
 /// Transfers at once.
 const MOST: usize = 4096;
 /// Transfers at once for one client: firmware has one, and one that it gave up on.
 const MOST_A_CLIENT: usize = 4;
 
+/// From where transfers go out: each has a socket of its own (RFC 1350: the server's port names the transfer).
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Our address.
+    pub address: Ipv4Addr,
+    /// Our interface; any, if none is named.
+    pub interface: Option<String>,
+}
+
 /// The TFTP server.
 pub struct Server {
     socket: UdpSocket,
+    source: Source,
+    limits: Limits,
     app: Arc<App>,
     transfers: Arc<Semaphore>,
     clients: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 impl Server {
-    /// Takes a bound socket.
-    pub fn new(socket: UdpSocket, app: Arc<App>) -> Self {
-        Self { socket, app, transfers: Arc::new(Semaphore::new(MOST)), clients: Arc::default() }
+    /// Takes a bound socket. Blocks are such that they fit the interface's `mtu`.
+    pub fn new(socket: UdpSocket, source: Source, mtu: u16, app: Arc<App>) -> Self {
+        let limits = Limits { block_size: mtu.saturating_sub(32).clamp(8, LARGEST_BLOCK), window: WINDOW };
+        let transfers = Arc::new(Semaphore::new(MOST));
+        Self { socket, source, limits, app, transfers, clients: Arc::default() }
     }
 
     /// Serves until `stop`, then lets transfers under way end.
+    ///
+    /// # Errors
+    /// If the socket fails again and again.
     pub async fn run(self, stop: CancellationToken) -> std::io::Result<()> {
         let tracker = TaskTracker::new();
         let mut buffer = vec![0; 2048];
+        let mut errors = 0;
         loop {
             let received = tokio::select! {
                 () = stop.cancelled() => break,
@@ -48,11 +74,16 @@ impl Server {
             };
             match received {
                 Ok((len, SocketAddr::V4(peer))) => {
+                    errors = 0;
                     self.request(buffer.get(..len).unwrap_or_default(), peer, &tracker).await;
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a TFTP packet could not be received")
+                    errors += 1;
+                    tracing::warn!(error = chain(&error), "a TFTP packet could not be received");
+                    if errors >= MOST_ERRORS {
+                        return Err(error);
+                    }
                 }
             }
         }
@@ -111,30 +142,34 @@ impl Server {
             count(&self.app.metrics.tftp, "too_many_of_one_client");
             return;
         };
-        let app = Arc::clone(&self.app);
+        let (app, source, limits) = (Arc::clone(&self.app), self.source.clone(), self.limits);
         tracker.spawn(async move {
             let (id, loader, bytes) = found;
-            let outcome = match send(app.address, peer, &request, &bytes).await {
-                Ok(outcome) => outcome,
+            let end = match send(&source, limits, peer, &request, &bytes).await {
+                Ok(end) => end,
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, %peer, "a TFTP transfer broke");
-                    End { outcome: "broken", resent: 0 }
+                    tracing::warn!(error = chain(&error), %peer, "a TFTP transfer broke");
+                    End { outcome: "broken", bytes: 0, resent: 0 }
                 }
             };
-            count(&app.metrics.tftp, outcome.outcome);
-            if outcome.outcome == "done"
-                && let Some(machine) = id.and_then(|id| app.view().fleet.by_id(&id))
-            {
-                let retries = if outcome.resent > 0 {
-                    format!("{loader}, {} packets sent again", outcome.resent)
-                } else {
-                    loader
-                };
-                let detail = Detail {
-                    bytes: Some(bytes.len() as u64),
-                    words: Some(retries),
-                    address: Some(peer.ip().to_string()),
-                };
+            let End { outcome, bytes: sent, resent } = end;
+            count(&app.metrics.tftp, outcome);
+            app.metrics.sent(Way::Tftp, sent);
+            let machine = id.and_then(|id| app.view().fleet.by_id(&id));
+            let name = machine.as_ref().and_then(|machine| machine.metadata.name.as_deref());
+            match (outcome, &machine) {
+                // EDK2 asks twice: for the size, then for the file.
+                ("size_probe", _) => tracing::debug!(%peer, file = loader, machine = name, "TFTP size told"),
+                ("done", _) => {
+                    tracing::info!(%peer, file = loader, machine = name, bytes = sent, retries = resent, "TFTP transfer done");
+                }
+                _ => {
+                    tracing::warn!(%peer, file = loader, machine = name, bytes = sent, reason = outcome, "TFTP transfer not done");
+                }
+            }
+            if let ("done", Some(machine)) = (outcome, machine) {
+                let words = if resent > 0 { format!("{loader}, {resent} packets sent again") } else { loader };
+                let detail = Detail { bytes: Some(sent), ..Detail::words(words) }.at_peer(peer.ip());
                 app.records.step(&machine, BootStepName::LoaderSent, detail, clock::now());
             }
             drop((permit, place));
@@ -172,21 +207,25 @@ impl Drop for Place {
     }
 }
 
+/// How a transfer ended.
 struct End {
     outcome: &'static str,
+    /// Bytes that the client has acknowledged.
+    bytes: u64,
     resent: u64,
 }
 
-/// Sends a file on a socket of its own (RFC 1350: the server's port names the transfer).
+/// Sends a file.
 async fn send(
-    address: std::net::Ipv4Addr,
+    source: &Source,
+    limits: Limits,
     peer: SocketAddrV4,
     request: &ReadRequest,
     file: &[u8],
 ) -> std::io::Result<End> {
-    let socket = net::udp(None, address, 0).map_err(std::io::Error::other)?;
+    let socket = net::udp(source.interface.as_deref(), source.address, 0).map_err(std::io::Error::other)?;
     socket.connect(peer).await?;
-    let agreed = Negotiated::from_request(request, LIMITS);
+    let agreed = Negotiated::from_request(request, limits);
     let options = agreed.acknowledge(request, file.len() as u64);
     let mut transfer = Transfer::new(file.len() as u64, agreed);
     let (mut out, mut buffer) = (Vec::with_capacity(1500), vec![0; 2048]);
@@ -207,14 +246,14 @@ async fn send(
                     deadline = Instant::now() + after;
                     continue;
                 }
-                Output::Done => return Ok(End { outcome: "done", resent: transfer.resent() }),
+                Output::Done => return Ok(end("done", &transfer)),
                 Output::Failed(failure) => {
                     let outcome = match failure {
                         Failure::SizeProbe => "size_probe",
                         Failure::Aborted(_) => "aborted",
                         Failure::Silent => "silent",
                     };
-                    return Ok(End { outcome, resent: transfer.resent() });
+                    return Ok(end(outcome, &transfer));
                 }
             }
             // A full buffer, or a peer that is gone: the timer sends again, or gives up.
@@ -233,6 +272,10 @@ async fn send(
     }
 }
 
+fn end(outcome: &'static str, transfer: &Transfer) -> End {
+    End { outcome, bytes: transfer.acknowledged(), resent: transfer.resent() }
+}
+
 /// An ICMP error (the client's port is closed, for now): as good as silence.
 async fn continue_after_error(deadline: Instant) -> Event {
     tokio::time::sleep_until(deadline).await;
@@ -240,64 +283,4 @@ async fn continue_after_error(deadline: Instant) -> Event {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-    use crate::fixtures::Site;
-
-    /// A client in lock step, as every ROM is one.
-    async fn fetch(server: SocketAddr, file: &str) -> Result<Vec<u8>, String> {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mut out = Vec::new();
-        Packet::Read(ReadRequest {
-            file: file.to_owned(),
-            block_size: Some(1468),
-            size: true,
-            ..ReadRequest::default()
-        })
-        .encode(&mut out);
-        socket.send_to(&out, server).await.unwrap();
-        let (mut got, mut buffer) = (Vec::new(), [0; 2048]);
-        loop {
-            let (len, peer) = socket.recv_from(&mut buffer).await.unwrap();
-            let ack = match Packet::decode(&buffer[..len]).unwrap() {
-                Packet::Oack(_) => 0,
-                Packet::Data { block, bytes } => {
-                    got.extend(bytes);
-                    if bytes.len() < 1468 {
-                        let mut out = Vec::new();
-                        Packet::Ack(block).encode(&mut out);
-                        socket.send_to(&out, peer).await.unwrap();
-                        return Ok(got);
-                    }
-                    block
-                }
-                Packet::Error { message, .. } => return Err(message),
-                other => panic!("{other:?}"),
-            };
-            let mut out = Vec::new();
-            Packet::Ack(ack).encode(&mut out);
-            socket.send_to(&out, peer).await.unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn loaders_are_sent_and_nothing_else_is() {
-        let site = Site::new().await;
-        let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
-        let address = socket.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(Server::new(socket, Arc::clone(&site.app)).run(stop.clone()));
-        let id = magnetite_boot::capability::machine_id(&site.machine);
-        assert_eq!(fetch(address, &format!("m/{id}/undionly.kpxe")).await.unwrap(), b"loader");
-        assert_eq!(fetch(address, "/undionly.kpxe").await.unwrap(), b"loader");
-        for name in ["../../etc/passwd", "/etc/passwd", "m/x/../undionly.kpxe", "undionly.kpxe/", "UNDIONLY.KPXE"] {
-            assert_eq!(fetch(address, name).await, Err("no such file".to_owned()), "{name}");
-        }
-        stop.cancel();
-        running.await.unwrap().unwrap();
-        let steps = site.app.records.all()["box"].boot.steps.clone();
-        assert_eq!((steps[0].name, steps[0].bytes), (BootStepName::LoaderSent, Some(6)));
-    }
-}
+mod tests;

@@ -16,8 +16,8 @@ pub type ConfigMaps = BTreeMap<String, BTreeMap<String, String>>;
 /// Everything that is declared, indexed.
 #[derive(Debug, Default)]
 pub struct View {
-    /// The Machines.
-    pub fleet: Fleet,
+    /// The Machines. Shared with the views before and after in which they are the same.
+    pub fleet: Arc<Fleet>,
     /// The Profiles.
     pub profiles: Vec<Arc<Profile>>,
     /// The ConfigMaps of our namespace.

@@ -13,13 +13,19 @@ use magnetite_boot::{
     command_line::for_echo,
     fleet::{Found, Identity},
     plan::{self, Next},
-    render::{self, Links},
+    render,
 };
 use magnetite_daemon::clock;
 use serde::Deserialize;
 
 use super::{Peer, later, refuse, refuse_unknown, text};
-use crate::{app::App, artifacts, dhcp::unix, record::Detail, view::View};
+use crate::{
+    app::App,
+    artifacts::{self, Obstacle},
+    dhcp::unix,
+    record::Detail,
+    view::View,
+};
 
 const SCRIPT: &str = "text/plain; charset=utf-8";
 
@@ -35,55 +41,51 @@ pub async fn script(
     let links = app.links(&machine, architecture, intent, unix(now));
     let profile = view.profile(&machine);
     let conflicted = !view.fleet.conflicts(&machine).is_empty();
-    let next = plan::next(&machine, profile.as_deref(), intent, conflicted, now);
-    let name = machine.metadata.name.as_deref().unwrap_or_default();
-    let mut obstacle = None;
-    let (body, words) = match (next, profile) {
-        (Next::Boot, Ok(profile)) => match boot_script(&app, &machine, &profile, architecture, &links) {
-            Ok(script) => (script, format!("boots profile {}", profile.spec.revision())),
-            Err(found) => {
-                let message = found.message.clone();
-                obstacle = Some(found);
-                (render::wait_script(&machine, &message, 10, &links), format!("waits: {message}"))
-            }
-        },
-        (Next::Local, _) => (render::local_script(&machine), "local boot: no window is open".to_owned()),
-        (Next::Wait { seconds, why }, _) => {
-            (render::wait_script(&machine, &why, seconds, &links), format!("waits: {why}"))
-        }
-        (Next::Boot, Err(error)) => {
-            (render::wait_script(&machine, &error.to_string(), 30, &links), format!("waits: {error}"))
-        }
+    let served = |words: String| {
+        app.records.step(&machine, BootStepName::ScriptServed, Detail::words(words).at_peer(peer.ip()), now);
     };
-    tracing::info!(machine = name, peer = %peer.0, detail = words, "script served");
-    app.records.step(&machine, BootStepName::ScriptServed, Detail::words(words).at_peer(peer.ip()), now);
-    if let Some(Obstacle { reason, message }) = obstacle {
-        app.records.fail(&machine, BootStepName::ScriptServed, reason, &message, now);
-    }
-    text(SCRIPT, body)
-}
-
-/// Why the script that boots cannot be served.
-struct Obstacle {
-    reason: &'static str,
-    message: String,
-}
-
-fn boot_script(
-    app: &App,
-    machine: &Machine,
-    profile: &Profile,
-    architecture: Architecture,
-    links: &Links,
-) -> Result<String, Obstacle> {
-    let field = format!("spec.boot.{architecture}.");
-    for (name, artifact) in artifacts::artifacts(profile).into_iter().filter(|(name, _)| name.starts_with(&field)) {
-        if let Some(message) = app.library.obstacle(&name, artifact) {
-            return Err(Obstacle { reason: reason::ARTIFACT_FAILED, message });
+    let wait = |seconds, why: &str| {
+        served(format!("waits: {why}"));
+        text(SCRIPT, render::wait_script(&machine, why, seconds, &links))
+    };
+    match (plan::next(&machine, profile.as_deref(), intent, conflicted, now), profile) {
+        (Next::Local, _) => {
+            served("local boot: no window is open".to_owned());
+            text(SCRIPT, render::local_script(&machine))
+        }
+        (Next::Wait { seconds, why }, _) => wait(seconds, &why),
+        (Next::Boot, Err(error)) => wait(30, &error.to_string()),
+        (Next::Boot, Ok(profile)) => {
+            if let Some(Obstacle { on_its_way, message }) = obstacle(&app, &profile, architecture) {
+                let response = wait(10, &message);
+                if !on_its_way {
+                    // After the step, which would clear it.
+                    app.records.fail(&machine, BootStepName::ScriptServed, reason::ARTIFACT_FAILED, &message, now);
+                }
+                return response;
+            }
+            match render::script(&profile, &machine, architecture, &links) {
+                Ok(script) => {
+                    served(format!("boots profile {}", profile.spec.revision()));
+                    text(SCRIPT, script)
+                }
+                Err(error) => broken(&app, &machine, BootStepName::ScriptServed, &error.to_string()),
+            }
         }
     }
-    render::script(profile, machine, architecture, links)
-        .map_err(|error| Obstacle { reason: reason::RENDER_FAILED, message: error.to_string() })
+}
+
+/// Why the files of an architecture are not all at hand. What somebody must do something about comes first.
+fn obstacle(app: &App, profile: &Profile, architecture: Architecture) -> Option<Obstacle> {
+    let field = format!("spec.boot.{architecture}.");
+    let all = artifacts::artifacts(profile).into_iter().filter(|(name, _)| name.starts_with(&field));
+    all.filter_map(|(name, artifact)| app.library.obstacle(&name, artifact)).min_by_key(|found| found.on_its_way)
+}
+
+/// A template does not render. 500: Ignition asks again, iPXE goes on to the next boot device; and people are told.
+fn broken(app: &App, machine: &Machine, step: BootStepName, message: &str) -> Response {
+    app.records.fail(machine, step, reason::RENDER_FAILED, message, clock::now());
+    refuse(StatusCode::INTERNAL_SERVER_ERROR, reason::RENDER_FAILED, message)
 }
 
 /// The machine's Ignition config.
@@ -103,14 +105,11 @@ pub async fn ignition(
     let agent = app.agent_link(&machine, architecture, &links, intent, unix(now));
     match render::ignition(&profile, &machine, architecture, view.ignition(&profile), &links, agent.as_ref()) {
         Ok(config) => {
-            let detail = Detail { bytes: Some(config.len() as u64), ..Detail::default() };
-            app.records.step(&machine, BootStepName::ConfigFetched, detail.at_peer(peer.ip()), now);
+            let detail = Detail::bytes(config.len() as u64).at_peer(peer.ip());
+            app.records.step(&machine, BootStepName::ConfigFetched, detail, now);
             text("application/vnd.coreos.ignition+json", config)
         }
-        Err(error) => {
-            app.records.fail(&machine, BootStepName::ConfigFetched, reason::RENDER_FAILED, &error.to_string(), now);
-            refuse(StatusCode::INTERNAL_SERVER_ERROR, reason::RENDER_FAILED, error.to_string())
-        }
+        Err(error) => broken(&app, &machine, BootStepName::ConfigFetched, &error.to_string()),
     }
 }
 

@@ -8,14 +8,24 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::StreamExt;
-use magnetite_api::{Machine, profile::Artifact, report::BootStepName};
+use futures::Stream;
+use magnetite_api::{
+    Machine,
+    profile::{ArchBoot, Artifact},
+    report::BootStepName,
+};
 use magnetite_daemon::clock;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
-use tokio_util::io::ReaderStream;
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt, SeekFrom},
+    sync::OwnedSemaphorePermit,
+};
 
 use super::{Peer, boot::open, later, refuse_unknown};
-use crate::{app::App, artifacts::Checked, record::Detail};
+use crate::{app::App, artifacts::Checked, metrics::Way, record::Detail};
+
+/// Bytes that are read at once.
+const CHUNK: usize = 128 << 10;
 
 type Id = (String, String, String);
 
@@ -41,19 +51,19 @@ pub async fn kernel(
     asked: Asked,
 ) -> Response {
     let step = BootStepName::KernelFetched;
-    artifact(&app, peer, (&id, &cap, &arch), asked, step, "kernel", |boot| Some(&boot.kernel)).await
+    artifact(&app, peer, (&id, &cap, &arch), asked, step, "kernel", |boot| Some(boot.kernel.clone())).await
 }
 
-/// An initrd, by its place in the list.
+/// An initrd, by its place in the list. The place is read after the capability: who has none learns nothing.
 pub async fn initrd(
     State(app): State<Arc<App>>,
     peer: Peer,
-    Path((id, cap, arch, index)): Path<(String, String, String, usize)>,
+    Path((id, cap, arch, index)): Path<(String, String, String, String)>,
     asked: Asked,
 ) -> Response {
     let step = BootStepName::InitrdFetched;
-    artifact(&app, peer, (&id, &cap, &arch), asked, step, &format!("initrd {index}"), |boot| boot.initrds.get(index))
-        .await
+    let pick = |boot: &ArchBoot| boot.initrds.get(index.parse::<usize>().ok()?).cloned();
+    artifact(&app, peer, (&id, &cap, &arch), asked, step, &format!("initrd {index}"), pick).await
 }
 
 /// Another file, by its name.
@@ -64,7 +74,7 @@ pub async fn file(
     asked: Asked,
 ) -> Response {
     let step = BootStepName::FileFetched;
-    artifact(&app, peer, (&id, &cap, &arch), asked, step, &name, |boot| boot.files.get(&name)).await
+    artifact(&app, peer, (&id, &cap, &arch), asked, step, &name, |boot| boot.files.get(&name).cloned()).await
 }
 
 async fn artifact(
@@ -74,7 +84,7 @@ async fn artifact(
     asked: Asked,
     step: BootStepName,
     what: &str,
-    pick: impl Fn(&magnetite_api::profile::ArchBoot) -> Option<&Artifact>,
+    pick: impl Fn(&ArchBoot) -> Option<Artifact>,
 ) -> Response {
     let view = app.view();
     let Some((machine, architecture)) = open(app, &view, id, cap, arch) else { return refuse_unknown() };
@@ -83,9 +93,12 @@ async fn artifact(
         // The Profile changed under the machine: it must start anew with the new script.
         return later("ProfileChanged", format!("the Profile has no {what} any more; restart the machine"), 30);
     };
-    match app.library.get(artifact) {
-        Some(checked) => send(app, Some((machine, step, what.to_owned())), peer, &checked, asked).await,
-        None => later("ArtifactNotReady", app.library.obstacle(what, artifact).unwrap_or_default(), 5),
+    match app.library.get(&artifact) {
+        Some(checked) => send(app, (machine, step, what.to_owned()), peer, &checked, asked).await,
+        None => {
+            let why = app.library.obstacle(what, &artifact).map(|obstacle| obstacle.message);
+            later("ArtifactNotReady", why.unwrap_or_default(), 5)
+        }
     }
 }
 
@@ -94,8 +107,7 @@ pub async fn agent(State(app): State<Arc<App>>, peer: Peer, Path((id, cap, arch)
     let Some((machine, architecture)) = open(&app, &app.view(), &id, &cap, &arch) else { return refuse_unknown() };
     match app.agents.get(architecture.as_str()) {
         Some(agent) => {
-            send(&app, Some((machine, BootStepName::AgentFetched, String::new())), peer, &agent.file.clone(), asked)
-                .await
+            send(&app, (machine, BootStepName::AgentFetched, String::new()), peer, &agent.file.clone(), asked).await
         }
         None => later("NoAgent", format!("this boot server has no agent for {architecture}"), 30),
     }
@@ -104,7 +116,7 @@ pub async fn agent(State(app): State<Arc<App>>, peer: Peer, Path((id, cap, arch)
 /// A loader for UEFI HTTP boot.
 pub async fn loader(State(app): State<Arc<App>>, Path(loader): Path<String>, asked: Asked) -> Response {
     match app.loaders.get(&loader) {
-        Some(bytes) => efi(bytes, &asked),
+        Some(bytes) => efi(&app, bytes, &asked),
         None => refuse_unknown(),
     }
 }
@@ -120,15 +132,17 @@ pub async fn machine_loader(
     if asked.method == Method::GET
         && let Some(machine) = app.view().fleet.by_id(&id)
     {
-        let detail =
-            Detail { bytes: Some(bytes.len() as u64), words: Some(loader), address: Some(peer.ip().to_string()) };
+        let detail = Detail { bytes: Some(bytes.len() as u64), ..Detail::words(loader) }.at_peer(peer.ip());
         app.records.step(&machine, BootStepName::LoaderSent, detail, clock::now());
     }
-    efi(bytes, &asked)
+    efi(&app, bytes, &asked)
 }
 
 /// `application/efi`: some firmware takes no other type.
-fn efi(bytes: &Arc<[u8]>, asked: &Asked) -> Response {
+fn efi(app: &App, bytes: &Arc<[u8]>, asked: &Asked) -> Response {
+    if asked.method == Method::GET {
+        app.metrics.sent(Way::Http, bytes.len() as u64);
+    }
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/efi"));
     headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(bytes.len()));
@@ -140,26 +154,20 @@ fn efi(bytes: &Arc<[u8]>, asked: &Asked) -> Response {
 /// Streams a checked file, whole or one range of it; records the step once the last byte left.
 async fn send(
     app: &Arc<App>,
-    step: Option<(Arc<Machine>, BootStepName, String)>,
+    step: (Arc<Machine>, BootStepName, String),
     peer: Peer,
     checked: &Checked,
     asked: Asked,
 ) -> Response {
-    let opened = tokio::fs::File::open(&checked.path).await;
-    let meta = match &opened {
-        Ok(file) => file.metadata().await.ok(),
-        Err(_) => None,
+    let Some(mut file) = open_checked(checked).await else {
+        return later("ArtifactNotReady", "the file changed or is gone; it is being checked again", 5);
     };
-    let (Ok(mut file), Some(meta)) = (opened, meta) else { return later("ArtifactNotReady", "the file is gone", 5) };
-    if !checked.is_same(&meta) {
-        return later("ArtifactNotReady", "the file changed; it is being checked again", 5);
-    }
-    let (start, end, status) = match range(asked.range.as_deref(), checked.size) {
-        Range::Whole => (0, checked.size, StatusCode::OK),
+    let (start, end, status) = match range(asked.range.as_deref(), checked.size()) {
+        Range::Whole => (0, checked.size(), StatusCode::OK),
         Range::Part(start, end) => (start, end, StatusCode::PARTIAL_CONTENT),
         Range::Bad => {
-            return (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, format!("bytes */{}", checked.size))])
-                .into_response();
+            let size = format!("bytes */{}", checked.size());
+            return (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, size)]).into_response();
         }
     };
     let mut headers = HeaderMap::new();
@@ -167,52 +175,73 @@ async fn send(
     headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(end - start));
     headers.insert(header::ACCEPT_RANGES, header::HeaderValue::from_static("bytes"));
     if status == StatusCode::PARTIAL_CONTENT
-        && let Ok(value) = format!("bytes {start}-{}/{}", end - 1, checked.size).parse()
+        && let Ok(value) = format!("bytes {start}-{}/{}", end - 1, checked.size()).parse()
     {
         headers.insert(header::CONTENT_RANGE, value);
     }
     if asked.method == Method::HEAD {
         return (status, headers).into_response();
     }
+    let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
+        return later("Busy", "too many files are being sent at once", 2);
+    };
     if start > 0 && file.seek(SeekFrom::Start(start)).await.is_err() {
         return later("ArtifactNotReady", "the file cannot be read", 5);
     }
-    let mut sent = Sent { app: Arc::clone(app), step, peer, bytes: 0, want: end - start };
-    let stream = ReaderStream::with_capacity(file.take(end - start), 128 << 10).map(move |chunk| {
-        if let Ok(chunk) = &chunk {
-            sent.add(chunk.len() as u64);
+    let sent = Sent { app: Arc::clone(app), step, peer, bytes: 0, want: end - start, _place: place };
+    (status, headers, Body::from_stream(stream(file, checked.clone(), sent))).into_response()
+}
+
+/// The file, if it is still the one that was checked.
+async fn open_checked(checked: &Checked) -> Option<File> {
+    let file = File::open(checked.path()).await.ok()?;
+    let meta = file.metadata().await.ok()?;
+    checked.is_same(&meta).then_some(file)
+}
+
+/// The file's bytes. The last of them are kept back until it is certain that nobody wrote to the file meanwhile: a
+/// client that does not get them all throws the rest away, and comes again.
+fn stream(file: File, checked: Checked, sent: Sent) -> impl Stream<Item = std::io::Result<Bytes>> {
+    futures::stream::try_unfold((file, checked, sent), async |(mut file, checked, mut sent)| {
+        let left = sent.want - sent.bytes;
+        if left == 0 {
+            return Ok(None);
         }
-        chunk
-    });
-    (status, headers, Body::from_stream(stream)).into_response()
+        let mut chunk = vec![0; usize::try_from(left).unwrap_or(CHUNK).min(CHUNK)];
+        let read = file.read(&mut chunk).await?;
+        chunk.truncate(read);
+        let whole = chunk.len() as u64 == left;
+        if chunk.is_empty() || (whole && !checked.is_same(&file.metadata().await?)) {
+            return Err(std::io::Error::other("the file changed while it was sent"));
+        }
+        sent.bytes += chunk.len() as u64;
+        Ok(Some((Bytes::from(chunk), (file, checked, sent))))
+    })
 }
 
 /// Counts what was sent. Dropped with the stream, when the client has it all or went away.
 struct Sent {
     app: Arc<App>,
-    step: Option<(Arc<Machine>, BootStepName, String)>,
+    step: (Arc<Machine>, BootStepName, String),
     peer: Peer,
     bytes: u64,
     want: u64,
-}
-
-impl Sent {
-    fn add(&mut self, bytes: u64) {
-        self.bytes += bytes;
-    }
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        let Some((machine, step, what)) = self.step.take() else { return };
-        let (bytes, want) = (self.bytes, self.want);
-        let words = match (bytes == want, what.is_empty()) {
-            (false, _) => Some(format!("{what} cut off after {bytes} of {want} bytes")),
-            (true, false) => Some(what),
-            (true, true) => None,
-        };
-        let detail = Detail { bytes: Some(bytes), words, address: Some(self.peer.ip().to_string()) };
-        self.app.records.step(&machine, step, detail, clock::now());
+        let Self { app, step: (machine, step, what), peer, bytes, want, _place } = self;
+        app.metrics.sent(Way::Http, *bytes);
+        if bytes == want {
+            let words = Some(std::mem::take(what)).filter(|what| !what.is_empty());
+            let detail = Detail { words, ..Detail::bytes(*bytes) }.at_peer(peer.ip());
+            app.records.step(machine, *step, detail, clock::now());
+        } else {
+            // Not sent, so not a step; a step that comes after all clears it.
+            let message = format!("{what} was cut off after {bytes} of {want} bytes").trim_start().to_owned();
+            app.records.fail(machine, *step, "TransferCut", &message, clock::now());
+        }
     }
 }
 

@@ -1,9 +1,16 @@
 //! HTTP: what is public by construction, and over TLS the agents' claims and reports.
 
-mod agent;
-pub use agent::owner;
 mod boot;
+mod claim;
 mod files;
+mod progress;
+mod serve;
+
+#[cfg(test)]
+mod tests;
+
+pub use claim::{Passed, owner};
+pub use serve::{plain, tls};
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,15 +26,18 @@ use magnetite_api::join::Refusal;
 use tokio::sync::Semaphore;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer};
 
-use crate::{
-    app::App,
-    metrics::{Answered, Metrics},
-};
+use magnetite_daemon::clock;
+
+use crate::{app::App, metrics::Answered};
 
 /// Requests that are worked on at once. More get 503 and come again: iPXE and Ignition both do.
 const MOST: usize = 4096;
 /// The largest body that is read.
 const BODY: usize = 64 << 10;
+/// How long a body may take to come.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// How long an answer may take to begin. A claim may take the longest: it waits for the controller.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// The plain HTTP routes.
 pub fn public(app: Arc<App>) -> Router {
@@ -44,36 +54,47 @@ pub fn public(app: Arc<App>) -> Router {
         .route("/identify", get(boot::identify))
         .fallback(async || refuse_unknown())
         .with_state(Arc::clone(&app));
-    layers(routes, app.metrics.clone())
+    layers(routes, app)
 }
 
 /// The routes for agents, to be served over TLS.
 pub fn private(app: Arc<App>) -> Router {
     let routes = Router::new()
-        .route("/a/{id}/{cap}/claim", post(agent::claim))
-        .route("/a/{id}/{cap}/report", post(agent::report))
+        .route("/a/{id}/{cap}/claim", post(claim::claim))
+        .route("/a/{id}/{cap}/report", post(progress::report))
         .fallback(async || refuse_unknown())
         .with_state(Arc::clone(&app));
-    layers(routes, app.metrics.clone())
+    layers(routes, app)
 }
 
-fn layers(routes: Router, metrics: Metrics) -> Router {
-    let busy = Arc::new(Semaphore::new(MOST));
+fn layers(routes: Router, app: Arc<App>) -> Router {
+    let gate = Gate { app, places: Arc::new(Semaphore::new(MOST)) };
     routes
         .layer(DefaultBodyLimit::max(BODY))
-        .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(20)))
+        .layer(RequestBodyTimeoutLayer::new(BODY_TIME))
         .layer(CatchPanicLayer::new())
-        .layer(middleware::from_fn_with_state((busy, metrics), admit))
+        .layer(middleware::from_fn_with_state(gate, admit))
 }
 
-/// Admits a request if there is room, and counts the answer by its route.
-async fn admit(State((busy, metrics)): State<(Arc<Semaphore>, Metrics)>, request: Request, next: Next) -> Response {
+#[derive(Clone)]
+struct Gate {
+    app: Arc<App>,
+    places: Arc<Semaphore>,
+}
+
+/// Admits a request if there is room and its sender has not had more than its share, and counts the answer by its route.
+/// Whoever is turned away here is told to come again: a boot must not fail because many happen at once.
+async fn admit(State(Gate { app, places }): State<Gate>, peer: Peer, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("other", |path| label(path.as_str()));
-    let response = match busy.try_acquire() {
-        Ok(_permit) => next.run(request).await,
+    let response = match places.try_acquire() {
+        _ if !app.limits.http.admit(peer.ip(), clock::now()) => later("Busy", "too many requests of one address", 2),
         Err(_) => later("Busy", "too many requests at once", 2),
+        Ok(_place) => match tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => later("Slow", "the answer took too long", 5),
+        },
     };
-    metrics.http.get_or_create(&Answered { route, status: response.status().as_u16() }).inc();
+    app.metrics.http.get_or_create(&Answered { route, status: response.status().as_u16() }).inc();
     response
 }
 
@@ -118,6 +139,3 @@ pub fn text(content_type: &'static str, body: String) -> Response {
 
 /// The address of whoever asks.
 pub type Peer = axum::extract::ConnectInfo<SocketAddr>;
-
-#[cfg(test)]
-mod tests;

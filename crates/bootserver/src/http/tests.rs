@@ -1,5 +1,8 @@
 //! The routes, asked without a socket.
 
+mod claims;
+mod limits;
+
 use std::net::SocketAddr;
 
 use axum::{
@@ -171,7 +174,7 @@ async fn a_system_that_joins_nothing_closes_its_window_by_its_report() {
     let path = agent_path(&site, "report");
     assert_eq!(post(&site, &path, r#"{"step":"SystemBooted"}"#).await.status, StatusCode::NO_CONTENT);
     let crate::app::Cluster::None(windows) = &site.app.cluster else { unreachable!() };
-    assert_eq!(windows.lock().unwrap().all()["box"].state, IntentState::Fulfilled);
+    assert_eq!(windows.all()["box"].state, IntentState::Fulfilled);
 }
 
 #[tokio::test]

@@ -1,33 +1,33 @@
 //! The view from a cluster: watched, and kept on disk for when the API server is away.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context;
-use futures::{Stream, StreamExt, future};
+use futures::{Stream, StreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    runtime::{WatchStreamExt, reflector, reflector::Store, watcher},
+    Api, Client,
+    core::DeserializeGuard,
+    runtime::{WatchStreamExt, watcher, watcher::Event},
 };
 use magnetite_api::{Machine, MachineClaim, Profile};
 use magnetite_boot::fleet::Fleet;
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::snapshot::{self, Snapshot};
-use crate::view::{ConfigMaps, View, Writer};
+use magnetite_daemon::log::chain;
+
+use super::{
+    mirror::{Mirror, Trim},
+    snapshot::{self, Snapshot},
+};
+use crate::{
+    metrics::Metrics,
+    view::{ConfigMaps, View, Writer},
+};
 
 /// How long changes are gathered before the view is built anew: a site of thousands of Machines changes in bursts.
 const GATHER: Duration = Duration::from_millis(50);
-/// How long between two writes of the snapshot.
-const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
 
 /// Publishes what the snapshot holds, if there is one. Returns true if so.
 pub fn from_snapshot(data: &Path, view: &Writer) -> bool {
@@ -38,161 +38,195 @@ pub fn from_snapshot(data: &Path, view: &Writer) -> bool {
                 profiles = profiles.len(),
                 "serving from the snapshot until the API server answers"
             );
-            let new = View {
-                fleet: Fleet::index(machines.into_iter().map(Arc::new)),
-                profiles: profiles.into_iter().map(Arc::new).collect(),
-                config_maps,
-                ..View::default()
-            };
+            let new = View { fleet: Arc::new(Fleet::index(machines)), profiles, config_maps, ..View::default() };
             view.send_replace(Arc::new(new));
             true
         }
         Ok(None) => false,
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "no snapshot");
+            tracing::error!(error = chain(&error), "no snapshot");
             false
         }
     }
+}
+
+/// A change of the cluster.
+#[allow(clippy::large_enum_variant, reason = "one lives at a time, and is taken apart at once")]
+enum Change {
+    Machine(Event<DeserializeGuard<Machine>>),
+    Profile(Event<DeserializeGuard<Profile>>),
+    ConfigMap(Event<DeserializeGuard<ConfigMap>>),
+    Claim(Event<DeserializeGuard<MachineClaim>>),
+}
+
+/// All that is watched.
+#[derive(Debug, Default)]
+struct Mirrors {
+    machines: Mirror<Machine>,
+    profiles: Mirror<Profile>,
+    config_maps: Mirror<ConfigMap>,
+    claims: Mirror<MachineClaim>,
+    /// Built anew only when a Machine changes.
+    fleet: Option<Arc<Fleet>>,
+}
+
+impl Mirrors {
+    /// True if the view must be built anew.
+    fn on(&mut self, change: Change) -> bool {
+        match change {
+            Change::Machine(event) => {
+                let changed = self.machines.on(event);
+                if changed {
+                    self.fleet = None;
+                }
+                changed
+            }
+            Change::Profile(event) => self.profiles.on(event),
+            Change::ConfigMap(event) => self.config_maps.on(event),
+            Change::Claim(event) => self.claims.on(event),
+        }
+    }
+
+    /// True once everything was listed: until then, what the snapshot says is better than a part of the truth.
+    fn are_synced(&self) -> bool {
+        let Self { machines, profiles, config_maps, claims, fleet: _ } = self;
+        machines.is_synced() && profiles.is_synced() && config_maps.is_synced() && claims.is_synced()
+    }
+
+    fn unreadable(&self) -> usize {
+        let Self { machines, profiles, config_maps, claims, fleet: _ } = self;
+        machines.unreadable() + profiles.unreadable() + config_maps.unreadable() + claims.unreadable()
+    }
+
+    fn view(&mut self) -> View {
+        let machines = &self.machines;
+        let fleet = self.fleet.get_or_insert_with(|| Arc::new(Fleet::index(machines.objects().values().cloned())));
+        let profiles: Vec<_> = self.profiles.objects().values().cloned().collect();
+        View {
+            fleet: Arc::clone(fleet),
+            config_maps: named(&profiles, &self.config_maps),
+            profiles,
+            claims: self.claims.objects().clone(),
+            windows: BTreeMap::new(),
+        }
+    }
+}
+
+/// The ConfigMaps that Profiles name. The namespace has others, which are nobody's business here, nor the snapshot's.
+fn named(profiles: &[Arc<Profile>], all: &Mirror<ConfigMap>) -> ConfigMaps {
+    let keys = profiles.iter().filter_map(|profile| profile.spec.ignition.as_ref()?.config_map.as_ref());
+    let data = |name: &String| Some((name.clone(), all.objects().get(name)?.data.clone().unwrap_or_default()));
+    keys.filter_map(|key| data(&key.name)).collect()
 }
 
 /// Watches the cluster and keeps the view up to date until `stop`. `synced` is called once everything was listed.
 pub async fn run(
     client: Client,
     namespace: String,
-    data: PathBuf,
     view: Writer,
+    metrics: Metrics,
     synced: impl FnOnce() + Send,
     stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let changed = Arc::new(Notify::new());
-    let (machines, a) = watch::<Machine>(Api::all(client.clone()), &changed);
-    let (profiles, b) = watch::<Profile>(Api::all(client.clone()), &changed);
-    let (config_maps, c) = watch::<ConfigMap>(Api::namespaced(client.clone(), &namespace), &changed);
-    let (claims, d) = watch::<MachineClaim>(Api::all(client), &changed);
-    let publish = async {
-        // Until everything was listed once, what the snapshot says is better than a part of the truth.
-        let ready = future::join4(
-            machines.wait_until_ready(),
-            profiles.wait_until_ready(),
-            config_maps.wait_until_ready(),
-            claims.wait_until_ready(),
-        );
-        let (a, b, c, d) = ready.await;
-        a.and(b).and(c).and(d).context("a watch ended before it listed anything")?;
-        synced();
-        tracing::info!(machines = machines.len(), profiles = profiles.len(), "synced with the API server");
-        let mut saved = None;
-        loop {
-            let new = build(&machines, &profiles, &config_maps, &claims);
-            saved = save(&data, saved, &new).await;
-            view.send_replace(Arc::new(new));
-            changed.notified().await;
-            tokio::time::sleep(GATHER).await;
-        }
-    };
-    tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        _ = future::join4(a, b, c, d) => anyhow::bail!("the watches ended"),
-        result = publish => result,
-    }
-}
-
-type Watch = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
-
-fn watch<K>(api: Api<K>, changed: &Arc<Notify>) -> (Store<K>, Watch)
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
-{
-    let (store, writer) = reflector::store::<K>();
-    let stream = watcher(api, watcher::Config::default())
-        // Nobody here reads who wrote which field, and it is half of an object's size.
-        .modify(|object| object.managed_fields_mut().clear())
-        .default_backoff()
-        .reflect(writer);
-    let changed = Arc::clone(changed);
-    (store, Box::pin(drive(stream, changed)))
-}
-
-async fn drive<K: Resource<DynamicType = ()>>(
-    stream: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
-    changed: Arc<Notify>,
-) {
-    let mut stream = pin!(stream);
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(_) => changed.notify_one(),
-            Err(error) => {
-                tracing::warn!(kind = %K::kind(&()), error = &error as &dyn std::error::Error, "watch interrupted; trying again");
+) -> Result<(), WatchesEnded> {
+    let changes: [BoxStream<'static, Change>; 4] = [
+        watch(Api::all(client.clone())).map(Change::Machine).boxed(),
+        watch(Api::all(client.clone())).map(Change::Profile).boxed(),
+        watch(Api::namespaced(client.clone(), &namespace)).map(Change::ConfigMap).boxed(),
+        watch(Api::all(client)).map(Change::Claim).boxed(),
+    ];
+    let mut changes = futures::stream::select_all(changes);
+    let mut mirrors = Mirrors::default();
+    let (mut synced, mut due) = (Some(synced), None::<Instant>);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            change = changes.next() => {
+                let changed = mirrors.on(change.ok_or(WatchesEnded)?);
+                if changed && mirrors.are_synced() {
+                    due.get_or_insert_with(|| Instant::now() + GATHER);
+                }
+            }
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                due = None;
+                view.send_replace(Arc::new(mirrors.view()));
+                metrics.unusable.set(i64::try_from(mirrors.unreadable()).unwrap_or(i64::MAX));
+                if let Some(synced) = synced.take() {
+                    let (machines, profiles) = (mirrors.machines.objects().len(), mirrors.profiles.objects().len());
+                    tracing::info!(machines, profiles, "in sync with the API server");
+                    synced();
+                }
             }
         }
     }
 }
 
-fn build(
-    machines: &Store<Machine>,
-    profiles: &Store<Profile>,
-    config_maps: &Store<ConfigMap>,
-    claims: &Store<MachineClaim>,
-) -> View {
-    let mut machines = machines.state();
-    machines.sort_by_key(|machine| machine.name_any());
-    let mut profiles = profiles.state();
-    profiles.sort_by_key(|profile| profile.name_any());
-    let config_maps: ConfigMaps =
-        config_maps.state().iter().map(|map| (map.name_any(), map.data.clone().unwrap_or_default())).collect();
-    View {
-        fleet: Fleet::index(machines),
-        profiles,
-        config_maps,
-        claims: claims.state().into_iter().map(|claim| (claim.name_any(), claim)).collect(),
-        windows: BTreeMap::new(),
-    }
+/// The watches ended, which they never do.
+#[derive(Debug, thiserror::Error)]
+#[error("the watches of the cluster ended")]
+pub struct WatchesEnded;
+
+/// Watches one kind for ever, with a back-off.
+fn watch<K>(api: Api<DeserializeGuard<K>>) -> impl Stream<Item = Event<DeserializeGuard<K>>> + Send + 'static
+where
+    K: Trim + DeserializeOwned + Send + Sync + 'static,
+{
+    watcher(api, watcher::Config::default()).default_backoff().filter_map(|event| {
+        std::future::ready(match event {
+            Ok(event) => Some(event),
+            Err(error) => {
+                tracing::warn!(kind = %K::kind(&()), error = chain(&error), "watch interrupted; trying again");
+                None
+            }
+        })
+    })
 }
 
-/// Writes the snapshot, at most once a second; what is not written now is written with the next change or not at
-/// all, since a watch tells of the window's opening and closing separately.
-async fn save(
-    data: &Path,
-    last: Option<(tokio::time::Instant, u64)>,
-    view: &View,
-) -> Option<(tokio::time::Instant, u64)> {
-    let machines: Vec<_> = view.fleet.machines().cloned().collect();
-    let snapshot = snapshot::of(&machines, &view.profiles, &view.config_maps);
-    let fingerprint = fingerprint(&snapshot);
-    if let Some((at, before)) = last {
-        if before == fingerprint {
-            return last;
-        }
-        tokio::time::sleep_until(at + SNAPSHOT_EVERY).await;
-    }
-    let data = data.to_owned();
-    let written = tokio::task::spawn_blocking(move || snapshot::save(&data, &snapshot)).await;
-    match written {
-        Ok(Ok(())) => Some((tokio::time::Instant::now(), fingerprint)),
-        Ok(Err(error)) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "no snapshot was written");
-            last
-        }
-        Err(_) => last,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use magnetite_api::profile::{ConfigMapKey, IgnitionSource};
 
-/// Changes when anything does that the boot path reads: resourceVersions would do, were status updates not most
-/// of what changes them.
-fn fingerprint(snapshot: &Snapshot) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    for machine in &snapshot.machines {
-        machine.uid().hash(&mut hasher);
-        machine.metadata.generation.hash(&mut hasher);
-        machine.labels().hash(&mut hasher);
-        machine.metadata.deletion_timestamp.is_some().hash(&mut hasher);
-        let intent = machine.status.as_ref().and_then(|status| status.intent.as_ref());
-        intent.map(|intent| serde_json::to_string(intent).unwrap_or_default()).hash(&mut hasher);
+    use super::*;
+    use crate::fixtures::{machine, profile};
+
+    fn all<K: Clone>(objects: &[K], change: fn(Event<DeserializeGuard<K>>) -> Change) -> Vec<Change> {
+        let applied = objects.iter().map(|object| Event::InitApply(DeserializeGuard(Ok(object.clone()))));
+        std::iter::once(Event::Init).chain(applied).chain([Event::InitDone]).map(change).collect()
     }
-    for profile in &snapshot.profiles {
-        (profile.uid(), profile.metadata.generation).hash(&mut hasher);
+
+    fn config_map(name: &str) -> ConfigMap {
+        let mut map =
+            ConfigMap { data: Some([("config.ign".to_owned(), "{}".to_owned())].into()), ..ConfigMap::default() };
+        map.metadata.name = Some(name.to_owned());
+        map
     }
-    snapshot.config_maps.hash(&mut hasher);
-    hasher.finish()
+
+    #[test]
+    fn nothing_is_believed_before_everything_was_listed() {
+        let mut workers = profile("workers");
+        let from = ConfigMapKey { name: "workers".to_owned(), key: "config.ign".to_owned() };
+        workers.spec.ignition = Some(IgnitionSource { inline: None, config_map: Some(from) });
+        let mut mirrors = Mirrors::default();
+        let lists = [
+            all(&[machine("a")], Change::Machine),
+            all(&[workers], Change::Profile),
+            all(&[config_map("workers"), config_map("kube-root-ca.crt")], Change::ConfigMap),
+            all(&[], Change::Claim),
+        ];
+        for list in lists {
+            assert!(!mirrors.are_synced());
+            for change in list {
+                mirrors.on(change);
+            }
+        }
+        assert!(mirrors.are_synced());
+        let view = mirrors.view();
+        assert_eq!(view.fleet.machines().count(), 1);
+        assert_eq!(view.config_maps.keys().collect::<Vec<_>>(), ["workers"], "those that a Profile names");
+        assert_eq!(view.ignition(&view.profiles[0]), Some("{}"));
+        let fleet = Arc::clone(&view.fleet);
+        mirrors.on(Change::Profile(Event::Apply(DeserializeGuard(Ok(profile("other"))))));
+        assert!(Arc::ptr_eq(&fleet, &mirrors.view().fleet), "the index is built anew only for Machines");
+        mirrors.on(Change::Machine(Event::Apply(DeserializeGuard(Ok(machine("b"))))));
+        assert_eq!(mirrors.view().fleet.machines().count(), 2);
+    }
 }

@@ -2,5 +2,6 @@
 
 pub mod catalog;
 pub mod cluster;
+mod mirror;
 pub mod snapshot;
 pub mod windows;

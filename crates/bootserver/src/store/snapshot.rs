@@ -4,24 +4,48 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use magnetite_api::{Machine, Profile};
+use magnetite_api::{Machine, Profile, Sha256};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
-use crate::view::ConfigMaps;
+use magnetite_daemon::log::chain;
+
+use crate::view::{ConfigMaps, Reader, View};
+
+/// No more often than this is the snapshot written.
+const SPACING: Duration = Duration::from_secs(1);
 
 /// The snapshot's content.
 #[derive(Debug, Default, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     /// Machines, with their status: the windows are in it.
-    pub machines: Vec<Machine>,
+    #[serde(with = "shared")]
+    pub machines: Vec<Arc<Machine>>,
     /// Profiles.
-    pub profiles: Vec<Profile>,
+    #[serde(with = "shared")]
+    pub profiles: Vec<Arc<Profile>>,
     /// ConfigMaps.
     #[serde(default)]
     pub config_maps: ConfigMaps,
+}
+
+/// Lists of shared objects, written and read as if they were not shared.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(list: &[Arc<T>], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(list.iter().map(AsRef::as_ref))
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(reader: D) -> Result<Vec<Arc<T>>, D::Error> {
+        Ok(Vec::<T>::deserialize(reader)?.into_iter().map(Arc::new).collect())
+    }
 }
 
 /// Why a snapshot could not be read or written.
@@ -53,10 +77,52 @@ pub fn load(data: &Path) -> Result<Option<Snapshot>, SnapshotError> {
     }
 }
 
-/// Writes the snapshot.
-pub fn save(data: &Path, snapshot: &Snapshot) -> Result<(), SnapshotError> {
-    let bytes = serde_json::to_vec(snapshot).expect("objects from JSON go back to JSON");
-    write_whole(&path(data), &bytes, 0o600)
+fn bytes(snapshot: &Snapshot) -> Vec<u8> {
+    serde_json::to_vec(snapshot).expect("objects from JSON go back to JSON")
+}
+
+/// Writes the snapshot when the view changes from the one that the reader has seen, until `stop`; then what was not
+/// written yet. The view waits for none of it.
+pub async fn keep(data: PathBuf, mut view: Reader, stop: CancellationToken) -> Result<(), SnapshotError> {
+    let mut written = None;
+    loop {
+        let stopped = tokio::select! {
+            () = stop.cancelled() => true,
+            changed = view.changed() => changed.is_err(),
+        };
+        if !stopped || view.has_changed().unwrap_or(false) {
+            let now = of(&view.borrow_and_update());
+            let (data, before) = (data.clone(), written.take());
+            let saved = tokio::task::spawn_blocking(move || save_if_new(&data, &now, before)).await;
+            written = saved.unwrap_or_else(|error| {
+                tracing::error!(error = chain(&error), "no snapshot was written");
+                None
+            });
+        }
+        if stopped {
+            return Ok(());
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(SPACING) => {}
+        }
+    }
+}
+
+/// Writes the snapshot unless it is what was written before; returns the sum of what is on disk now.
+fn save_if_new(data: &Path, snapshot: &Snapshot, before: Option<Sha256>) -> Option<Sha256> {
+    let bytes = bytes(snapshot);
+    let sum = Some(Sha256::of(&bytes));
+    if sum == before {
+        return before;
+    }
+    match write_whole(&path(data), &bytes, 0o600) {
+        Ok(()) => sum,
+        Err(error) => {
+            tracing::error!(error = chain(&error), "no snapshot was written");
+            None
+        }
+    }
 }
 
 /// Writes a file whole or not at all: beside its place, synced, then renamed into it.
@@ -78,31 +144,68 @@ pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SnapshotE
 }
 
 /// A snapshot of what is declared now.
-pub fn of(machines: &[Arc<Machine>], profiles: &[Arc<Profile>], config_maps: &ConfigMaps) -> Snapshot {
+fn of(view: &View) -> Snapshot {
     Snapshot {
-        machines: machines.iter().map(|machine| (**machine).clone()).collect(),
-        profiles: profiles.iter().map(|profile| (**profile).clone()).collect(),
-        config_maps: config_maps.clone(),
+        machines: view.fleet.machines().cloned().collect(),
+        profiles: view.profiles.clone(),
+        config_maps: view.config_maps.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use magnetite_boot::fleet::Fleet;
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::{
+        fixtures::{machine, profile},
+        store::cluster::from_snapshot,
+    };
+
+    fn view(name: &str) -> Arc<View> {
+        let fleet = Arc::new(Fleet::index([Arc::new(machine(name))]));
+        Arc::new(View { fleet, profiles: vec![Arc::new(profile("p"))], ..View::default() })
+    }
 
     #[test]
     fn what_is_saved_is_loaded_and_damage_is_said() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(load(folder.path()).unwrap(), None);
-        let snapshot = Snapshot {
-            machines: vec![Machine::new("box", magnetite_api::MachineSpec::default())],
-            ..Snapshot::default()
-        };
-        save(folder.path(), &snapshot).unwrap();
+        let snapshot = of(&view("box"));
+        assert!(save_if_new(folder.path(), &snapshot, None).is_some());
         assert_eq!(load(folder.path()).unwrap(), Some(snapshot));
         std::fs::write(path(folder.path()), b"{\"machines\": [").unwrap();
         assert!(matches!(load(folder.path()), Err(SnapshotError::Parse(..))));
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_server_starts_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, reader) = watch::channel(Arc::new(View::default()));
+        assert!(!from_snapshot(folder.path(), &writer), "there is none yet");
+        assert!(save_if_new(folder.path(), &of(&view("box")), None).is_some());
+        assert!(from_snapshot(folder.path(), &writer));
+        let now = Arc::clone(&reader.borrow());
+        assert_eq!((now.fleet.machines().count(), now.profiles.len()), (1, 1));
+        std::fs::write(path(folder.path()), b"{").unwrap();
+        assert!(!from_snapshot(folder.path(), &writer), "damaged");
+        assert_eq!(reader.borrow().fleet.machines().count(), 1, "what was there stays");
+    }
+
+    #[tokio::test]
+    async fn it_follows_the_view_and_has_the_last_of_it_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, reader) = watch::channel(view("from-disk"));
+        let stop = CancellationToken::new();
+        let keeper = tokio::spawn(keep(folder.path().to_owned(), reader, stop.clone()));
+        tokio::task::yield_now().await;
+        writer.send_replace(view("one"));
+        writer.send_replace(view("two"));
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), keeper).await.unwrap().unwrap().unwrap();
+        assert_eq!(load(folder.path()).unwrap(), Some(of(&view("two"))));
     }
 }

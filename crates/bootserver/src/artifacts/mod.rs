@@ -1,0 +1,320 @@
+//! The files that Profiles name: checked before the first byte is served, fetched once where they are far.
+//!
+//! Each has a keeper of its own in the background, so that a large one that is being fetched holds up no other.
+
+mod check;
+mod fetch;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::Checked;
+pub use fetch::{Fetcher, is_fetched_from};
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use magnetite_api::{
+    Profile, Sha256,
+    profile::Artifact,
+    report::{ArtifactReport, ArtifactState},
+};
+use magnetite_daemon::{backoff::Backoff, log::chain};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{record::clean, view::Reader};
+use check::Stamp;
+
+/// Files are looked at again this often: somebody may have copied one into its place, or over it.
+const LOOK: Duration = Duration::from_secs(5);
+/// Between two attempts to fetch.
+const RETRY: Backoff = Backoff { first: Duration::from_secs(2), ceiling: Duration::from_secs(300) };
+/// Files that are summed at once: more would only make the disk seek.
+const SUMS: usize = 2;
+
+/// Where a file comes from and what it must be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Key {
+    source: Source,
+    sha256: Sha256,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Source {
+    File(String),
+    Url(String),
+}
+
+impl Key {
+    fn of(artifact: &Artifact) -> Option<Self> {
+        let source = match (&artifact.file, &artifact.url) {
+            (Some(file), None) => Source::File(file.clone()),
+            (None, Some(url)) => Source::Url(url.clone()),
+            _ => return None,
+        };
+        Some(Self { source, sha256: artifact.sha256 })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum State {
+    Checked(Checked),
+    /// Not to be served. `stamp`: of the file that was found wrong, so that it is not summed again and again.
+    Not {
+        state: ArtifactState,
+        bytes: u64,
+        message: String,
+        stamp: Option<Stamp>,
+    },
+}
+
+impl State {
+    fn not(state: ArtifactState, message: impl Into<String>) -> Self {
+        Self::Not { state, bytes: 0, message: message.into(), stamp: None }
+    }
+}
+
+/// Why a file cannot be served now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// True if it is on its way; false if somebody must do something.
+    pub on_its_way: bool,
+    /// Why, with the field.
+    pub message: String,
+}
+
+/// All files that are wanted, and how they are.
+#[derive(Debug)]
+pub struct Library {
+    folder: PathBuf,
+    cache: PathBuf,
+    files: RwLock<BTreeMap<Key, State>>,
+    sums: Semaphore,
+    /// Told when the state of a file changes.
+    pub changed: Notify,
+}
+
+impl Library {
+    /// Files are below `folder`; fetched ones are kept in `cache`.
+    pub fn new(folder: PathBuf, cache: PathBuf) -> Self {
+        Self { folder, cache, files: RwLock::default(), sums: Semaphore::new(SUMS), changed: Notify::new() }
+    }
+
+    /// The file, if it was checked.
+    pub fn get(&self, artifact: &Artifact) -> Option<Checked> {
+        match self.state(&Key::of(artifact)?)? {
+            State::Checked(checked) => Some(checked),
+            State::Not { .. } => None,
+        }
+    }
+
+    /// Why a file cannot be served yet; nothing if it can.
+    pub fn obstacle(&self, field: &str, artifact: &Artifact) -> Option<Obstacle> {
+        let ArtifactReport { state, message, .. } = self.report(field, artifact);
+        let on_its_way = match state {
+            ArtifactState::Ready => return None,
+            ArtifactState::Fetching => true,
+            ArtifactState::Missing | ArtifactState::WrongSum | ArtifactState::Failed => false,
+        };
+        Some(Obstacle { on_its_way, message: message.unwrap_or_else(|| format!("{field} is not there yet")) })
+    }
+
+    /// The state of a file, for the Profile's condition.
+    pub fn report(&self, field: &str, artifact: &Artifact) -> ArtifactReport {
+        let (state, bytes, message) = match Key::of(artifact).and_then(|key| self.state(&key)) {
+            Some(State::Checked(checked)) => (ArtifactState::Ready, checked.size(), None),
+            Some(State::Not { state, bytes, message, stamp: _ }) => (state, bytes, Some(format!("{field}: {message}"))),
+            None => (ArtifactState::Fetching, 0, Some(format!("{field}: not looked at yet"))),
+        };
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let message = message.map(|message| clean(&message, 500));
+        ArtifactReport { field: clean(field, 128), sha256: artifact.sha256, state, bytes, message }
+    }
+
+    /// How many files are in which state.
+    pub fn tally(&self) -> (usize, usize) {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let ready = files.values().filter(|state| matches!(state, State::Checked(_))).count();
+        (ready, files.len() - ready)
+    }
+
+    fn state(&self, key: &Key) -> Option<State> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn set(&self, key: &Key, state: State) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        if files.get(key) == Some(&state) {
+            return;
+        }
+        match &state {
+            State::Checked(checked) => {
+                tracing::info!(file = key.name(), bytes = checked.size(), "artifact ready");
+            }
+            State::Not { state: ArtifactState::Fetching, .. } => {}
+            State::Not { message, .. } => tracing::error!(file = key.name(), reason = message, "artifact not served"),
+        }
+        files.insert(key.clone(), state);
+        drop(files);
+        self.changed.notify_one();
+    }
+
+    /// Looks after all files that the view's Profiles name, until `stop`.
+    pub async fn run(
+        self: Arc<Self>,
+        mut view: Reader,
+        fetcher: Fetcher,
+        stop: CancellationToken,
+    ) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.cache)?;
+        fetch::remove_parts(&self.cache)?;
+        let fetcher = Arc::new(fetcher);
+        let mut keepers = JoinSet::new();
+        let mut kept: HashMap<Key, AbortHandle> = HashMap::new();
+        loop {
+            let wanted = wanted(&view);
+            for (_, keeper) in kept.extract_if(|key, _| !wanted.contains(key)) {
+                keeper.abort();
+            }
+            self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|key, _| wanted.contains(key));
+            for key in wanted {
+                kept.entry(key)
+                    .or_insert_with_key(|key| keepers.spawn(Arc::clone(&self).keep(key.clone(), Arc::clone(&fetcher))));
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = view.changed() => if changed.is_err() { return Ok(()) },
+            }
+            // The ends of those that were aborted.
+            while keepers.try_join_next().is_some() {}
+        }
+    }
+
+    /// Looks after one file for ever.
+    async fn keep(self: Arc<Self>, key: Key, fetcher: Arc<Fetcher>) {
+        let mut retries = RETRY.start();
+        loop {
+            let pause = match &key.source {
+                Source::File(file) => {
+                    self.check(&key, check::inside(&self.folder, file)).await;
+                    LOOK
+                }
+                Source::Url(url) => match self.fetched(&key, url, &fetcher).await {
+                    true => {
+                        retries.reset();
+                        LOOK
+                    }
+                    false => retries.next_delay(),
+                },
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Sums a file, unless it is the one that was summed before.
+    async fn check(self: &Arc<Self>, key: &Key, path: Option<PathBuf>) {
+        let _place = self.sums.acquire().await;
+        let (library, key) = (Arc::clone(self), key.clone());
+        let checked = tokio::task::spawn_blocking(move || library.check_now(&key, path.as_deref())).await;
+        if let Err(error) = checked {
+            tracing::error!(error = chain(&error), "checking a file was cut short");
+        }
+    }
+
+    fn check_now(&self, key: &Key, path: Option<&Path>) {
+        let found = path.and_then(|path| Some((path, check::stamp(path)?)));
+        let Some((path, stamp)) = found else {
+            let message = format!("there is no file {} in the artifact folder", key.name());
+            return self.set(key, State::not(ArtifactState::Missing, message));
+        };
+        match self.state(key) {
+            Some(State::Checked(checked)) if checked.is(path, stamp) => return,
+            Some(State::Not { stamp: Some(before), .. }) if before == stamp => return,
+            _ => self.set(key, State::not(ArtifactState::Fetching, "being checked")),
+        }
+        let not = |state, message| State::Not { state, bytes: 0, message, stamp: Some(stamp) };
+        let state = match check::sum(path) {
+            // What changed while it was summed is summed again with the next look.
+            _ if check::stamp(path) != Some(stamp) => State::not(ArtifactState::Fetching, "being written"),
+            Ok(sum) if sum == key.sha256 => State::Checked(Checked::new(path, stamp)),
+            Ok(sum) => {
+                not(ArtifactState::WrongSum, format!("the file has SHA-256 {sum}, and {} is declared", key.sha256))
+            }
+            Err(error) => not(ArtifactState::Failed, format!("cannot be read: {error}")),
+        };
+        self.set(key, state);
+    }
+
+    /// Sees to it that a file is in the cache. True if it is there and right.
+    async fn fetched(self: &Arc<Self>, key: &Key, url: &str, fetcher: &Fetcher) -> bool {
+        let path = self.cache.join(key.sha256.to_string());
+        if check::stamp(&path).is_some() {
+            // Fetched by an earlier process, or for another Profile: disks rot, so it is summed here too.
+            self.check(key, Some(path.clone())).await;
+            match self.state(key) {
+                Some(State::Checked(_)) => return true,
+                Some(State::Not { state: ArtifactState::WrongSum, .. }) => {
+                    drop(tokio::fs::remove_file(&path).await);
+                }
+                _ => return false,
+            }
+        }
+        self.set(key, State::not(ArtifactState::Fetching, format!("being fetched from {url}")));
+        let progress = |bytes, total: Option<u64>| {
+            let of = total.map_or(String::new(), |total| format!(" of {total}"));
+            let message = format!("being fetched: {bytes}{of} bytes");
+            self.set(key, State::Not { state: ArtifactState::Fetching, bytes, message, stamp: None });
+        };
+        match fetcher.fetch(url, key.sha256, &path, progress).await {
+            Ok(()) => {
+                let stamp = check::stamp(&path);
+                let state = stamp.map(|stamp| State::Checked(Checked::new(&path, stamp)));
+                self.set(key, state.unwrap_or_else(|| State::not(ArtifactState::Fetching, "vanished from the cache")));
+                stamp.is_some()
+            }
+            Err(error) => {
+                self.set(key, State::not(error.state(), format!("{}; trying again", chain(&error))));
+                false
+            }
+        }
+    }
+}
+
+impl Key {
+    fn name(&self) -> &str {
+        match &self.source {
+            Source::File(name) | Source::Url(name) => name,
+        }
+    }
+}
+
+fn wanted(view: &Reader) -> BTreeSet<Key> {
+    let view = Arc::clone(&view.borrow());
+    let all = view.profiles.iter().flat_map(|profile| artifacts(profile));
+    all.filter_map(|(_, artifact)| Key::of(artifact)).collect()
+}
+
+/// Every artifact of a Profile, with its field.
+pub fn artifacts(profile: &Profile) -> Vec<(String, &Artifact)> {
+    let mut out = Vec::new();
+    for (architecture, boot) in profile.spec.boot.architectures() {
+        let at = |rest: String| format!("spec.boot.{architecture}.{rest}");
+        out.push((at("kernel".to_owned()), &boot.kernel));
+        out.extend(boot.initrds.iter().enumerate().map(|(index, initrd)| (at(format!("initrds[{index}]")), initrd)));
+        out.extend(boot.files.iter().map(|(name, file)| (at(format!("files.{name}")), file)));
+    }
+    out
+}
+
+/// The state of every artifact of a Profile.
+pub fn reports(library: &Library, profile: &Profile) -> Vec<ArtifactReport> {
+    artifacts(profile).into_iter().take(64).map(|(field, artifact)| library.report(&field, artifact)).collect()
+}

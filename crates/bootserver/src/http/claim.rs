@@ -1,0 +1,286 @@
+//! The agents' claims: passed on, and the answer passed back. Nothing is decided here.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    extract::{Path, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Api, Client, Resource, ResourceExt, api::PostParams};
+use magnetite_api::{
+    Machine, MachineClaim, MachineClaimSpec, Sha256,
+    claim::Decision,
+    conditions::reason,
+    join::{ClaimRequest, ClaimResponse},
+    names,
+    report::BootStepName,
+    time::seconds,
+};
+use magnetite_boot::capability::{Purpose, machine_key};
+use magnetite_daemon::{clock, log::chain};
+
+use super::{Peer, later, refuse, refuse_unknown};
+use crate::{
+    app::{App, Cluster},
+    dhcp::unix,
+    metrics::count,
+    record::{Detail, clean},
+    view::{Reader, View},
+};
+
+/// How long an answer is waited for before the agent is sent away to come again.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How long the API server may take for one call.
+const CALL: Duration = Duration::from_secs(5);
+/// Keys that may claim one machine in one intent before no more are passed on: a flood must not fill etcd.
+const MOST_KEYS: usize = 8;
+
+/// The claims that this server passed on, by Machine, with the intent that they are for. The watch tells of them only
+/// later, and a flood does not wait for it.
+#[derive(Debug, Default)]
+pub struct Passed(Mutex<HashMap<String, (String, BTreeSet<String>)>>);
+
+impl Passed {
+    /// True if one more claim may be passed on, or the same once more.
+    fn admit(&self, view: &View, request: &ClaimRequest, name: &str) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (intent, names) = all.entry(request.machine.clone()).or_default();
+        if *intent != request.intent {
+            (*intent, *names) = (request.intent.clone(), BTreeSet::new());
+        }
+        let mine =
+            |claim: &&Arc<MachineClaim>| claim.spec.machine == request.machine && claim.spec.intent == request.intent;
+        let watched = view.claims.values().filter(mine).map(|claim| claim.name_any());
+        let rivals: BTreeSet<_> = watched.chain(names.iter().cloned()).filter(|other| other != name).collect();
+        if rivals.len() >= MOST_KEYS {
+            return false;
+        }
+        names.insert(name.to_owned());
+        true
+    }
+
+    /// It was not passed on after all: a box that restarts while the API server is away has a new key each time.
+    fn withdraw(&self, machine: &str, name: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, names)) = all.get_mut(machine) {
+            names.remove(name);
+        }
+    }
+}
+
+/// A box asks for the identity of a Machine.
+pub async fn claim(
+    State(app): State<Arc<App>>,
+    peer: Peer,
+    Path((id, cap)): Path<(String, String)>,
+    body: Result<Json<ClaimRequest>, JsonRejection>,
+) -> Response {
+    let now = clock::now();
+    let Some(machine) = app.authorize(&app.view(), &id, &cap, Purpose::Agent, unix(now)) else {
+        count(&app.metrics.claims, "unknown");
+        return refuse_unknown();
+    };
+    let checked = body.map_err(|error| error.body_text()).and_then(|Json(request)| check(request, &machine));
+    let (request, name) = match checked {
+        Ok(checked) => checked,
+        Err(message) => {
+            count(&app.metrics.claims, "malformed");
+            return refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(&message, 300));
+        }
+    };
+    let Cluster::Client(client) = &app.cluster else {
+        count(&app.metrics.claims, "unavailable");
+        return later(
+            "NoCluster",
+            "this boot server runs from a catalog, where nobody can issue a certificate; set join.mode to None in the Profile",
+            60,
+        );
+    };
+    let response = pass_on(&app, client, &machine, request, &name, &peer).await;
+    // A refused claim may be a rogue's: it is no step of the machine's own boot. Its Event tells of it.
+    if !response.status().is_client_error() {
+        app.records.step(&machine, BootStepName::Claiming, Detail::default().at_peer(peer.ip()), now);
+    }
+    let outcome = match response.status().as_u16() {
+        200 => "approved",
+        409 => "denied",
+        503 => "unavailable",
+        _ => "malformed",
+    };
+    count(&app.metrics.claims, outcome);
+    tracing::info!(machine = machine.name_any(), peer = %peer.0, claim = name, outcome, "claim answered");
+    response
+}
+
+/// What can be seen of a claim without deciding anything: that it is for the machine and the intent of its link, and that
+/// it fits the schema. With it, the name of its object.
+fn check(request: ClaimRequest, machine: &Machine) -> Result<(ClaimRequest, String), String> {
+    let ClaimRequest { machine: name, intent, claim_key, certificate_request, signature, facts } = &request;
+    for (what, said, link) in
+        [("machine", name, machine.name_any().as_str()), ("intent", intent, machine.wanted_intent())]
+    {
+        if said != link {
+            return Err(format!("the claim is for the {what} {}, and the link is for {link}", clean(said, 63)));
+        }
+    }
+    let serial = facts.serial.as_deref().map_or(0, |serial| serial.chars().count());
+    for (field, size, most) in [
+        ("claimKey", claim_key.len(), 1024),
+        ("certificateRequest", certificate_request.len(), 8192),
+        ("signature", signature.len(), 256),
+        ("facts.macs", facts.macs.len() + 1, 65),
+        ("facts.serial", serial + 1, 129),
+    ] {
+        if size == 0 || size > most {
+            return Err(format!("{field} is missing or too long"));
+        }
+    }
+    let key = STANDARD.decode(claim_key).map_err(|_| "claimKey is not base64".to_owned())?;
+    let object = claim_name(name, &key, intent);
+    Ok((request, object))
+}
+
+/// A claim's name: the same for a key that comes again in an intent, another in another intent. A box keeps its keys
+/// over intents, and a claim that was refused in one must not answer for the next.
+pub(super) fn claim_name(machine: &str, key: &[u8], intent: &str) -> String {
+    let digest = Sha256::of(&[key, b"\n", intent.as_bytes()].concat());
+    format!("{machine}-{}", digest.short())
+}
+
+async fn pass_on(
+    app: &App,
+    client: &Client,
+    machine: &Machine,
+    request: ClaimRequest,
+    name: &str,
+    peer: &Peer,
+) -> Response {
+    let view = app.view();
+    if !app.passed.admit(&view, &request, name) {
+        return refuse(
+            StatusCode::CONFLICT,
+            reason::CLAIM_CONFLICT,
+            "too many keys have claimed this machine; a person must set another spec.bootIntent",
+        );
+    }
+    let api: Api<MachineClaim> = Api::all(client.clone());
+    let asked = Asked { intent: request.intent.clone(), machine_uid: machine_key(machine) };
+    if !view.claims.contains_key(name)
+        && let Err(response) = create(&api, object(app, machine, request, name, peer)).await
+    {
+        app.passed.withdraw(&machine.name_any(), name);
+        return response;
+    }
+    answer(app.view.clone(), &api, name, &asked).await
+}
+
+fn object(app: &App, machine: &Machine, request: ClaimRequest, name: &str, peer: &Peer) -> MachineClaim {
+    let ClaimRequest { machine: machine_name, intent, claim_key, certificate_request, signature, facts } = request;
+    let spec = MachineClaimSpec {
+        machine: machine_name,
+        machine_uid: machine_key(machine),
+        intent,
+        claim_key,
+        certificate_request,
+        signature,
+        facts,
+        address: peer.ip().to_canonical().to_string(),
+        server: app.server.clone(),
+    };
+    let mut claim = MachineClaim::new(name, spec);
+    claim.metadata.labels = Some([(names::LABEL_MACHINE.to_owned(), machine.name_any())].into());
+    claim.metadata.owner_references = owner(machine).map(|owner| vec![owner]);
+    claim
+}
+
+async fn create(api: &Api<MachineClaim>, claim: MachineClaim) -> Result<(), Response> {
+    match tokio::time::timeout(CALL, api.create(&PostParams::default(), &claim)).await {
+        Ok(Ok(_)) => Ok(()),
+        // The same key again: its answer is, or will be, there.
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(()),
+        Ok(Err(kube::Error::Api(status))) if status.code == 400 || status.code == 422 => {
+            Err(refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(&status.message, 300)))
+        }
+        Ok(Err(error)) => {
+            let machine = claim.spec.machine;
+            tracing::warn!(machine, error = chain(&error), "a claim could not be passed on");
+            Err(away())
+        }
+        Err(_) => Err(away()),
+    }
+}
+
+fn away() -> Response {
+    later("ApiServerAway", "the API server does not answer; the claim is not lost, come again", 5)
+}
+
+/// What an answer must be for. A claim is written once: one that is left of a Machine that was deleted, or that bears
+/// this one's name by chance, is no answer to this one.
+struct Asked {
+    intent: String,
+    machine_uid: String,
+}
+
+/// Waits for the controller's answer.
+async fn answer(mut view: Reader, api: &Api<MachineClaim>, name: &str, asked: &Asked) -> Response {
+    let decided = async {
+        loop {
+            let claim = view.borrow_and_update().claims.get(name).cloned();
+            if let Some(response) = claim.as_deref().and_then(|claim| respond(claim, asked)) {
+                return response;
+            }
+            if view.changed().await.is_err() {
+                return later("Stopping", "this boot server is stopping", 2);
+            }
+        }
+    };
+    if let Ok(response) = tokio::time::timeout(PATIENCE, decided).await {
+        return response;
+    }
+    // The watch may lag behind: ask once before the agent is sent away.
+    match tokio::time::timeout(CALL, api.get_opt(name)).await {
+        Ok(Ok(Some(claim))) => respond(&claim, asked)
+            .unwrap_or_else(|| later("Undecided", "the controller has not decided yet; come again", 2)),
+        Ok(Ok(None)) => later("Undecided", "the claim is gone; come again", 2),
+        Ok(Err(_)) | Err(_) => away(),
+    }
+}
+
+/// The answer to a claim, once there is one.
+fn respond(claim: &MachineClaim, asked: &Asked) -> Option<Response> {
+    if (&claim.spec.intent, &claim.spec.machine_uid) != (&asked.intent, &asked.machine_uid) {
+        let message = format!(
+            "the MachineClaim {} is of another Machine or intent and in the way of this one; it goes, or is to be deleted",
+            claim.name_any()
+        );
+        return Some(later(reason::CLAIM_REFUSED, message, 30));
+    }
+    let status = claim.status.as_ref()?;
+    match (status.decision?, &status.join) {
+        (Decision::Approved, Some(join)) => {
+            let response = ClaimResponse { join: join.clone(), server_time: seconds(clock::now()) };
+            Some(Json(response).into_response())
+        }
+        (Decision::Denied, _) => {
+            let reason = status.reason.as_deref().unwrap_or("Denied");
+            Some(refuse(StatusCode::CONFLICT, reason, status.message.clone().unwrap_or_default()))
+        }
+        (Decision::Approved | Decision::Bound, _) => None,
+    }
+}
+
+/// Ties an object to what it is about: it goes when that goes.
+pub fn owner<K: Resource<DynamicType = ()>>(object: &K) -> Option<OwnerReference> {
+    let mut owner = object.owner_ref(&())?;
+    // A boot server may not hold up anybody's deletion, and has no right to say so.
+    (owner.block_owner_deletion, owner.controller) = (None, None);
+    Some(owner)
+}

@@ -1,0 +1,112 @@
+//! The agents' reports: how far a box is, and what it is made of. Hostile input, like all that a box says.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use kube::ResourceExt;
+use magnetite_api::{
+    Machine,
+    join::ReportRequest,
+    report::{BootStepName, Inventory},
+};
+use magnetite_boot::capability::Purpose;
+use magnetite_daemon::{clock, log::chain};
+
+use super::{Peer, later, refuse, refuse_unknown};
+use crate::{
+    app::{App, Cluster},
+    dhcp::unix,
+    record::{Detail, clean},
+};
+
+/// A box tells how far it is.
+pub async fn report(
+    State(app): State<Arc<App>>,
+    peer: Peer,
+    Path((id, cap)): Path<(String, String)>,
+    body: Result<Json<ReportRequest>, JsonRejection>,
+) -> Response {
+    let now = clock::now();
+    let Some(machine) = app.authorize(&app.view(), &id, &cap, Purpose::Agent, unix(now)) else {
+        return refuse_unknown();
+    };
+    let ReportRequest { step, detail, failure, inventory } = match body {
+        Ok(Json(report)) => report,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(&error.body_text(), 300)),
+    };
+    if step < BootStepName::AgentStarted {
+        return refuse(StatusCode::BAD_REQUEST, "BadRequest", "an agent reports AgentStarted and what comes after it");
+    }
+    if !app.limits.reports.admit(machine.name_any(), now) {
+        return later("Busy", "one report a second", 1);
+    }
+    if let Some(inventory) = inventory {
+        app.records.inventory(&machine, bounded(inventory), now);
+    }
+    match failure {
+        Some(failure) => app.records.fail(&machine, step, &failure.reason, &failure.message, now),
+        None => {
+            let detail = Detail { words: detail, ..Detail::default() }.at_peer(peer.ip());
+            app.records.step(&machine, step, detail, now);
+            if step == BootStepName::SystemBooted {
+                booted(&app, &machine).await;
+            }
+        }
+    }
+    StatusCode::NO_CONTENT.into_response()
+}
+
+/// Without a cluster nobody else closes the window of a machine that did what was wanted.
+async fn booted(app: &App, machine: &Machine) {
+    let Cluster::None(windows) = &app.cluster else { return };
+    let (windows, name) = (Arc::clone(windows), machine.name_any());
+    // On disk before the box hears that its report was taken: after a crash it must not be installed again.
+    let closed = tokio::task::spawn_blocking(move || windows.fulfil(&name)).await;
+    if let Ok(Err(error)) = closed {
+        let machine = machine.name_any();
+        tracing::error!(machine, error = chain(&error), "a window's closing is not remembered");
+    }
+}
+
+/// What a box says it is made of, cut to what the schema takes.
+fn bounded(mut inventory: Inventory) -> Inventory {
+    let trim = |text: &mut Option<String>| {
+        if let Some(text) = text {
+            *text = clean(text, 128);
+        }
+    };
+    let inv = &mut inventory;
+    for text in [
+        &mut inv.manufacturer,
+        &mut inv.product,
+        &mut inv.serial,
+        &mut inv.firmware_version,
+        &mut inv.kernel,
+        &mut inv.cpu_model,
+    ] {
+        trim(text);
+    }
+    inv.firmware = inv.firmware.as_deref().map(|text| clean(text, 16));
+    inv.disks.truncate(64);
+    inv.nics.truncate(64);
+    inv.gpus.truncate(64);
+    for disk in &mut inv.disks {
+        disk.name = clean(&disk.name, 64);
+        trim(&mut disk.model);
+        trim(&mut disk.serial);
+    }
+    for nic in &mut inv.nics {
+        nic.name = clean(&nic.name, 64);
+        nic.driver = nic.driver.as_deref().map(|text| clean(text, 64));
+    }
+    for gpu in &mut inv.gpus {
+        (gpu.address, gpu.vendor) = (clean(&gpu.address, 16), clean(&gpu.vendor, 4));
+        (gpu.device, gpu.class) = (clean(&gpu.device, 4), clean(&gpu.class, 6));
+    }
+    inventory
+}

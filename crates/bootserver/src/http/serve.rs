@@ -1,0 +1,65 @@
+//! Connections: plain ones and those over TLS.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use axum::Router;
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use hyper_util::{rt::TokioTimer, server::conn::auto::Builder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// How long a client may take over the head of a request, and how long it may be silent between two: iPXE keeps its
+/// connection while it starts the kernel that it fetched.
+const HEAD_TIME: Duration = Duration::from_secs(60);
+/// How long requests under way may take to end once the server stops.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Serves HTTP until `stop`.
+///
+/// # Errors
+/// If the listener breaks.
+pub async fn plain(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
+    let handle = Handle::new();
+    let mut server = axum_server::from_tcp(listener.into_std()?)?.http1_only().handle(handle.clone());
+    patience(server.http_builder());
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    until(server.serve(service), handle, stop).await
+}
+
+/// Serves HTTPS until `stop`.
+///
+/// # Errors
+/// If the listener breaks.
+pub async fn tls(
+    listener: TcpListener,
+    router: Router,
+    config: RustlsConfig,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let handle = Handle::new();
+    let mut server = axum_server::from_tcp_rustls(listener.into_std()?, config)?.http1_only().handle(handle.clone());
+    patience(server.http_builder());
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    until(server.serve(service), handle, stop).await
+}
+
+fn patience<E>(builder: &mut Builder<E>) {
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+}
+
+async fn until(
+    server: impl Future<Output = io::Result<()>>,
+    handle: Handle<SocketAddr>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let stopped = async {
+        stop.cancelled().await;
+        handle.graceful_shutdown(Some(GRACE));
+        // A moment more than the grace: the server ends first, unless it hangs.
+        tokio::time::sleep(GRACE + Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        result = server => result,
+        () = stopped => Ok(()),
+    }
+}

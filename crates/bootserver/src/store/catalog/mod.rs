@@ -1,0 +1,160 @@
+//! A folder of YAML files: Machines, Profiles and ConfigMaps, as `kubectl apply` would take them.
+
+mod check;
+mod read;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use magnetite_api::machine::IntentStatus;
+use magnetite_boot::fleet::Fleet;
+use magnetite_daemon::{clock, log::chain};
+use notify::Watcher;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::read::{Catalog, Problem};
+use super::windows::Windows;
+use crate::{
+    metrics::Metrics,
+    view::{View, Writer},
+};
+
+/// Network file systems tell nobody of changes; and windows run out without a change of any file.
+const LOOK: Duration = Duration::from_secs(5);
+/// An editor writes in several steps; wait until it is quiet, but not for ever.
+const QUIET: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Why the catalog cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The folder is not there, or may not be read.
+    #[error("the catalog {0} cannot be read")]
+    Read(PathBuf, #[source] std::io::Error),
+    /// Reading it was cut short.
+    #[error("reading the catalog was cut short")]
+    CutShort(#[source] tokio::task::JoinError),
+}
+
+/// A folder, and the view that is kept up to date with it.
+pub struct Folder {
+    path: PathBuf,
+    windows: Arc<Windows>,
+    view: Writer,
+    metrics: Metrics,
+    /// The files as of the last reading.
+    stamps: Vec<(PathBuf, u64, SystemTime)>,
+    catalog: Catalog,
+    published: Option<BTreeMap<String, IntentStatus>>,
+}
+
+impl Folder {
+    /// Reads nothing yet.
+    pub fn new(path: PathBuf, windows: Arc<Windows>, view: Writer, metrics: Metrics) -> Self {
+        Self { path, windows, view, metrics, stamps: Vec::new(), catalog: Catalog::default(), published: None }
+    }
+
+    /// Reads what changed, moves the windows on, and swaps the view if it is another.
+    ///
+    /// # Errors
+    /// If the folder cannot be read. The view stays what it was.
+    pub fn look(&mut self) -> Result<(), CatalogError> {
+        let unreadable = |error| CatalogError::Read(self.path.clone(), error);
+        let stamps = read::stamps(&self.path).map_err(unreadable)?;
+        let same = self.published.is_some() && stamps == self.stamps;
+        let mut changed = false;
+        if !same {
+            let new = read::read(&self.path, &stamps);
+            let known = &self.catalog.problems;
+            for Problem { file, line, column, message } in new.problems.iter().filter(|new| !known.contains(new)) {
+                tracing::error!(file, line, column, "not served, the rest of the catalog is: {message}");
+            }
+            self.metrics.unusable.set(i64::try_from(new.problems.len()).unwrap_or(i64::MAX));
+            changed = self.catalog != new;
+            (self.catalog, self.stamps) = (new, stamps);
+        }
+        if let Err(error) = self.windows.update(self.catalog.machines.iter().map(AsRef::as_ref), clock::now()) {
+            tracing::error!(error = chain(&error), "boot windows are not remembered");
+        }
+        let windows = self.windows.all();
+        if changed || self.published.as_ref() != Some(&windows) {
+            let Catalog { machines, profiles, config_maps, problems: _ } = &self.catalog;
+            tracing::info!(machines = machines.len(), profiles = profiles.len(), "catalog read");
+            self.view.send_replace(Arc::new(View {
+                fleet: Arc::new(Fleet::index(machines.iter().cloned())),
+                profiles: profiles.clone(),
+                config_maps: config_maps.clone(),
+                claims: BTreeMap::new(),
+                windows: windows.clone(),
+            }));
+            self.published = Some(windows);
+        }
+        Ok(())
+    }
+
+    /// Keeps the view up to date with the folder until `stop`.
+    ///
+    /// # Errors
+    /// If a reading was cut short. A folder that cannot be read for a while is served as it was.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), CatalogError> {
+        let (poke, mut poked) = mpsc::channel::<()>(1);
+        let _watcher = watch(&self.path, poke);
+        let windows = Arc::clone(&self.windows);
+        let mut told = None;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(LOOK) => {}
+                () = windows.changed.notified() => {}
+                Some(()) = poked.recv() => quiet(&mut poked).await,
+            }
+            let looked = tokio::task::spawn_blocking(move || {
+                let result = self.look();
+                (self, result)
+            });
+            let (folder, result) = looked.await.map_err(CatalogError::CutShort)?;
+            self = folder;
+            let error = result.err().map(|error| error.to_string());
+            if let Some(message) = error.as_ref().filter(|_| told != error) {
+                tracing::error!(error = message, "serving what was read before");
+            }
+            told = error;
+        }
+    }
+}
+
+/// Pokes when a file is written. Reading is no change: we do it ourselves, and would never come to rest.
+fn watch(folder: &std::path::Path, poke: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    let told = move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access() || is_written(&event.kind)) {
+            // One poke that waits is enough.
+            let _ = poke.try_send(());
+        }
+    };
+    let watcher = notify::recommended_watcher(told).and_then(|mut watcher| {
+        watcher.watch(folder, notify::RecursiveMode::Recursive)?;
+        Ok(watcher)
+    });
+    let failed = |error: &notify::Error| {
+        tracing::warn!(error = chain(error), "changes of the catalog are seen by polling only");
+    };
+    watcher.inspect_err(failed).ok()
+}
+
+fn is_written(kind: &notify::EventKind) -> bool {
+    use notify::event::{AccessKind, AccessMode, EventKind};
+    matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
+}
+
+async fn quiet(poked: &mut mpsc::Receiver<()>) {
+    let settled = async { while tokio::time::timeout(QUIET, poked.recv()).await.is_ok_and(|poke| poke.is_some()) {} };
+    drop(tokio::time::timeout(LONGEST_WAIT, settled).await);
+}
