@@ -36,6 +36,8 @@ use crate::{
 
 /// Between two writes about one object: a boot of a minute then costs few writes, and `kubectl get -w` still lives.
 const SPACING: Duration = Duration::from_secs(2);
+/// The same for files, which cost less: what a killed process forgets is no more than this.
+const FILE_SPACING: Duration = Duration::from_millis(500);
 /// Between two writes of all: 50 a second at most.
 const PACE: Duration = Duration::from_millis(20);
 /// How long the API server may take for one write.
@@ -277,7 +279,7 @@ impl Publisher {
             }
             Err(_) => None,
         };
-        self.files.mark(name.to_owned(), version, Instant::now() + SPACING);
+        self.files.mark(name.to_owned(), version, Instant::now() + FILE_SPACING);
     }
 
     /// Forgets machines that nobody declares any more, after a day: a file of the catalog may be broken for a while.

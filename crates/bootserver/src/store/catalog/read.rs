@@ -10,7 +10,7 @@ use std::{
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use magnetite_api::{Machine, Profile};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::check;
@@ -100,16 +100,6 @@ struct Reader {
     places: BTreeMap<(&'static str, String), String>,
 }
 
-/// What every object begins with.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Head {
-    #[serde(default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
-}
-
 /// A place in a document, and what is wrong there.
 type Flaw = (u64, u64, String);
 
@@ -127,21 +117,18 @@ impl Reader {
     }
 
     fn document(&mut self, file: &str, text: &str) -> Result<(), Flaw> {
-        let Head { api_version, kind } = parse(text)?;
-        match (api_version.as_str(), kind.as_str()) {
+        let value: Value = parse(text)?;
+        let word = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
+        match (word("apiVersion"), word("kind")) {
             ("magnetite.dev/v1alpha1", "Machine") => {
                 let machine: Machine = parse(text)?;
-                check::schema::<Machine>(&parse::<Value>(text)?)
-                    .and_then(|()| check::machine(&machine))
-                    .map_err(at(text))?;
+                check::schema(&check::MACHINE, &value).and_then(|()| check::machine(&machine)).map_err(at(text))?;
                 self.take("Machine", &machine.name_any(), file).map_err(at(text))?;
                 self.catalog.machines.push(Arc::new(machine));
             }
             ("magnetite.dev/v1alpha1", "Profile") => {
                 let profile: Profile = parse(text)?;
-                check::schema::<Profile>(&parse::<Value>(text)?)
-                    .and_then(|()| check::profile(&profile))
-                    .map_err(at(text))?;
+                check::schema(&check::PROFILE, &value).and_then(|()| check::profile(&profile)).map_err(at(text))?;
                 self.take("Profile", &profile.name_any(), file).map_err(at(text))?;
                 self.catalog.profiles.push(Arc::new(profile));
             }
