@@ -74,8 +74,11 @@ impl Folder {
         if !same {
             let new = read::read(&self.path, &stamps);
             let known = &self.catalog.problems;
-            for Problem { file, line, column, message } in new.problems.iter().filter(|new| !known.contains(new)) {
-                tracing::error!(file, line, column, "not served, the rest of the catalog is: {message}");
+            for problem in new.problems.iter().filter(|new| !known.contains(new)) {
+                let Problem { file, line, column, message } = problem;
+                // As compilers write a place, which editors and terminals open.
+                let file = format!("{file}:{line}:{column}");
+                tracing::error!(file, reason = message, "not served, but the rest of the catalog is");
             }
             self.metrics.unusable.set(i64::try_from(new.problems.len()).unwrap_or(i64::MAX));
             changed = self.catalog != new;
