@@ -41,6 +41,8 @@ pub mod reason {
     pub const CONFIG_MAP_MISSING: &str = "ConfigMapMissing";
     /// A file that the Profile names is missing, or has another checksum.
     pub const ARTIFACT_FAILED: &str = "ArtifactFailed";
+    /// No loader is at hand for what the firmware says that it is.
+    pub const NO_LOADER: &str = "NoLoader";
     /// A file that the Profile names is still being fetched.
     pub const ARTIFACT_FETCHING: &str = "ArtifactFetching";
     /// No boot server has reported yet.

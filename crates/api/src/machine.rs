@@ -8,9 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    netboot::{NetbootSpec, NetworkSpec},
     report::{BootRecord, Inventory},
     time::Time,
-    types::{MacAddr, MachineUuid},
+    types::{Ipv4Cidr, MacAddr, MachineUuid},
 };
 
 /// One physical machine: how it is recognised, which Profile it boots, and what its Node is called.
@@ -99,6 +100,19 @@ pub struct MachineSpec {
     #[schemars(range(min = 60, max = 86400))]
     pub boot_window_seconds: i32,
 
+    /// How the box boots over the network, where it needs something else than its Profile and firmware say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netboot: Option<NetbootSpec>,
+
+    /// The box's own address and the size of its network, such as `10.0.0.21/24`. A boot server that runs with `--dhcp reservations`
+    /// gives it to the box, and nothing to Machines without one. Other modes leave addresses to the site's DHCP server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Cidr>,
+
+    /// What the box is told with its address, over what its Profile says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSpec>,
+
     /// What happens to the Node when the Machine is deleted. In both cases the window closes and the
     /// kubelet's certificate is not renewed again.
     #[serde(default)]
@@ -117,6 +131,9 @@ impl Default for MachineSpec {
             node_labels: BTreeMap::new(),
             boot_intent: None,
             boot_window_seconds: default_window(),
+            netboot: None,
+            address: None,
+            network: None,
             deletion_policy: DeletionPolicy::default(),
         }
     }

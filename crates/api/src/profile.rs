@@ -7,7 +7,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Architecture, Sha256};
+use crate::{
+    netboot::{NetbootSpec, NetworkSpec},
+    types::{Architecture, Sha256},
+};
 
 /// What a group of machines boots and becomes.
 ///
@@ -62,6 +65,14 @@ pub struct ProfileSpec {
     /// The agent on the box.
     #[serde(default)]
     pub agent: AgentSpec,
+
+    /// How the machines boot over the network, where they need something else than their firmware says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netboot: Option<NetbootSpec>,
+
+    /// What machines are told with their addresses, where the boot server gives addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSpec>,
 }
 
 /// What is booted, per architecture, and what a later boot gets.

@@ -104,6 +104,15 @@ pub struct BootRecord {
     /// Where and why it failed, if it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<BootFailure>,
+    /// The loader that was offered in this boot, by its file's name; absent if iPXE in a ROM asked for its script at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub loader: Option<String>,
+    /// Loaders that the box fetched in this boot or an earlier one, and that never asked for a script: they are not offered again until
+    /// all others failed too. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub failed_loaders: Vec<String>,
 }
 
 /// Kind of firmware.

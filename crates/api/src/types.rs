@@ -1,6 +1,6 @@
 //! Values that have a form: parsed once, at the edge, and never again.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, fmt, net::Ipv4Addr, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,9 @@ pub enum ParseError {
     /// Not a SHA-256 digest.
     #[error("{0:?} is not a SHA-256 digest; write 64 hexadecimal digits, as sha256sum prints them")]
     Sha256(String),
+    /// Not an IPv4 address with the size of its network.
+    #[error("{0:?} is not an IPv4 address with the length of its network's prefix; write one such as 10.0.0.21/24")]
+    Ipv4Cidr(String),
     /// Not an architecture that has a name here.
     #[error("{0:?} is not an architecture; write x86_64 or aarch64")]
     Architecture(String),
@@ -90,6 +93,49 @@ impl MacAddr {
     /// True of an address that cannot name a machine: all zeros, all ones, or a group address.
     pub fn is_bogus(&self) -> bool {
         self.0 == [0; 6] || self.0[0] & 1 == 1
+    }
+}
+
+/// An IPv4 address and the length of its network's prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Ipv4Cidr {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Bits of the network's prefix, 1 to 32.
+    pub prefix: u8,
+}
+
+string_form!(
+    Ipv4Cidr,
+    "^([0-9]{1,3}\\.){3}[0-9]{1,3}/([1-9]|[12][0-9]|3[0-2])$",
+    "10.0.0.21/24",
+    "IPv4 address with the length of its network's prefix."
+);
+
+impl FromStr for Ipv4Cidr {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let parse = || {
+            let (address, prefix) = text.split_once('/')?;
+            let (address, prefix) = (address.parse::<Ipv4Addr>().ok()?, prefix.parse::<u8>().ok()?);
+            let names_a_host = !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast();
+            (names_a_host && (1..=32).contains(&prefix)).then_some(Self { address, prefix })
+        };
+        parse().ok_or_else(|| ParseError::Ipv4Cidr(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Ipv4Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl Ipv4Cidr {
+    /// The network's mask.
+    pub fn mask(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(self.prefix.min(32))).unwrap_or(0))
     }
 }
 
@@ -281,6 +327,21 @@ mod tests {
     #[case("+2:54:00:30:00:10", false)] // u8::from_str_radix takes a sign; an address has none
     fn mac_forms(#[case] text: &str, #[case] ok: bool) {
         assert_eq!(text.parse::<MacAddr>().is_ok(), ok);
+    }
+
+    #[rstest]
+    #[case("10.0.0.21/24", Some("255.255.255.0"))]
+    #[case("10.0.0.21/32", Some("255.255.255.255"))]
+    #[case("10.0.0.21/1", Some("128.0.0.0"))]
+    #[case("10.0.0.21", None)]
+    #[case("10.0.0.21/0", None)]
+    #[case("10.0.0.21/33", None)]
+    #[case("10.0.0.256/24", None)]
+    #[case("0.0.0.0/8", None)]
+    #[case("224.0.0.1/24", None)]
+    fn cidr_forms(#[case] text: &str, #[case] mask: Option<&str>) {
+        assert_eq!(text.parse::<Ipv4Cidr>().ok().map(|cidr| cidr.mask().to_string()).as_deref(), mask);
+        assert!(mask.is_none() || text.parse::<Ipv4Cidr>().unwrap().to_string() == text);
     }
 
     #[test]

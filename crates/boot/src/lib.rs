@@ -8,10 +8,12 @@ pub mod capability;
 pub mod client;
 pub mod command_line;
 pub mod fleet;
+pub mod ladder;
 pub mod plan;
 pub mod render;
 pub mod script;
 pub mod select;
+pub mod site;
 
 #[cfg(test)]
 mod fixtures;

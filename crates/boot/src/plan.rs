@@ -3,33 +3,35 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 use magnetite_api::{
-    Architecture, Machine, Profile,
+    Machine, Profile,
     machine::{IntentState, IntentStatus},
+    netboot::NetbootSpec,
     profile::OnReboot,
-    report::Firmware,
 };
 
 use crate::{
-    client::{ClientClass, Platform, Request},
+    client::Request,
     fleet::Found,
+    ladder::{self, Platform},
     select::SelectError,
 };
 
 /// What a DHCP client is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// Nothing.
     Ignore(Ignored),
-    /// A loader, by TFTP.
-    Loader(Platform),
-    /// A loader, by HTTP.
-    LoaderUrl(Platform),
+    /// A loader, by TFTP or HTTP as the client's class is.
+    Loader {
+        /// What the box is.
+        platform: &'static Platform,
+        /// The loader's name.
+        file: String,
+    },
     /// The machine's script: it is iPXE already, so another loader would be a loop.
     Script {
-        /// The processor, by option 93.
-        architecture: Architecture,
-        /// The firmware below iPXE.
-        firmware: Firmware,
+        /// What the box is, below iPXE.
+        platform: &'static Platform,
     },
 }
 
@@ -40,7 +42,7 @@ pub enum Ignored {
     Unknown,
     /// Two Machines claim its identity.
     Conflict,
-    /// No loader is known for its architecture codes.
+    /// No loader is known for its architecture codes, or the one for it is not at hand.
     NoLoader,
 }
 
@@ -55,22 +57,32 @@ impl Ignored {
     }
 }
 
+/// What there is to choose a loader from.
+pub struct Loaders<'a> {
+    /// What Machine and Profile say of it.
+    pub netboot: &'a NetbootSpec,
+    /// Those that failed on this box.
+    pub failed: &'a [String],
+    /// Whether the boot server has a loader of a name.
+    pub at_hand: &'a dyn Fn(&str) -> bool,
+}
+
 /// What a DHCP client is answered. A client that nobody declared gets nothing, whatever it is.
-pub fn answer(request: &Request, found: &Found) -> Answer {
+pub fn answer(request: &Request, found: &Found, loaders: &Loaders<'_>) -> Answer {
     match found {
         Found::Unknown => return Answer::Ignore(Ignored::Unknown),
         Found::Conflict(_) => return Answer::Ignore(Ignored::Conflict),
         Found::Machine(_) => {}
     }
-    let Some(platform) = request.platform() else {
+    let Some(platform) = ladder::platform(request) else {
         return Answer::Ignore(Ignored::NoLoader);
     };
     if request.ipxe {
-        return Answer::Script { architecture: platform.architecture, firmware: platform.firmware };
+        return Answer::Script { platform };
     }
-    match request.class {
-        ClientClass::Pxe => Answer::Loader(platform),
-        ClientClass::Http => Answer::LoaderUrl(platform),
+    match ladder::loader(platform, loaders.netboot, loaders.failed, loaders.at_hand) {
+        Some(file) => Answer::Loader { platform, file },
+        None => Answer::Ignore(Ignored::NoLoader),
     }
 }
 
@@ -138,6 +150,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        client::ClientClass,
         fixtures::{machine, profile},
         fleet::Identity,
     };
@@ -158,22 +171,24 @@ mod tests {
     fn firmware_gets_a_loader_and_ipxe_its_script() {
         let known = Found::Machine(machine("m").mac("52:54:00:00:00:01").arc());
         let name = |answer| match answer {
-            Answer::Loader(platform) => format!("tftp {}", platform.loader),
-            Answer::LoaderUrl(platform) => format!("http {}", platform.loader),
-            Answer::Script { architecture, .. } => format!("script {architecture}"),
+            Answer::Loader { file, .. } => file,
+            Answer::Script { platform } => format!("script {}", platform.architecture),
             Answer::Ignore(why) => why.as_str().to_owned(),
         };
+        let none = NetbootSpec::default();
+        let loaders = Loaders { netboot: &none, failed: &[], at_hand: &|name| name != "snponly-arm64.efi" };
         for (request, found, want) in [
-            (request(false, ClientClass::Pxe, 0), &known, "tftp undionly.kpxe"),
-            (request(false, ClientClass::Pxe, 7), &known, "tftp snponly.efi"),
-            (request(false, ClientClass::Http, 16), &known, "http snponly.efi"),
+            (request(false, ClientClass::Pxe, 0), &known, "undionly.kpxe"),
+            (request(false, ClientClass::Pxe, 7), &known, "snponly.efi"),
+            (request(false, ClientClass::Pxe, 11), &known, "ipxe-arm64.efi"),
+            (request(false, ClientClass::Http, 16), &known, "snponly.efi"),
             (request(true, ClientClass::Pxe, 7), &known, "script x86_64"),
             (request(true, ClientClass::Pxe, 11), &known, "script aarch64"),
             (request(false, ClientClass::Pxe, 6), &known, "no_loader"),
             (request(true, ClientClass::Pxe, 0), &Found::Unknown, "unknown"),
             (request(false, ClientClass::Pxe, 0), &Found::Conflict(vec![]), "conflict"),
         ] {
-            assert_eq!(name(answer(&request, found)), want, "{request:?}");
+            assert_eq!(name(answer(&request, found, &loaders)), want, "{request:?}");
         }
     }
 

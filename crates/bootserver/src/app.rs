@@ -8,8 +8,9 @@ use std::{
 
 use magnetite_api::{Architecture, Machine, machine::IntentStatus};
 use magnetite_boot::{
-    capability::{CapabilityKey, Purpose, machine_id, machine_key},
+    capability::{CapabilityKey, Purpose, machine_key},
     render::{AgentLink, Links},
+    site::Site,
 };
 
 use tokio::sync::Semaphore;
@@ -19,15 +20,11 @@ use crate::{
     http::Passed,
     limits::Limiter,
     metrics::Metrics,
+    net::Interface,
     record::Records,
     store::windows::Windows,
     view::{Reader, View},
 };
-
-/// How long a link to a script is good, in seconds: from the OFFER to iPXE's request for it.
-const SCRIPT_LINK: u64 = 15 * 60;
-/// How long the agent may report after its window closed, in seconds.
-const AFTER_WINDOW: u64 = 60 * 60;
 
 /// An agent's binary, ready to be served.
 #[derive(Debug, Clone)]
@@ -83,8 +80,8 @@ pub struct App {
     pub key: CapabilityKey,
     /// Pin of the agents' TLS.
     pub pin: String,
-    /// Our address.
-    pub address: Ipv4Addr,
+    /// The interfaces on which machines boot, and our addresses there.
+    pub interfaces: Vec<Interface>,
     /// HTTP port.
     pub http_port: u16,
     /// HTTPS port.
@@ -111,32 +108,25 @@ impl App {
         Arc::clone(&self.view.borrow())
     }
 
-    /// `http://<address>:<port>`.
-    pub fn base(&self) -> String {
-        format!("http://{}:{}", self.address, self.http_port)
+    /// The boot server at one of its addresses.
+    pub fn site(&self, address: IpAddr) -> Site<'_> {
+        let Self { http_port, https_port, key, pin, .. } = self;
+        Site { address, http_port: *http_port, https_port: *https_port, key, pin }
     }
 
-    /// Links for a machine: short ones for its script, and for what the script leads to as long as its window is open.
-    pub fn links(
-        &self,
-        machine: &Machine,
-        architecture: Architecture,
-        intent: Option<&IntentStatus>,
-        now: u64,
-    ) -> Links {
-        let expires = (now + SCRIPT_LINK).max(window_end(intent));
-        let cap = self.key.mint(Purpose::Boot, &machine_key(machine), machine.wanted_intent(), expires);
-        Links { base: format!("{}/m/{}/{cap}/{architecture}", self.base(), machine_id(machine)) }
-    }
-
-    /// The link of an OFFER.
-    pub fn script_link(&self, machine: &Machine, architecture: Architecture, now: u64) -> String {
-        self.links(machine, architecture, None, now).script()
+    /// The boot server at the address that a client asked, by its `Host`: a machine goes on with the address that it reached. A name
+    /// that is none of our addresses is nobody's word: the first address is told.
+    pub fn site_asked(&self, host: Option<&str>) -> Site<'_> {
+        let asked = host.and_then(|host| host.rsplit_once(':').map_or(host, |(host, _)| host).parse::<IpAddr>().ok());
+        let own = self.interfaces.iter().map(|interface| IpAddr::V4(interface.address));
+        let first = self.interfaces.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |first| IpAddr::V4(first.address));
+        self.site(asked.filter(|asked| own.clone().any(|own| own == *asked)).unwrap_or(first))
     }
 
     /// What the agent is told; nothing if there is none for the architecture.
     pub fn agent_link(
         &self,
+        site: &Site<'_>,
         machine: &Machine,
         architecture: Architecture,
         links: &Links,
@@ -144,15 +134,7 @@ impl App {
         now: u64,
     ) -> Option<AgentLink> {
         let agent = self.agents.get(architecture.as_str())?;
-        let expires = now.max(window_end(intent)) + AFTER_WINDOW;
-        let cap = self.key.mint(Purpose::Agent, &machine_key(machine), machine.wanted_intent(), expires);
-        Some(AgentLink {
-            url: format!("{}/agent", links.base),
-            verification: agent.verification.clone(),
-            server: format!("https://{}:{}/a/{}/{cap}", self.address, self.https_port, machine_id(machine)),
-            pin: self.pin.clone(),
-            intent: machine.wanted_intent().to_owned(),
-        })
+        Some(site.agent_link(machine, links, &agent.verification, intent, now))
     }
 
     /// The Machine that a link is for, if the capability in it is good. Unknown machine and bad capability are
@@ -169,8 +151,4 @@ impl App {
             }
         }
     }
-}
-
-fn window_end(intent: Option<&IntentStatus>) -> u64 {
-    intent.map_or(0, |intent| u64::try_from(intent.expires_at.0.as_second()).unwrap_or(0))
 }

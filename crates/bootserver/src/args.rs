@@ -16,6 +16,9 @@ use magnetite_daemon::{admin::AdminArgs, log::LogArgs};
   Without a cluster, from a folder of the same YAML:
     magnetite-bootserver --catalog ./site --interface eno1 --data-dir /var/lib/magnetite
 
+  On two networks, where no other DHCP server is:
+    magnetite-bootserver --interface eno1,eno2.100 --dhcp reservations --data-dir /var/lib/magnetite
+
   Completion: magnetite-bootserver --completion bash > /etc/bash_completion.d/magnetite-bootserver
 
 Exit codes: 0 asked to stop, 1 it could not start or a part failed (the last line says which), 2 wrong arguments.")]
@@ -25,11 +28,18 @@ pub struct Args {
     #[arg(long, value_name = "DIR", env = "MAGNETITE_CATALOG")]
     pub catalog: Option<PathBuf>,
 
-    /// Network interface on which machines boot. Nothing is answered that comes from another.
-    #[arg(long, value_name = "IFACE", env = "MAGNETITE_INTERFACE", required_unless_present = "completion")]
-    pub interface: Option<String>,
+    /// Network interfaces on which machines boot (VLANs too, such as eno1.100), with commas between them. Nothing is answered that comes from
+    /// another; what comes from one is answered there, from the address that this host has there.
+    #[arg(
+        long,
+        value_name = "IFACE",
+        env = "MAGNETITE_INTERFACE",
+        value_delimiter = ',',
+        required_unless_present = "completion"
+    )]
+    pub interface: Vec<String>,
 
-    /// IPv4 address that machines reach this server at. Default: the interface's first.
+    /// IPv4 address that machines reach this server at, where there is one interface. Default: the interface's first.
     #[arg(long, value_name = "IPV4", env = "MAGNETITE_ADDRESS")]
     pub address: Option<Ipv4Addr>,
 
@@ -38,10 +48,15 @@ pub struct Args {
     #[arg(long, value_name = "DIR", env = "MAGNETITE_DATA_DIR", required_unless_present = "completion")]
     pub data_dir: Option<PathBuf>,
 
-    /// Folder with the iPXE binaries undionly.kpxe, snponly.efi and ipxe-arm64.efi, as Debian's package ipxe has
-    /// them. One that is missing is named at the start and not offered.
+    /// Folder with the iPXE binaries undionly.kpxe, snponly.efi, ipxe.efi and ipxe-arm64.efi, as Debian's package ipxe has
+    /// them, and with loaders of your own that Machines or Profiles name (*.efi, *.pxe, *.kpxe). One that is not there is not offered.
     #[arg(long, value_name = "DIR", env = "MAGNETITE_IPXE_DIR", default_value = "/usr/lib/ipxe")]
     pub ipxe_dir: PathBuf,
+
+    /// Folder with the signed binaries for machines with `netboot.secureBoot`: the shim ipxe-shimx64.efi (ipxe-shimaa64.efi) and ipxe.efi beside
+    /// it, unchanged, as the iPXE project signs them. Default: none, and such machines are not answered.
+    #[arg(long, value_name = "DIR", env = "MAGNETITE_SECURE_BOOT_DIR")]
+    pub secure_boot_dir: Option<PathBuf>,
 
     /// Folder below which Profiles name files (`kernel: {file: debian/vmlinuz}`). Default: artifacts in --data-dir.
     #[arg(long, value_name = "DIR", env = "MAGNETITE_ARTIFACTS_DIR")]
@@ -92,6 +107,11 @@ pub struct Args {
 pub enum DhcpMode {
     /// Boot information only, beside the site's DHCP server (ports 67 and 4011).
     Proxy,
+    /// Addresses too, but only for Machines with `spec.address`, and nothing for anybody else (ports 67 and 4011). For networks without a
+    /// DHCP server, or with one that leaves these machines out.
+    Reservations,
+    /// Boot information on port 4011 only, where port 67 of this host is taken: its holder must tell machines option 60 "PXEClient".
+    BootServer,
     /// Not at all: the site's DHCP server names this one's TFTP or HTTP itself.
     Off,
 }
@@ -130,6 +150,8 @@ mod tests {
             parse(&["--catalog", "site", "--interface", "eno1", "--data-dir", "/d", "--dhcp", "off"]).unwrap();
         assert_eq!((catalog.catalog, catalog.dhcp), (Some("site".into()), DhcpMode::Off));
         assert!(parse(&["--completion", "bash"]).is_ok(), "needs no interface");
+        let two = parse(&["--interface", "eno1,eno2.100", "--data-dir", "/d", "--dhcp", "boot-server"]).unwrap();
+        assert_eq!((two.interface.len(), two.dhcp), (2, DhcpMode::BootServer));
         for wrong in [&["--data-dir", "/d"][..], &["--interface", "x", "--data-dir", "/d", "--server-name", "A_b"]] {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2);
         }

@@ -1,70 +1,67 @@
-//! ProxyDHCP on port 67 and the PXE boot server on 4011.
+//! DHCP on port 67 and the PXE boot server on 4011: packets in, packets out.
+
+mod decide;
+mod reservation;
+mod strangers;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::HashSet,
     net::{SocketAddr, SocketAddrV4},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
-use magnetite_api::{MacAddr, MachineUuid};
-use magnetite_boot::{
-    capability::machine_id,
-    client::{ClientClass, Platform, Request},
-    fleet::{Found, Identity},
-    plan::{self, Answer, Ignored},
-};
+use magnetite_api::MacAddr;
 use magnetite_daemon::{clock, log::chain};
 use magnetite_wire::dhcp::{
     MessageType, Packet,
-    reply::{self, BootAnswer, Class, Destination},
+    reply::{self, Destination},
 };
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::App, metrics::count, net};
+pub use strangers::Strangers;
 
-/// How many strangers are remembered, to log each once.
-const MOST_STRANGERS: usize = 4096;
+use crate::{
+    app::App,
+    metrics::count,
+    net::{self, Interface},
+};
+
 /// As many errors in a row mean that the socket is broken.
 pub const MOST_ERRORS: u32 = 100;
 
-/// Which of the two services a socket is.
+/// What a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
-    /// Port 67: answers DISCOVERs.
+    /// Port 67: answers DISCOVERs with boot information, beside a server that gives addresses.
     Proxy,
+    /// Port 67: gives declared machines their declared addresses.
+    Reservations,
     /// Port 4011: answers REQUESTs and INFORMs sent to it.
     BootServer,
 }
 
-/// Boxes that were not answered, to log each once. Bounded: a forged address costs its sender nothing.
-#[derive(Debug, Default)]
-pub struct Strangers(Mutex<HashSet<MacAddr>>);
-
-impl Strangers {
-    /// True if the box is seen for the first time, and there is room to remember it.
-    fn is_new(&self, mac: MacAddr) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = known.len() < MOST_STRANGERS && known.insert(mac);
-        if new && known.len() == MOST_STRANGERS {
-            tracing::warn!(boxes = MOST_STRANGERS, "so many unknown boxes asked that further ones are only counted");
-        }
-        new
-    }
-}
-
-/// One of the two services, on a bound socket.
+/// One service on a bound socket.
 pub struct Server {
     socket: UdpSocket,
     service: Service,
+    interface: Interface,
     app: Arc<App>,
     strangers: Arc<Strangers>,
 }
 
 impl Server {
     /// Takes a bound socket. Servers that share `strangers` log an unknown box once between them.
-    pub fn new(socket: UdpSocket, service: Service, app: Arc<App>, strangers: Arc<Strangers>) -> Self {
-        Self { socket, service, app, strangers }
+    pub fn new(
+        socket: UdpSocket,
+        service: Service,
+        interface: Interface,
+        app: Arc<App>,
+        strangers: Arc<Strangers>,
+    ) -> Self {
+        Self { socket, service, interface, app, strangers }
     }
 
     /// Serves until `stop`. The answer is made without waiting for anything, so packets need no queue beyond the socket's own,
@@ -73,7 +70,7 @@ impl Server {
     /// # Errors
     /// If the socket fails again and again.
     pub async fn run(self, stop: CancellationToken) -> std::io::Result<()> {
-        let mut buffer = vec![0; 4096];
+        let (mut buffer, mut out) = (vec![0; 4096], Vec::with_capacity(512));
         let mut errors = 0;
         loop {
             let received = tokio::select! {
@@ -95,12 +92,12 @@ impl Server {
             };
             errors = 0;
             let Some((packet, to)) = self.answer(buffer.get(..len).unwrap_or_default(), peer) else { continue };
-            let mut bytes = Vec::with_capacity(320);
-            if let Err(error) = packet.encode(&mut bytes) {
+            out.clear();
+            if let Err(error) = packet.encode(&mut out) {
                 tracing::error!(error = chain(&error), "a DHCP answer could not be written");
                 continue;
             }
-            if let Err(error) = net::send_from(&self.socket, self.app.address, &bytes, to.address()).await {
+            if let Err(error) = net::send_from(&self.socket, self.interface.address, &out, to.address()).await {
                 count(&self.app.metrics.dhcp, "send_failed");
                 tracing::warn!(error = chain(&error), peer = %to.address(), "a DHCP answer could not be sent");
             }
@@ -109,40 +106,51 @@ impl Server {
 
     /// The answer to a packet, if it gets one.
     pub fn answer(&self, bytes: &[u8], peer: SocketAddrV4) -> Option<(Packet, Destination)> {
-        let counted = |outcome| count(&self.app.metrics.dhcp, outcome);
         let Ok(packet) = Packet::decode(bytes) else {
-            counted("malformed");
+            self.count("malformed");
             return None;
         };
         let kind = packet.options.message_type().ok().flatten();
         let ours = match self.service {
+            // A REQUEST on 67 is for the site's own server.
             Service::Proxy => kind == Some(MessageType::DISCOVER),
+            Service::Reservations => {
+                matches!(kind, Some(MessageType::DISCOVER | MessageType::REQUEST | MessageType::DECLINE))
+            }
             Service::BootServer => matches!(kind, Some(MessageType::REQUEST | MessageType::INFORM)),
         };
-        // A REQUEST on 67 is for the site's own server; a reply is nobody's question.
-        if packet.op != 1 || !ours {
-            counted("not_ours");
-            return None;
-        }
-        let Some((request, class)) = read(&packet) else {
-            counted("not_pxe");
+        let Some(kind) = kind.filter(|_| ours && packet.op == 1) else {
+            // A reply is nobody's question.
+            self.count("not_ours");
             return None;
         };
+        let request = decide::read(&packet);
+        if request.is_none() && self.service != Service::Reservations {
+            self.count("not_pxe");
+            return None;
+        }
         let sender = packet.mac().unwrap_or_default();
         if !self.app.limits.dhcp.admit(sender, clock::now()) {
-            counted("too_many");
+            self.count("too_many");
             return None;
         }
-        let span = tracing::info_span!("dhcp", %peer, mac = %MacAddr(sender), xid = format_args!("{:08x}", packet.xid));
-        let answer = span.in_scope(|| self.decide(&request, class))?;
-        let reply = match self.service {
-            Service::Proxy => reply::proxy_offer(&packet, &answer),
-            Service::BootServer => reply::boot_server_ack(&packet, &answer, peer),
-        };
+        let (interface, mac) = (&self.interface.name, MacAddr(sender));
+        let span =
+            tracing::info_span!("dhcp", iface = interface, %peer, %mac, xid = format_args!("{:08x}", packet.xid));
+        let reply = span.in_scope(|| match (self.service, &request) {
+            (Service::Reservations, request) => self.reserve(&packet, kind, request.as_ref()),
+            (Service::Proxy, Some((request, class))) => {
+                Some(reply::proxy_offer(&packet, &self.decide(request, *class)?))
+            }
+            (Service::BootServer, Some((request, class))) => {
+                Some(reply::boot_server_ack(&packet, &self.decide(request, *class)?, peer))
+            }
+            (Service::Proxy | Service::BootServer, None) => None,
+        })?;
         match reply {
-            Ok(reply) => {
-                counted(if self.service == Service::Proxy { "offered" } else { "acknowledged" });
-                Some(reply)
+            Ok((packet, to)) => {
+                self.count(outcome(&packet));
+                Some((packet, to))
             }
             Err(error) => {
                 tracing::error!(error = chain(&error), "a boot file's name does not fit");
@@ -151,73 +159,16 @@ impl Server {
         }
     }
 
-    fn decide(&self, request: &Request, class: Class) -> Option<BootAnswer> {
-        let view = self.app.view();
-        let found = view.fleet.find(&request.identity);
-        let now = clock::now();
-        let answer = plan::answer(request, &found);
-        let machine = match (&answer, &found) {
-            (Answer::Ignore(why), _) => {
-                let bootfile = self.stranger(request, &found, *why)?;
-                return Some(BootAnswer { server: self.app.address, bootfile, class });
-            }
-            (Answer::Loader(platform) | Answer::LoaderUrl(platform), _)
-                if !self.app.loaders.contains_key(platform.loader) =>
-            {
-                // An offer of what is not there would only keep the firmware from its next boot device.
-                self.stranger(request, &found, Ignored::NoLoader);
-                return None;
-            }
-            (_, Found::Machine(machine)) => machine,
-            (_, Found::Unknown | Found::Conflict(_)) => return None,
-        };
-        let id = machine_id(machine);
-        let (bootfile, architecture, firmware) = match answer {
-            Answer::Ignore(_) => return None,
-            Answer::Script { architecture, firmware } => {
-                (self.app.script_link(machine, architecture, unix(now)), architecture, firmware)
-            }
-            Answer::Loader(Platform { architecture, firmware, loader }) => {
-                (format!("m/{id}/{loader}"), architecture, firmware)
-            }
-            Answer::LoaderUrl(Platform { architecture, firmware, loader }) => {
-                (format!("{}/ipxe/{id}/{loader}", self.app.base()), architecture, firmware)
-            }
-        };
-        self.app.records.firmware(machine, &request.identity, firmware, architecture, now);
-        // Not the name of the file: a script's holds a capability.
-        tracing::info!(machine = machine.metadata.name, ipxe = request.ipxe, ?firmware, %architecture, "boot offered");
-        Some(BootAnswer { server: self.app.address, bootfile, class })
+    fn count(&self, outcome: &'static str) {
+        count(&self.app.metrics.dhcp, outcome);
     }
+}
 
-    /// A box that is nobody: counted, logged once, and answered only if its serial number is wanted.
-    fn stranger(&self, request: &Request, found: &Found, why: Ignored) -> Option<String> {
-        count(&self.app.metrics.dhcp, why.as_str());
-        if why == Ignored::Unknown && self.app.identify_by_serial {
-            let platform = request.platform()?;
-            return Some(match (request.ipxe, request.class) {
-                (true, _) => format!("{}/identify.ipxe", self.app.base()),
-                (false, ClientClass::Pxe) => platform.loader.to_owned(),
-                (false, ClientClass::Http) => format!("{}/ipxe/{}", self.app.base(), platform.loader),
-            });
-        }
-        let mac = request.identity.mac?;
-        if self.strangers.is_new(mac) {
-            let (uuid, arches, reason) = (request.identity.uuid, &request.arches, why.as_str());
-            match (why, found) {
-                (_, Found::Conflict(names)) => {
-                    let machines = names.join(",");
-                    tracing::warn!(%mac, reason, machines, "not answered: more than one Machine claims this identity");
-                }
-                (Ignored::NoLoader, Found::Machine(_)) => {
-                    tracing::warn!(%mac, reason, ?arches, "not answered: there is no loader for this firmware; see --ipxe-dir");
-                }
-                (_, Found::Unknown | Found::Machine(_)) => {
-                    tracing::info!(%mac, ?uuid, ?arches, reason, "not answered: declare a Machine with this MAC or UUID to boot it");
-                }
-            }
-        }
-        None
+fn outcome(answer: &Packet) -> &'static str {
+    match answer.options.message_type() {
+        Ok(Some(MessageType::OFFER)) => "offered",
+        Ok(Some(MessageType::NAK)) => "refused",
+        _ => "acknowledged",
     }
 }
 
@@ -225,25 +176,3 @@ impl Server {
 pub fn unix(now: jiff::Timestamp) -> u64 {
     u64::try_from(now.as_second()).unwrap_or(0)
 }
-
-/// The facts of a packet; nothing if it is neither PXE nor HTTP boot.
-fn read(packet: &Packet) -> Option<(Request, Class)> {
-    let options = &packet.options;
-    let class = Class::of(&options.vendor_class()?)?;
-    // An option that does not have its form counts as absent: firmware lies, and the MAC may still be known.
-    let arches = options.arches().unwrap_or_default().into_iter().map(|arch| arch.0).collect();
-    let uuid = options.smbios_uuid().unwrap_or_default().map(MachineUuid::from_smbios);
-    let request = Request {
-        class: match class {
-            Class::Pxe => ClientClass::Pxe,
-            Class::Http => ClientClass::Http,
-        },
-        arches,
-        ipxe: options.is_ipxe(),
-        identity: Identity { mac: packet.mac().map(MacAddr), uuid, serial: None },
-    };
-    Some((request, class))
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,10 @@
 //! A boot server for tests: one Machine, one Profile, real files in a folder that goes with it.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::http::{Request, Response};
 use jiff::Timestamp;
@@ -20,6 +24,7 @@ use crate::{
     http::Passed,
     limits::Limiter,
     metrics::{Metrics, Outcome},
+    net::Interface,
     record::Records,
     store::windows::Windows,
     view::{View, Writer},
@@ -87,6 +92,10 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
         .unwrap_or_else(|_| panic!("waited in vain for {what}"));
 }
 
+/// The interface of tests.
+pub static LOOPBACK: LazyLock<Interface> =
+    LazyLock::new(|| Interface { name: "lo".to_owned(), address: Ipv4Addr::LOCALHOST });
+
 /// The MAC of the one Machine.
 pub const MAC: &str = "52:54:00:30:00:10";
 
@@ -143,7 +152,7 @@ impl Site {
             agents: [("x86_64", Agent { file, verification: "sha512-00".into() })].into(),
             key: CapabilityKey::new([7; 32]),
             pin: "sha256/00".into(),
-            address: Ipv4Addr::LOCALHOST,
+            interfaces: vec![LOOPBACK.clone()],
             http_port: 8080,
             https_port: 8443,
             server: "test".into(),
@@ -182,7 +191,12 @@ impl Site {
     /// The path of the machine's things, with a fresh capability.
     pub fn base(&self) -> String {
         let now = crate::dhcp::unix(clock::now());
-        let links = self.app.links(&self.machine, magnetite_api::Architecture::X86_64, None, now);
+        let links = self.app.site(IpAddr::V4(Ipv4Addr::LOCALHOST)).links(
+            &self.machine,
+            magnetite_api::Architecture::X86_64,
+            None,
+            now,
+        );
         links.base.trim_start_matches("http://127.0.0.1:8080").to_owned()
     }
 

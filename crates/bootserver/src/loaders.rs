@@ -1,28 +1,96 @@
-//! Files that are read once, at the start: loaders, and what is to be known of the agents.
+//! Loaders, and what is to be known of the agents: read once, at the start.
 
 use std::{collections::BTreeMap, io::ErrorKind, path::Path, sync::Arc};
 
-use magnetite_api::Architecture;
-use magnetite_boot::client::loaders;
+use kube::ResourceExt;
+use magnetite_api::{Architecture, Machine};
+use magnetite_boot::{ladder::SECURE_BOOT, site::Site};
+use magnetite_daemon::{clock, log::chain};
 use sha2::Digest;
 
-use magnetite_daemon::log::chain;
+use crate::{
+    app::{Agent, App},
+    artifacts::Checked,
+    dhcp::unix,
+};
 
-use crate::{app::Agent, artifacts::Checked};
+/// Files that are loaders, by how their names end. Nothing else of a folder is served.
+const ENDINGS: [&str; 5] = [".efi", ".pxe", ".kpxe", ".kkpxe", ".0"];
+/// A loader is a few hundred KiB; what is larger than this is something else.
+const LARGEST: u64 = 16 << 20;
+/// What a loader asks for beside itself before its own DHCP (iPXE since 2024).
+const AUTOEXEC: &str = "autoexec.ipxe";
 
-/// The loaders that are there, whole. Only names from the list are looked for: nothing else of the folder is served.
-pub fn read(folder: &Path) -> BTreeMap<String, Arc<[u8]>> {
+/// The loaders that are there, whole: those of the iPXE folder by their names, signed ones by `secure-boot/` and their names.
+pub fn read(ipxe: &Path, secure_boot: Option<&Path>) -> BTreeMap<String, Arc<[u8]>> {
+    let mut found = folder(ipxe, "");
+    if found.is_empty() {
+        let folder = ipxe.display();
+        tracing::warn!(%folder, "no loader is in --ipxe-dir: only boxes that have iPXE in a ROM will boot");
+    }
+    if let Some(path) = secure_boot {
+        let signed = folder(path, &format!("{SECURE_BOOT}/"));
+        if signed.is_empty() {
+            tracing::warn!(folder = %path.display(), "no loader is in --secure-boot-dir: boxes with Secure Boot will not boot");
+        }
+        found.extend(signed);
+    }
+    found
+}
+
+fn folder(path: &Path, prefix: &str) -> BTreeMap<String, Arc<[u8]>> {
+    let entries = std::fs::read_dir(path).map(|entries| entries.flatten().collect::<Vec<_>>());
+    let entries = entries.unwrap_or_else(|error| {
+        tracing::warn!(folder = %path.display(), error = chain(&error), "a folder of loaders cannot be read");
+        Vec::new()
+    });
     let mut found = BTreeMap::new();
-    for name in loaders() {
-        match std::fs::read(folder.join(name)) {
-            Ok(bytes) => drop(found.insert(name.to_owned(), Arc::from(bytes))),
+    for entry in entries {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let fits = entry.path().metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= LARGEST);
+        if !fits || !ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+            continue;
+        }
+        match std::fs::read(entry.path()) {
+            Ok(bytes) => drop(found.insert(format!("{prefix}{name}"), Arc::from(bytes))),
             Err(error) => {
-                let (file, error) = (folder.join(name), chain(&error));
-                tracing::warn!(file = %file.display(), error, "a loader is missing; firmware that needs it is not answered");
+                let (file, error) = (entry.path(), chain(&error));
+                tracing::warn!(file = %file.display(), error, "a loader cannot be read");
             }
         }
     }
     found
+}
+
+/// A loader as it was asked for.
+#[derive(Debug)]
+pub struct Asked {
+    /// The machine of the link, if it is one.
+    pub machine: Option<Arc<Machine>>,
+    /// The loader's name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Arc<[u8]>,
+}
+
+/// Finds `m/<machine id>/<loader>`, or `<loader>` alone. Names are compared, never made into a path. Beside every loader of a machine stands
+/// a script for it, `autoexec.ipxe`, which links to `site`.
+pub fn find(app: &App, name: &str, site: &Site<'_>) -> Option<Asked> {
+    let name = name.trim_start_matches('/');
+    let (machine, loader) = match name.strip_prefix("m/").and_then(|rest| rest.split_once('/')) {
+        Some((id, loader)) => (app.view().fleet.by_id(id), loader),
+        None => (None, name),
+    };
+    let bytes = match (&machine, loader.rsplit('/').next()) {
+        (Some(machine), Some(AUTOEXEC)) => {
+            // Known by the request that led here; a box whose server was restarted in between is what most boxes are.
+            let boot = app.records.get(&machine.name_any());
+            let architecture = boot.and_then(|entry| entry.boot.architecture).unwrap_or(Architecture::X86_64);
+            Arc::from(site.autoexec(machine, architecture, unix(clock::now())).into_bytes())
+        }
+        _ => Arc::clone(app.loaders.get(loader)?),
+    };
+    Some(Asked { machine, name: loader.to_owned(), bytes })
 }
 
 /// The agents that are there, summed once.
@@ -50,15 +118,39 @@ pub fn read_agents(folder: &Path) -> std::io::Result<BTreeMap<&'static str, Agen
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
+    use crate::fixtures;
+
+    #[tokio::test]
+    async fn a_machine_s_loader_has_a_script_beside_it() {
+        let site = fixtures::Site::new().await;
+        let here = site.app.site(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let id = magnetite_boot::capability::machine_id(&site.machine);
+        let find = |name: &str| find(&site.app, name, &here);
+        assert_eq!(&*find(&format!("m/{id}/undionly.kpxe")).unwrap().bytes, b"loader");
+        for name in [format!("m/{id}/autoexec.ipxe"), format!("/m/{id}/secure-boot/autoexec.ipxe")] {
+            let asked = find(&name).unwrap();
+            assert!(asked.machine.is_some() && asked.bytes.starts_with(b"#!ipxe\n"), "{asked:?}");
+        }
+        for name in ["autoexec.ipxe", "m/0000000000000000/autoexec.ipxe", "m/x/../undionly.kpxe"] {
+            assert!(find(name).is_none(), "{name}");
+        }
+    }
 
     #[test]
     fn nothing_else_of_the_folders_is_served() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["snponly.efi", "secret", "magnetite-agent-x86_64", "magnetite-agent-riscv64"] {
+        let signed = tempfile::tempdir().unwrap();
+        for name in ["snponly.efi", "secret", "secret.key", "magnetite-agent-x86_64", "magnetite-agent-riscv64"] {
             std::fs::write(folder.path().join(name), b"MZ").unwrap();
+            std::fs::write(signed.path().join(name), b"MZ").unwrap();
         }
-        assert_eq!(read(folder.path()).into_keys().collect::<Vec<_>>(), ["snponly.efi"]);
+        std::fs::create_dir(folder.path().join("folder.efi")).unwrap();
+        let read = |secure_boot| read(folder.path(), secure_boot).into_keys().collect::<Vec<_>>();
+        assert_eq!(read(None), ["snponly.efi"]);
+        assert_eq!(read(Some(signed.path())), ["secure-boot/snponly.efi", "snponly.efi"]);
         let agents = read_agents(folder.path()).unwrap();
         assert_eq!(agents.keys().collect::<Vec<_>>(), [&"x86_64"]);
         assert_eq!(agents["x86_64"].verification.len(), "sha512-".len() + 128);

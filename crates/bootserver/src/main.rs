@@ -22,6 +22,7 @@ mod view;
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
+use axum_server::tls_rustls::RustlsConfig;
 use clap::{CommandFactory, Parser};
 use magnetite_daemon::{
     admin::{Admin, Readiness},
@@ -38,6 +39,7 @@ use crate::{
     args::{Args, DhcpMode},
     artifacts::{Fetcher, Library, is_fetched_from},
     metrics::Metrics,
+    net::Interface,
     record::Records,
     store::{catalog::Folder, cluster, snapshot, windows::Windows},
     view::{View, Writer},
@@ -58,7 +60,6 @@ fn main() -> Result<()> {
 
 async fn run(args: Args) -> Result<()> {
     let stop = magnetite_daemon::signals().context("listen for signals")?;
-    let interface = args.interface.clone().context("--interface is missing")?;
     let data = args.data_dir.clone().context("--data-dir is missing")?;
     std::fs::create_dir_all(&data).with_context(|| format!("create --data-dir {}", data.display()))?;
     let readiness = Readiness::default();
@@ -66,14 +67,15 @@ async fn run(args: Args) -> Result<()> {
 
     let (writer, reader) = watch::channel(Arc::new(View::default()));
     let tls = keys::tls(&data)?;
-    let app = Arc::new(prepare(&args, &interface, &data, reader, tls.pin.clone()).await?);
+    let app = Arc::new(prepare(&args, &data, reader, tls.pin.clone()).await?);
     // Everything is bound before anything is served.
-    let sockets = Sockets::bind(&args, &interface, app.address).await?;
+    let sockets = Sockets::bind(&args, &app.interfaces).await?;
     let admin = Admin::bind(&args.admin).await?;
     sockets_bound.open();
 
     let mut tasks = watching(&args, data.clone(), &app, writer, view_there, &stop)?;
-    tasks.extend(sockets.serve(&app, interface.clone(), tls, &stop));
+    let (config, strangers) = (RustlsConfig::from_config(Arc::new(tls.config)), Arc::default());
+    tasks.extend(sockets.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     let fetcher = Fetcher::new(is_fetched_from).context("make a client for artifacts")?;
     tasks.push(task("artifacts", Arc::clone(&app.library).run(app.view.clone(), fetcher, stop.clone())));
     tasks.push(task("reports", report::run(Arc::clone(&app), data, stop.clone())));
@@ -81,19 +83,22 @@ async fn run(args: Args) -> Result<()> {
     app.metrics.register(&mut registry);
     tasks.push(task("admin", admin.run(registry, readiness, stop.clone())));
     let (http_port, https_port) = (app.http_port, app.https_port);
-    tracing::info!(address = %app.address, interface, http_port, https_port, dhcp = ?args.dhcp, "serving");
+    for Interface { name, address } in &app.interfaces {
+        tracing::info!(iface = name, %address, http_port, https_port, dhcp = ?args.dhcp, "serving");
+    }
     magnetite_daemon::supervise(stop, tasks).await?;
     Ok(())
 }
 
 /// All that the drivers have at hand.
-async fn prepare(args: &Args, interface: &str, data: &std::path::Path, view: view::Reader, pin: String) -> Result<App> {
+async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: String) -> Result<App> {
     let Args {
         catalog,
-        interface: _,
+        interface,
         address,
         data_dir: _,
         ipxe_dir,
+        secure_boot_dir,
         artifacts_dir,
         agent_dir,
         http_port,
@@ -110,6 +115,13 @@ async fn prepare(args: &Args, interface: &str, data: &std::path::Path, view: vie
         Some(_) => Cluster::None(Arc::new(Windows::load(data))),
         None => Cluster::Client(client().await?),
     };
+    if interface.len() > 1 && address.is_some() {
+        anyhow::bail!(
+            "--address is for one interface; {} are given: each is reached at its own first address",
+            interface.len()
+        );
+    }
+    let interfaces = interface.iter().map(|name| Interface::find(name, *address)).collect::<Result<_, _>>()?;
     let records = Records::default();
     records.restore(report::remembered(data));
     let folder = artifacts_dir.clone().unwrap_or_else(|| data.join("artifacts"));
@@ -117,14 +129,11 @@ async fn prepare(args: &Args, interface: &str, data: &std::path::Path, view: vie
         view,
         records: Arc::new(records),
         library: Arc::new(Library::new(folder, data.join("cache"))),
-        loaders: loaders::read(ipxe_dir),
+        loaders: loaders::read(ipxe_dir, secure_boot_dir.as_deref()),
         agents: loaders::read_agents(agent_dir)?,
         key: keys::capability(data)?,
         pin,
-        address: match address {
-            Some(address) => *address,
-            None => net::address(interface)?,
-        },
+        interfaces,
         http_port: *http_port,
         https_port: *https_port,
         server: match server_name {
@@ -172,43 +181,60 @@ fn watching(
     }
 }
 
-/// Every socket, bound.
+/// The sockets of one interface, bound.
 struct Sockets {
-    dhcp: Option<(UdpSocket, UdpSocket)>,
+    interface: Interface,
+    dhcp: Vec<(dhcp::Service, UdpSocket)>,
     tftp: UdpSocket,
     http: TcpListener,
     https: TcpListener,
 }
 
 impl Sockets {
-    async fn bind(args: &Args, interface: &str, address: Ipv4Addr) -> Result<Self> {
-        let udp = |address, port| net::udp(Some(interface), address, port);
-        let dhcp = match args.dhcp {
-            DhcpMode::Proxy => Some((udp(Ipv4Addr::UNSPECIFIED, 67)?, udp(Ipv4Addr::UNSPECIFIED, 4011)?)),
-            DhcpMode::Off => None,
-        };
-        let (http, https) = (bind_tcp(address, args.http_port).await?, bind_tcp(address, args.https_port).await?);
-        Ok(Self { dhcp, tftp: udp(address, 69)?, http, https })
+    async fn bind(args: &Args, interfaces: &[Interface]) -> Result<Vec<Self>> {
+        let mut all = Vec::new();
+        for interface in interfaces {
+            all.push(Self::bind_one(args, interface.clone()).await?);
+        }
+        Ok(all)
     }
 
-    fn serve(self, app: &Arc<App>, interface: String, tls: keys::AgentTls, stop: &CancellationToken) -> Vec<Task> {
-        let Self { dhcp, tftp, http, https } = self;
-        let mtu = net::mtu(&interface);
-        let source = tftp::Source { address: app.address, interface: Some(interface) };
-        let tls = axum_server::tls_rustls::RustlsConfig::from_config(Arc::new(tls.config));
+    async fn bind_one(args: &Args, interface: Interface) -> Result<Self> {
+        let Interface { name, address } = &interface;
+        let services: &[(dhcp::Service, u16)] = match args.dhcp {
+            DhcpMode::Proxy => &[(dhcp::Service::Proxy, 67), (dhcp::Service::BootServer, 4011)],
+            DhcpMode::Reservations => &[(dhcp::Service::Reservations, 67), (dhcp::Service::BootServer, 4011)],
+            DhcpMode::BootServer => &[(dhcp::Service::BootServer, 4011)],
+            DhcpMode::Off => &[],
+        };
+        let any = Ipv4Addr::UNSPECIFIED;
+        let bind = |(service, port): &(_, _)| Ok((*service, net::udp(Some(name), any, *port)?));
+        let dhcp = services.iter().map(bind).collect::<Result<_, net::NetError>>()?;
+        let tftp = net::udp(Some(name), *address, 69)?;
+        let (http, https) = (bind_tcp(*address, args.http_port).await?, bind_tcp(*address, args.https_port).await?);
+        Ok(Self { interface, dhcp, tftp, http, https })
+    }
+
+    fn serve(
+        self,
+        app: &Arc<App>,
+        tls: &RustlsConfig,
+        strangers: &Arc<dhcp::Strangers>,
+        stop: &CancellationToken,
+    ) -> Vec<Task> {
+        let Self { interface, dhcp, tftp, http, https } = self;
+        let mtu = net::mtu(&interface.name);
+        let source = tftp::Source { address: interface.address, interface: Some(interface.name.clone()) };
         let mut tasks = vec![
             task("tftp", tftp::Server::new(tftp, source, mtu, Arc::clone(app)).run(stop.clone())),
             task("http", http::plain(http, http::public(Arc::clone(app)), stop.clone())),
-            task("https", http::tls(https, http::private(Arc::clone(app)), tls, stop.clone())),
+            task("https", http::tls(https, http::private(Arc::clone(app)), tls.clone(), stop.clone())),
         ];
-        if let Some((proxy, boot_server)) = dhcp {
-            let strangers = Arc::default();
-            for (name, service, socket) in
-                [("dhcp", dhcp::Service::Proxy, proxy), ("pxe", dhcp::Service::BootServer, boot_server)]
-            {
-                let server = dhcp::Server::new(socket, service, Arc::clone(app), Arc::clone(&strangers));
-                tasks.push(task(name, server.run(stop.clone())));
-            }
+        for (service, socket) in dhcp {
+            let strangers = Arc::clone(strangers);
+            let server = dhcp::Server::new(socket, service, interface.clone(), Arc::clone(app), strangers);
+            let name = if service == dhcp::Service::BootServer { "pxe" } else { "dhcp" };
+            tasks.push(task(name, server.run(stop.clone())));
         }
         tasks
     }

@@ -6,6 +6,7 @@ use std::{
     io::IoSlice,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::AsRawFd,
+    path::Path,
 };
 
 use nix::{
@@ -34,15 +35,35 @@ pub enum NetError {
         /// The port.
         port: u16,
         /// What may be done.
-        hint: &'static str,
+        hint: String,
         /// Why.
         #[source]
         source: std::io::Error,
     },
 }
 
+/// An interface on which machines boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Our address there.
+    pub address: Ipv4Addr,
+}
+
+impl Interface {
+    /// The interface of a name, at its first address unless another is given.
+    pub fn find(name: &str, given: Option<Ipv4Addr>) -> Result<Self, NetError> {
+        let address = match given {
+            Some(address) => address,
+            None => address(name)?,
+        };
+        Ok(Self { name: name.to_owned(), address })
+    }
+}
+
 /// The first IPv4 address of an interface.
-pub fn address(interface: &str) -> Result<Ipv4Addr, NetError> {
+fn address(interface: &str) -> Result<Ipv4Addr, NetError> {
     let all = getifaddrs().map_err(NetError::Interfaces)?;
     let mut own = all.filter(|one| one.interface_name == interface);
     own.find_map(|one| Some(one.address?.as_sockaddr_in()?.ip()))
@@ -76,6 +97,46 @@ pub async fn send_from(socket: &UdpSocket, source: Ipv4Addr, bytes: &[u8], to: S
     socket.async_io(Interest::WRITABLE, send).await
 }
 
+/// Who holds a port, and what may be done about it.
+fn in_use(port: u16) -> String {
+    let holder = match held_by(Path::new("/proc"), port) {
+        Some(holder) => format!("; {holder} holds it"),
+        None => "; another process of this host holds it (`ss -lunp` as root names it)".to_owned(),
+    };
+    let way_out = match port {
+        67 => {
+            ". Two ways out: run the boot server on another host of this network, or let the DHCP server that is here say option 60 \
+             \"PXEClient\" and run with --dhcp boot-server, which needs port 4011 only"
+        }
+        _ => "",
+    };
+    holder + way_out
+}
+
+/// The process that holds a UDP port, as far as this process may see.
+fn held_by(proc: &Path, port: u16) -> Option<String> {
+    let table = std::fs::read_to_string(proc.join("net/udp")).ok()?;
+    let inodes: Vec<String> = table.lines().skip(1).filter_map(|line| inode(line, port)).collect();
+    let pids = std::fs::read_dir(proc).ok()?.flatten().map(|entry| entry.path());
+    pids.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit)))
+        .find(|path| {
+            let links = std::fs::read_dir(path.join("fd")).into_iter().flatten().flatten();
+            let mut sockets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+            sockets.any(|socket| inodes.iter().any(|inode| socket.as_os_str() == format!("socket:[{inode}]").as_str()))
+        })
+        .map(|path| {
+            let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+            format!("{} (process {})", name.trim(), path.file_name().unwrap_or_default().to_string_lossy())
+        })
+}
+
+/// The socket of a line of /proc/net/udp, if it is of this port: `sl local_address rem_address st … inode …`.
+fn inode(line: &str, port: u16) -> Option<String> {
+    let fields: Vec<_> = line.split_ascii_whitespace().collect();
+    let (_, hex) = fields.get(1)?.rsplit_once(':')?;
+    (u16::from_str_radix(hex, 16) == Ok(port)).then(|| fields.get(9).map(|inode| (*inode).to_owned()))?
+}
+
 /// A UDP socket that hears one interface only, if one is given; what it sends goes out there.
 pub fn udp(interface: Option<&str>, address: Ipv4Addr, port: u16) -> Result<UdpSocket, NetError> {
     let attempt = || -> std::io::Result<UdpSocket> {
@@ -92,12 +153,28 @@ pub fn udp(interface: Option<&str>, address: Ipv4Addr, port: u16) -> Result<UdpS
     };
     attempt().map_err(|source| {
         let hint = match source.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "; another DHCP or TFTP server of this host holds it (`ss -lunp` names it)"
-            }
-            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
-            _ => "",
+            std::io::ErrorKind::AddrInUse => in_use(port),
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned(),
+            _ => String::new(),
         };
         NetError::Bind { port, hint, source }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_a_port_is_named() {
+        let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = held.local_addr().unwrap().port();
+        let holder = held_by(Path::new("/proc"), port).expect("it is this process");
+        assert!(holder.contains(&format!("(process {})", std::process::id())), "{holder}");
+        let error = udp(None, Ipv4Addr::LOCALHOST, port).unwrap_err().to_string();
+        assert!(error.contains(&holder), "{error}");
+        assert!(in_use(67).contains("--dhcp boot-server"));
+        drop(held);
+        assert_eq!(held_by(Path::new("/proc"), port), None);
+    }
 }

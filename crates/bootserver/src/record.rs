@@ -9,16 +9,19 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use magnetite_api::{
-    Architecture, Machine,
-    report::{BootFailure, BootRecord, BootStep, BootStepName, Firmware, Inventory},
+    Machine,
+    conditions::reason,
+    report::{BootFailure, BootRecord, BootStep, BootStepName, Inventory},
     time::seconds,
 };
-use magnetite_boot::fleet::Identity;
+use magnetite_boot::{client::Request, plan::Answer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 /// A firmware's request this long after the last sign of life begins another boot.
 const SILENCE: SignedDuration = SignedDuration::from_mins(10);
+/// A loader that was fetched needs longer than this to start, fail, and give the box back to its firmware.
+const LOADER_TIME: SignedDuration = SignedDuration::from_secs(5);
 
 /// All records.
 #[derive(Debug, Default)]
@@ -80,39 +83,61 @@ impl Records {
 
     /// Changes a machine's entry, which begins with its first sign of life. One that was deleted and created again
     /// is another machine.
-    fn change(&self, machine: &Machine, now: Timestamp, change: impl FnOnce(&mut Entry)) {
+    fn change<T>(&self, machine: &Machine, now: Timestamp, change: impl FnOnce(&mut Entry) -> T) -> T {
         let mut entries = self.lock();
         let entry = entries.entry(machine.name_any()).or_insert_with(|| begin(machine, now));
         if entry.uid != machine.uid().unwrap_or_default() {
             *entry = Entry { version: entry.version, ..begin(machine, now) };
         }
-        change(entry);
+        let result = change(entry);
         entry.boot.last_seen = seconds(now);
         entry.version += 1;
         drop(entries);
         self.changed.notify_one();
+        result
     }
 
-    /// The firmware, or a ROM's iPXE, asked for something to boot. Begins a boot unless one has just begun.
-    pub fn firmware(
+    /// The firmware, or iPXE, asked for something to boot, and is answered what `choose` says, given the loaders that failed on the box.
+    /// Begins a boot unless one has just begun. True beside the answer if it is not what the box was told last.
+    pub fn asked(
         &self,
         machine: &Machine,
-        identity: &Identity,
-        firmware: Firmware,
-        architecture: Architecture,
+        request: &Request,
         now: Timestamp,
-    ) {
+        choose: impl FnOnce(&[String]) -> Answer,
+    ) -> (Answer, bool) {
         self.change(machine, now, |entry| {
-            if is_over(&entry.boot, now) {
-                entry.boot = begin(machine, now).boot;
+            let lost = lost_loader(&entry.boot, request, now);
+            if lost.is_some() || is_over(&entry.boot, now) {
+                let mut failed = std::mem::take(&mut entry.boot.failed_loaders);
+                // The newest failure last, each loader once.
+                failed.retain(|name| Some(name) != lost.as_ref());
+                failed.extend(lost.clone());
+                entry.boot = BootRecord { failed_loaders: failed, ..begin(machine, now).boot };
             }
             let boot = &mut entry.boot;
+            let answer = choose(&boot.failed_loaders);
+            (boot.mac, boot.uuid) = (request.identity.mac.or(boot.mac), request.identity.uuid.or(boot.uuid));
+            let news = boot.step(BootStepName::FirmwareSeen).is_none();
+            let (platform, loader) = match &answer {
+                Answer::Loader { platform, file } => (platform, Some(file)),
+                Answer::Script { platform } => (platform, None),
+                Answer::Ignore(_) => {
+                    let arches = &request.arches;
+                    let message = format!("no loader is at hand for this firmware (option 93: {arches:?}); see netboot, --ipxe-dir and --secure-boot-dir");
+                    set_failure(machine, boot, BootStepName::FirmwareSeen, reason::NO_LOADER, &message, now);
+                    return (answer, false);
+                }
+            };
             // iPXE that a loader started asks again, as iPXE: what it runs on was known before.
-            boot.firmware = boot.firmware.or(Some(firmware));
-            boot.architecture = Some(architecture);
-            (boot.mac, boot.uuid) = (identity.mac.or(boot.mac), identity.uuid.or(boot.uuid));
-            add(machine, boot, BootStepName::FirmwareSeen, Detail::default(), now);
-        });
+            boot.firmware = boot.firmware.or(Some(platform.firmware));
+            boot.architecture = Some(platform.architecture);
+            boot.loader = loader.or(boot.loader.as_ref()).cloned();
+            let detail =
+                lost.map(|lost| format!("{lost} was fetched and never asked for the script")).map(Detail::words);
+            add(machine, boot, BootStepName::FirmwareSeen, detail.unwrap_or_default(), now);
+            (answer, news)
+        })
     }
 
     /// A step was reached. Clears a failure of the same step, and of those before it.
@@ -122,15 +147,7 @@ impl Records {
 
     /// A step failed. That it was reached once more, or one after it, clears it.
     pub fn fail(&self, machine: &Machine, step: BootStepName, reason: &str, message: &str, now: Timestamp) {
-        let (reason, message) = (clean(reason, 64), clean(message, 512));
-        self.change(machine, now, |entry| {
-            let before = entry.boot.failure.as_ref().map(|failure| (failure.step, failure.reason.as_str()));
-            if before != Some((step, reason.as_str())) {
-                let step = step.as_str();
-                tracing::warn!(machine = machine.name_any(), step, reason, detail = message, "boot step failed");
-            }
-            entry.boot.failure = Some(BootFailure { step, reason, message, at: seconds(now) });
-        });
+        self.change(machine, now, |entry| set_failure(machine, &mut entry.boot, step, reason, message, now));
     }
 
     /// The agent said what the box is made of.
@@ -178,6 +195,8 @@ fn begin(machine: &Machine, now: Timestamp) -> Entry {
         address: None,
         steps: Vec::new(),
         failure: None,
+        loader: None,
+        failed_loaders: Vec::new(),
     };
     Entry { uid: machine.uid().unwrap_or_default(), boot, inventory: None, version: 0 }
 }
@@ -186,6 +205,32 @@ fn begin(machine: &Machine, now: Timestamp) -> Entry {
 fn is_over(boot: &BootRecord, now: Timestamp) -> bool {
     let past_script = boot.furthest().is_some_and(|step| step.name >= BootStepName::ScriptServed);
     past_script || now.duration_since(boot.last_seen.0) > SILENCE
+}
+
+/// The loader that the box fetched in this boot and that then never asked for the script: now its firmware asks again. What asks within a
+/// moment is the same boot: a second card, or a packet that was sent twice.
+fn lost_loader(boot: &BootRecord, request: &Request, now: Timestamp) -> Option<String> {
+    let sent = boot.step(BootStepName::LoaderSent).filter(|_| !request.ipxe)?;
+    let back = boot.furthest().is_some_and(|step| step.name >= BootStepName::ScriptServed);
+    let again = now.duration_since(sent.last_at.0) > LOADER_TIME;
+    boot.loader.clone().filter(|_| again && !back)
+}
+
+fn set_failure(
+    machine: &Machine,
+    boot: &mut BootRecord,
+    step: BootStepName,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) {
+    let (reason, message) = (clean(reason, 64), clean(message, 512));
+    let before = boot.failure.as_ref().map(|failure| (failure.step, failure.reason.as_str()));
+    if before != Some((step, reason.as_str())) {
+        let step = step.as_str();
+        tracing::warn!(machine = machine.name_any(), step, reason, detail = message, "boot step failed");
+    }
+    boot.failure = Some(BootFailure { step, reason, message, at: seconds(now) });
 }
 
 fn add(machine: &Machine, boot: &mut BootRecord, name: BootStepName, detail: Detail, now: Timestamp) {
@@ -219,6 +264,8 @@ pub fn clean(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use BootStepName::{AgentStarted, CertificateReceived, Claiming, FirmwareSeen, LoaderSent, ScriptServed};
+    use magnetite_api::{netboot::NetbootSpec, report::Firmware};
+    use magnetite_boot::{client::ClientClass, fleet::Identity, ladder, plan::Ignored};
     use rstest::rstest;
 
     use super::*;
@@ -228,8 +275,25 @@ mod tests {
         records.get("box").unwrap().boot.steps.iter().map(|step| (step.name, step.count)).collect()
     }
 
-    fn seen(records: &Records, second: i64, firmware: Firmware) {
-        records.firmware(&machine("box"), &Identity::default(), firmware, Architecture::X86_64, at(second));
+    /// A request of UEFI, or of iPXE, that is answered as the ladder says.
+    fn seen(records: &Records, second: i64, ipxe: bool) -> Answer {
+        let request = Request { class: ClientClass::Pxe, arches: vec![7], ipxe, identity: Identity::default() };
+        let platform = ladder::platform(&request).unwrap();
+        let choose = |failed: &[String]| match ipxe {
+            true => Answer::Script { platform },
+            false => Answer::Loader {
+                platform,
+                file: ladder::loader(platform, &NetbootSpec::default(), failed, |_| true).unwrap(),
+            },
+        };
+        records.asked(&machine("box"), &request, at(second), choose).0
+    }
+
+    fn file(answer: Answer) -> String {
+        match answer {
+            Answer::Loader { file, .. } => file,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// What was reached before, how long ago in seconds, and whether the firmware's next request is another boot.
@@ -246,7 +310,7 @@ mod tests {
         for step in before {
             records.step(&machine("box"), *step, Detail::default(), at(0));
         }
-        seen(&records, later, Firmware::Uefi);
+        seen(&records, later, true);
         let began = records.get("box").unwrap().boot.started_at;
         assert_eq!(began, seconds(at(if another { later } else { 0 })));
         assert_eq!(another, steps(&records) == [(FirmwareSeen, 1)]);
@@ -255,10 +319,10 @@ mod tests {
     #[test]
     fn steps_are_counted_and_the_firmware_is_the_one_below_ipxe() {
         let records = Records::default();
-        seen(&records, 0, Firmware::Uefi);
-        seen(&records, 4, Firmware::Uefi);
+        seen(&records, 0, false);
+        seen(&records, 4, false);
         records.step(&machine("box"), LoaderSent, Detail::words("snponly.efi").at_peer("10.0.0.9"), at(5));
-        seen(&records, 9, Firmware::Bios); // the loader's iPXE asks
+        seen(&records, 9, true);
         records.step(&machine("box"), LoaderSent, Detail::bytes(7), at(10));
         assert_eq!(steps(&records), [(FirmwareSeen, 3), (LoaderSent, 2)]);
         let boot = records.get("box").unwrap().boot;
@@ -266,6 +330,36 @@ mod tests {
         let sent = boot.step(LoaderSent).unwrap();
         assert_eq!((&sent.first_at, &sent.last_at), (&seconds(at(5)), &seconds(at(10))));
         assert_eq!((sent.bytes, sent.detail.as_deref()), (Some(7), Some("snponly.efi")), "what is new, over what was");
+    }
+
+    #[test]
+    fn a_loader_that_never_came_back_is_followed_by_the_next() {
+        let records = Records::default();
+        let fetched = |second| records.step(&machine("box"), LoaderSent, Detail::default(), at(second));
+        assert_eq!(file(seen(&records, 0, false)), "snponly.efi");
+        fetched(1);
+        assert_eq!(file(seen(&records, 4, false)), "snponly.efi", "a second card, or a packet that came twice");
+        assert_eq!(file(seen(&records, 60, false)), "ipxe.efi", "it had its time");
+        let boot = records.get("box").unwrap().boot;
+        assert_eq!((boot.started_at.clone(), boot.failed_loaders.len()), (seconds(at(60)), 1));
+        assert!(boot.step(FirmwareSeen).unwrap().detail.as_ref().unwrap().starts_with("snponly.efi was fetched"));
+        fetched(61);
+        assert_eq!(file(seen(&records, 120, false)), "snponly.efi", "both failed: the one that failed longer ago");
+        fetched(121);
+        assert_eq!(file(seen(&records, 180, false)), "ipxe.efi");
+        fetched(181);
+        seen(&records, 185, true);
+        records.step(&machine("box"), ScriptServed, Detail::default(), at(190));
+        assert_eq!(file(seen(&records, 900, false)), "ipxe.efi", "what worked stays");
+    }
+
+    #[test]
+    fn firmware_for_which_there_is_no_loader_is_a_boot_that_failed() {
+        let records = Records::default();
+        let request = Request { class: ClientClass::Pxe, arches: vec![6], ipxe: false, identity: Identity::default() };
+        records.asked(&machine("box"), &request, at(0), |_| Answer::Ignore(Ignored::NoLoader));
+        let failure = records.get("box").unwrap().boot.failure.unwrap();
+        assert_eq!((failure.step, failure.reason.as_str()), (FirmwareSeen, "NoLoader"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::App,
     dhcp::MOST_ERRORS,
+    loaders,
     metrics::{Way, count},
     net,
     record::Detail,
@@ -94,13 +95,15 @@ impl Server {
 
     async fn request(&self, bytes: &[u8], peer: SocketAddrV4, tracker: &TaskTracker) {
         let refusal = match Packet::decode(bytes) {
-            Ok(Packet::Read(request)) => match self.find(&request) {
-                Some(found) => {
-                    self.start(request, found, peer, tracker);
-                    return;
+            Ok(Packet::Read(request)) => {
+                match loaders::find(&self.app, &request.file, &self.app.site(IpAddr::V4(self.source.address))) {
+                    Some(found) => {
+                        self.start(request, found, peer, tracker);
+                        return;
+                    }
+                    None => (ErrorCode::NOT_FOUND, "no such file", "not_found"),
                 }
-                None => (ErrorCode::NOT_FOUND, "no such file", "not_found"),
-            },
+            }
             Ok(Packet::Write) => (ErrorCode::ACCESS, "read only", "write_refused"),
             // A late packet of a transfer that is over; answering it would only add noise.
             Ok(_) => return,
@@ -116,24 +119,7 @@ impl Server {
         drop(self.socket.send_to(&out, peer).await);
     }
 
-    /// The file of a request: `m/<machine id>/<loader>`, or `<loader>` alone. Names are compared, never made into a path.
-    fn find(&self, request: &ReadRequest) -> Option<(Option<String>, String, Arc<[u8]>)> {
-        let name = request.file.trim_start_matches('/');
-        let (id, loader) = match name.strip_prefix("m/").and_then(|rest| rest.split_once('/')) {
-            Some((id, loader)) => (Some(id.to_owned()), loader),
-            None => (None, name),
-        };
-        let bytes = self.app.loaders.get(loader)?;
-        Some((id, loader.to_owned(), Arc::clone(bytes)))
-    }
-
-    fn start(
-        &self,
-        request: ReadRequest,
-        found: (Option<String>, String, Arc<[u8]>),
-        peer: SocketAddrV4,
-        tracker: &TaskTracker,
-    ) {
+    fn start(&self, request: ReadRequest, found: loaders::Asked, peer: SocketAddrV4, tracker: &TaskTracker) {
         let Ok(permit) = Arc::clone(&self.transfers).try_acquire_owned() else {
             count(&self.app.metrics.tftp, "too_many");
             return;
@@ -144,7 +130,7 @@ impl Server {
         };
         let (app, source, limits) = (Arc::clone(&self.app), self.source.clone(), self.limits);
         tracker.spawn(async move {
-            let (id, loader, bytes) = found;
+            let loaders::Asked { machine, name: loader, bytes } = found;
             let end = match send(&source, limits, peer, &request, &bytes).await {
                 Ok(end) => end,
                 Err(error) => {
@@ -155,7 +141,6 @@ impl Server {
             let End { outcome, bytes: sent, resent } = end;
             count(&app.metrics.tftp, outcome);
             app.metrics.sent(Way::Tftp, sent);
-            let machine = id.and_then(|id| app.view().fleet.by_id(&id));
             let name = machine.as_ref().and_then(|machine| machine.metadata.name.as_deref());
             match (outcome, &machine) {
                 // EDK2 asks twice: for the size, then for the file.
@@ -167,7 +152,7 @@ impl Server {
                     tracing::warn!(%peer, file = loader, machine = name, bytes = sent, reason = outcome, "TFTP transfer not done");
                 }
             }
-            if let ("done", Some(machine)) = (outcome, machine) {
+            if let ("done", Some(machine), false) = (outcome, machine, loader.ends_with(".ipxe")) {
                 let words = if resent > 0 { format!("{loader}, {resent} packets sent again") } else { loader };
                 let detail = Detail { bytes: Some(sent), ..Detail::words(words) }.at_peer(peer.ip());
                 app.records.step(&machine, BootStepName::LoaderSent, detail, clock::now());

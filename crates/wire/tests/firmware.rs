@@ -9,7 +9,7 @@ use dhcproto::{Decodable, Encodable};
 use magnetite_wire::{
     dhcp::{
         Arch, MessageType, OptionCode, Packet,
-        reply::{BootAnswer, Class, Destination, ReplyError, boot_server_ack, proxy_offer},
+        reply::{self, BootAnswer, Class, Destination, ReplyError, boot_server_ack, proxy_offer},
     },
     pxe, tftp,
 };
@@ -65,7 +65,7 @@ fn every_request_of_firmware_gets_the_form_that_all_accept() {
             if !is_dhcp(&datagram) || request.op != 1 {
                 continue;
             }
-            let answer = BootAnswer { server, bootfile: "snponly.efi".to_owned(), class };
+            let answer = BootAnswer { server, bootfile: "snponly.efi".to_owned(), class, direct: true };
             let (offer, to) = proxy_offer(&request, &answer).unwrap();
             assert_eq!(to, Destination::Broadcast);
             assert_eq!(
@@ -93,8 +93,12 @@ fn a_menu_s_choice_is_echoed_and_the_answer_goes_back_to_its_port() {
         .map(|datagram| Packet::decode(&datagram.payload).unwrap())
         .expect("the capture has a request on 4011");
     let peer = "172.30.0.150:68".parse().unwrap();
-    let answer =
-        BootAnswer { server: Ipv4Addr::new(172, 30, 0, 1), bootfile: "undionly.kpxe".into(), class: Class::Pxe };
+    let answer = BootAnswer {
+        server: Ipv4Addr::new(172, 30, 0, 1),
+        bootfile: "undionly.kpxe".into(),
+        class: Class::Pxe,
+        direct: true,
+    };
     let (ack, to) = boot_server_ack(&request, &answer, peer).unwrap();
     assert_eq!(to, Destination::Peer(peer));
     assert_eq!(ack.options.get(OptionCode::VENDOR).unwrap()[..2], [71, 4]);
@@ -105,7 +109,12 @@ fn a_menu_s_choice_is_echoed_and_the_answer_goes_back_to_its_port() {
 fn a_boot_file_that_does_not_fit_is_an_error_and_not_a_cut_name() {
     let datagram = &datagrams("uefi-http.pcap")[0];
     let request = Packet::decode(&datagram.payload).unwrap();
-    let answer = |len: usize| BootAnswer { server: Ipv4Addr::LOCALHOST, bootfile: "x".repeat(len), class: Class::Http };
+    let answer = |len: usize| BootAnswer {
+        server: Ipv4Addr::LOCALHOST,
+        bootfile: "x".repeat(len),
+        class: Class::Http,
+        direct: true,
+    };
     assert!(proxy_offer(&request, &answer(127)).is_ok());
     assert!(proxy_offer(&request, &answer(128)).is_err());
     let error = proxy_offer(&request, &answer(4096)).unwrap_err().to_string();
@@ -117,7 +126,12 @@ fn a_boot_file_that_does_not_fit_is_an_error_and_not_a_cut_name() {
 #[test]
 fn answers_go_where_they_are_heard() {
     let mut request = Packet::decode(&datagrams("uefi-probe-full.pcap")[0].payload).unwrap();
-    let answer = BootAnswer { server: Ipv4Addr::new(172, 30, 0, 1), bootfile: "snponly.efi".into(), class: Class::Pxe };
+    let answer = BootAnswer {
+        server: Ipv4Addr::new(172, 30, 0, 1),
+        bootfile: "snponly.efi".into(),
+        class: Class::Pxe,
+        direct: true,
+    };
     let to = |request: &Packet| proxy_offer(request, &answer).unwrap().1.address().to_string();
     assert_eq!(to(&request), "255.255.255.255:68");
     request.giaddr = Ipv4Addr::new(10, 0, 0, 1);
@@ -141,7 +155,8 @@ fn a_request_without_a_transaction_id_is_answered_without_one() {
     let request = datagrams("probe-bios-menu.pcap").into_iter().find(|datagram| datagram.target == 4011).unwrap();
     let request = Packet::decode(&request.payload).unwrap();
     assert_eq!(request.xid, 0, "iPXE's boot-server request");
-    let answer = BootAnswer { server: Ipv4Addr::LOCALHOST, bootfile: "undionly.kpxe".into(), class: Class::Pxe };
+    let answer =
+        BootAnswer { server: Ipv4Addr::LOCALHOST, bootfile: "undionly.kpxe".into(), class: Class::Pxe, direct: true };
     let (ack, _) = boot_server_ack(&request, &answer, "172.30.0.151:68".parse().unwrap()).unwrap();
     assert_eq!((ack.xid, ack.flags, ack.ciaddr, ack.secs), (0, request.flags, request.ciaddr, request.secs));
 }
@@ -227,4 +242,62 @@ fn a_request_of_firmware_is_not_amplified() {
             assert!(agreed.oack && sent <= 3 * asked, "{name}: {sent} bytes for {asked}");
         }
     }
+}
+
+fn reserved() -> reply::Lease {
+    reply::Lease {
+        address: Ipv4Addr::new(172, 30, 0, 21),
+        mask: Ipv4Addr::new(255, 255, 255, 0),
+        seconds: 86_400,
+        router: Some(Ipv4Addr::new(172, 30, 0, 2)),
+        dns_servers: vec![Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(1, 1, 1, 1)],
+        ntp_servers: Vec::new(),
+        host_name: "box".to_owned(),
+        domain: None,
+    }
+}
+
+#[test]
+fn a_reserved_address_comes_with_all_that_is_said_of_it() {
+    let request = Packet::decode(&datagrams("uefi-probe-full.pcap")[0].payload).unwrap();
+    let server = Ipv4Addr::new(172, 30, 0, 1);
+    let boot = BootAnswer { server, bootfile: "snponly.efi".into(), class: Class::Pxe, direct: true };
+    let (offer, to) = reply::lease(&request, MessageType::OFFER, server, &reserved(), Some(&boot)).unwrap();
+    assert_eq!((offer.yiaddr, offer.siaddr, to), (reserved().address, server, Destination::Broadcast));
+    let options: Vec<_> = offer.options.iter().map(|(code, value)| (code.0, value.to_vec())).collect();
+    assert_eq!(options[..2], [(53, vec![2]), (54, server.octets().to_vec())]);
+    assert_eq!(options[2..7].iter().map(|(code, _)| *code).collect::<Vec<_>>(), [51, 1, 3, 6, 12], "nothing empty");
+    assert_eq!(offer.options.get(OptionCode::LEASE_TIME).unwrap(), 86_400_u32.to_be_bytes());
+    assert_eq!(offer.options.get(OptionCode::VENDOR).unwrap(), pxe::BOOT_AT_ONCE);
+    let mut renewal = request.clone();
+    renewal.ciaddr = reserved().address;
+    let (ack, to) = reply::lease(&renewal, MessageType::ACK, server, &reserved(), None).unwrap();
+    assert_eq!(to, Destination::Client(reserved().address));
+    assert!(ack.bootfile().is_empty() && ack.siaddr.is_unspecified() && ack.options.vendor_class().is_none());
+}
+
+#[test]
+fn a_wrong_address_is_refused_to_all() {
+    let mut request = Packet::decode(&datagrams("uefi-probe-full.pcap")[0].payload).unwrap();
+    (request.flags, request.ciaddr) = (0, Ipv4Addr::new(10, 0, 0, 9));
+    let (nak, to) = reply::refusal(&request, Ipv4Addr::LOCALHOST);
+    assert_eq!((nak.ciaddr, nak.yiaddr, to), (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED, Destination::Broadcast));
+    request.giaddr = Ipv4Addr::new(10, 0, 0, 1);
+    let (nak, to) = reply::refusal(&request, Ipv4Addr::LOCALHOST);
+    assert_eq!((nak.flags, to), (0x8000, Destination::Relay(request.giaddr)), "RFC 2131, 4.3.2");
+}
+
+#[test]
+fn who_asks_on_4011_is_told_nothing_before() {
+    let request = Packet::decode(&datagrams("uefi-probe-full.pcap")[0].payload).unwrap();
+    let server = Ipv4Addr::new(172, 30, 0, 1);
+    let answer = BootAnswer { server, bootfile: "snponly.efi".into(), class: Class::Pxe, direct: false };
+    let (offer, _) = proxy_offer(&request, &answer).unwrap();
+    assert!(offer.bootfile().is_empty() && offer.options.get(OptionCode::VENDOR).is_none());
+    assert_eq!((offer.siaddr, offer.options.vendor_class().as_deref()), (server, Some(&b"PXEClient"[..])));
+    let (ack, _) = boot_server_ack(&request, &answer, "172.30.0.150:4011".parse().unwrap()).unwrap();
+    assert_eq!(ack.bootfile(), b"snponly.efi");
+    // UEFI HTTP boot never asks there.
+    let http = BootAnswer { class: Class::Http, ..answer };
+    assert_eq!(proxy_offer(&request, &http).unwrap().0.bootfile(), b"snponly.efi");
 }

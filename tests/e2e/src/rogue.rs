@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use magnetite_wire::dhcp::{MessageType, OptionCode, Options, Packet};
+use magnetite_wire::dhcp::{MessageType, Packet, request::Persona};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
 use serde_json::Value;
@@ -34,11 +34,8 @@ pub fn in_netns<T: Send>(netns: &str, work: impl FnOnce() -> Result<T> + Send) -
 /// the time for which real iPXE listens for one.
 pub fn discover(site: &Site, mac: &str) -> Result<Option<Packet>> {
     let mac: Vec<u8> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect::<Result<_, _>>()?;
-    let mut request = request(&mac);
-    request.options.push(OptionCode::MESSAGE_TYPE, [MessageType::DISCOVER.0]);
-    request.options.push(OptionCode::VENDOR_CLASS, *b"PXEClient:Arch:00000:UNDI:002001");
-    request.options.push(OptionCode::ARCH, [0, 0]);
-    request.options.push(OptionCode::USER_CLASS, *b"iPXE");
+    let mac = <[u8; 6]>::try_from(mac).map_err(|mac| anyhow::anyhow!("{} octets are no MAC", mac.len()))?;
+    let request = Persona::BIOS.ipxe().request(MessageType::DISCOVER, mac, None, 0x6d61_676e);
     let mut bytes = Vec::new();
     request.encode(&mut bytes)?;
     in_netns(&site.network().dhcp(), move || {
@@ -58,29 +55,6 @@ pub fn discover(site: &Site, mac: &str) -> Result<Option<Packet>> {
         }
         Ok(None)
     })
-}
-
-fn request(mac: &[u8]) -> Packet {
-    let mut chaddr = [0; 16];
-    chaddr[..mac.len()].copy_from_slice(mac);
-    let nobody = std::net::Ipv4Addr::UNSPECIFIED;
-    Packet {
-        op: 1,
-        htype: 1,
-        hlen: 6,
-        hops: 0,
-        xid: 0x6d61_676e,
-        secs: 0,
-        flags: 0x8000,
-        ciaddr: nobody,
-        yiaddr: nobody,
-        siaddr: nobody,
-        giaddr: nobody,
-        chaddr,
-        sname: [0; 64],
-        file: [0; 128],
-        options: Options::default(),
-    }
 }
 
 /// Everything that a box is given before it claims: what a listener on the wire has.

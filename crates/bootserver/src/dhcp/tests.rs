@@ -1,43 +1,23 @@
 use std::{net::Ipv4Addr, path::Path};
 
-use magnetite_wire::dhcp::{OptionCode, Options};
+use magnetite_boot::capability::Purpose;
+use magnetite_wire::dhcp::{OptionCode, request::Persona};
 
 use super::*;
 use crate::{fixtures::Site, net};
 
 fn server(site: &Site, service: Service) -> Server {
     let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
-    Server::new(socket, service, Arc::clone(&site.app), Arc::default())
+    let interface = site.app.interfaces[0].clone();
+    Server::new(socket, service, interface, Arc::clone(&site.app), Arc::default())
 }
 
-fn request(mac: &str, kind: MessageType, class: &[u8], ipxe: bool) -> Vec<u8> {
-    let mut chaddr = [0; 16];
-    chaddr[..6].copy_from_slice(&mac.parse::<MacAddr>().unwrap().0);
-    let nobody = Ipv4Addr::UNSPECIFIED;
-    let mut options = Options::default();
-    options.push(OptionCode::MESSAGE_TYPE, [kind.0]);
-    options.push(OptionCode::VENDOR_CLASS, class);
-    options.push(OptionCode::ARCH, [0, 0]);
-    if ipxe {
-        options.push(OptionCode::USER_CLASS, *b"iPXE");
-    }
-    let packet = Packet {
-        op: 1,
-        htype: 1,
-        hlen: 6,
-        hops: 0,
-        xid: 7,
-        secs: 0,
-        flags: 0,
-        ciaddr: nobody,
-        yiaddr: nobody,
-        siaddr: nobody,
-        giaddr: nobody,
-        chaddr,
-        sname: [0; 64],
-        file: [0; 128],
-        options,
-    };
+fn request(mac: &str, kind: MessageType, class: &'static str, ipxe: bool) -> Vec<u8> {
+    let persona = Persona { vendor_class: class, ipxe, ..Persona::BIOS };
+    bytes(&persona.request(kind, mac.parse::<MacAddr>().unwrap().0, None, 7))
+}
+
+fn bytes(packet: &Packet) -> Vec<u8> {
     let mut bytes = Vec::new();
     packet.encode(&mut bytes).unwrap();
     bytes
@@ -53,16 +33,16 @@ async fn declared_boxes_are_answered_and_nobody_else() {
         |answer: Option<(Packet, Destination)>| answer.map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap());
     let mine = crate::fixtures::MAC;
     let loader =
-        file(proxy.answer(&request(mine, MessageType::DISCOVER, b"PXEClient:Arch:00000", false), PEER)).unwrap();
+        file(proxy.answer(&request(mine, MessageType::DISCOVER, "PXEClient:Arch:00000", false), PEER)).unwrap();
     assert_eq!(Path::new(&loader).file_name().unwrap(), "undionly.kpxe");
-    let script = file(proxy.answer(&request(mine, MessageType::DISCOVER, b"PXEClient", true), PEER)).unwrap();
+    let script = file(proxy.answer(&request(mine, MessageType::DISCOVER, "PXEClient", true), PEER)).unwrap();
     assert!(script.starts_with("http://127.0.0.1:8080/m/") && script.ends_with("/x86_64/boot.ipxe"), "{script}");
-    assert_eq!(file(boot.answer(&request(mine, MessageType::REQUEST, b"PXEClient", false), PEER)).unwrap(), loader);
+    assert_eq!(file(boot.answer(&request(mine, MessageType::REQUEST, "PXEClient", false), PEER)).unwrap(), loader);
     // The choice of the site's own server, a DISCOVER of no firmware, and a stranger.
     for bytes in [
-        request(mine, MessageType::REQUEST, b"PXEClient", false),
-        request(mine, MessageType::DISCOVER, b"udhcp 1.35.0", false),
-        request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", false),
+        request(mine, MessageType::REQUEST, "PXEClient", false),
+        request(mine, MessageType::DISCOVER, "udhcp 1.35.0", false),
+        request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false),
         vec![1; 12],
     ] {
         assert!(proxy.answer(&bytes, PEER).is_none());
@@ -74,7 +54,7 @@ async fn strangers_get_ipxe_where_serial_numbers_are_asked_for() {
     let site = Site::with(|app| app.identify_by_serial = true).await;
     let proxy = server(&site, Service::Proxy);
     let file = |ipxe| {
-        let bytes = request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", ipxe);
+        let bytes = request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", ipxe);
         proxy.answer(&bytes, PEER).map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap())
     };
     assert_eq!(file(false).unwrap(), "undionly.kpxe");
@@ -86,15 +66,15 @@ async fn a_stranger_is_remembered_once_and_only_so_many() {
     let site = Site::new().await;
     let proxy = server(&site, Service::Proxy);
     for _ in 0..3 {
-        proxy.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", false), PEER);
+        proxy.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false), PEER);
     }
-    assert_eq!(proxy.strangers.0.lock().unwrap().len(), 1);
+    assert_eq!(proxy.strangers.len(), 1);
     for number in 0..5000u16 {
         let [high, low] = number.to_be_bytes();
         let mac = format!("52:54:00:77:{high:02x}:{low:02x}");
-        proxy.answer(&request(&mac, MessageType::DISCOVER, b"PXEClient", false), PEER);
+        proxy.answer(&request(&mac, MessageType::DISCOVER, "PXEClient", false), PEER);
     }
-    assert_eq!(proxy.strangers.0.lock().unwrap().len(), MOST_STRANGERS);
+    assert_eq!(proxy.strangers.len(), strangers::MOST);
 }
 
 #[tokio::test]
@@ -108,7 +88,7 @@ async fn on_a_socket_garbage_stops_nothing_and_a_request_is_acknowledged_to_its_
     for garbage in [&[][..], &[0xff; 3000], &[2; 300]] {
         client.send_to(garbage, address).await.unwrap();
     }
-    let asked = request(crate::fixtures::MAC, MessageType::REQUEST, b"PXEClient:Arch:00000", false);
+    let asked = request(crate::fixtures::MAC, MessageType::REQUEST, "PXEClient:Arch:00000", false);
     client.send_to(&asked, address).await.unwrap();
     let mut buffer = [0; 2048];
     let answer = tokio::time::timeout(std::time::Duration::from_secs(10), client.recv_from(&mut buffer)).await;
@@ -128,7 +108,7 @@ async fn an_unknown_box_is_counted_each_time_and_logged_once() {
     let site = Site::new().await;
     let proxy = server(&site, Service::Proxy);
     for _ in 0..3 {
-        proxy.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, b"PXEClient", false), PEER);
+        proxy.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false), PEER);
     }
     assert_eq!(site.counted(&site.app.metrics.dhcp, "unknown"), 3);
     assert!(!proxy.strangers.is_new("52:54:00:99:99:99".parse().unwrap()));
@@ -139,7 +119,7 @@ async fn an_unknown_box_is_counted_each_time_and_logged_once() {
 async fn who_cannot_be_helped_gets_no_offer() {
     let site = Site::with(|app| app.loaders.clear()).await;
     let proxy = server(&site, Service::Proxy);
-    let ask = |mac, ipxe| proxy.answer(&request(mac, MessageType::DISCOVER, b"PXEClient", ipxe), PEER);
+    let ask = |mac, ipxe| proxy.answer(&request(mac, MessageType::DISCOVER, "PXEClient", ipxe), PEER);
     assert!(ask(crate::fixtures::MAC, false).is_none(), "a loader that is not there is not offered");
     assert_eq!(site.counted(&site.app.metrics.dhcp, "no_loader"), 1);
     assert!(ask(crate::fixtures::MAC, true).is_some(), "iPXE needs none");
@@ -156,7 +136,7 @@ async fn who_cannot_be_helped_gets_no_offer() {
 async fn one_box_gone_mad_is_not_answered_more_than_it_can_use() {
     let site = Site::with(|app| app.limits.dhcp = crate::limits::Limiter::new(2)).await;
     let proxy = server(&site, Service::Proxy);
-    let asked = request(crate::fixtures::MAC, MessageType::DISCOVER, b"PXEClient", true);
+    let asked = request(crate::fixtures::MAC, MessageType::DISCOVER, "PXEClient", true);
     let answered = (0..50).filter(|_| proxy.answer(&asked, PEER).is_some()).count();
     // Two a second, and the second may turn meanwhile.
     assert!((2..=4).contains(&answered), "{answered}");
@@ -165,17 +145,75 @@ async fn one_box_gone_mad_is_not_answered_more_than_it_can_use() {
 
 #[tokio::test]
 async fn the_link_of_an_offer_fits_and_is_good_for_its_machine() {
-    let site = Site::with(|app| (app.address, app.http_port) = (Ipv4Addr::new(255, 255, 255, 255), 65535)).await;
+    let site = Site::with(|app| {
+        (app.interfaces[0].address, app.http_port) = (Ipv4Addr::new(255, 255, 255, 255), 65535);
+    })
+    .await;
     let proxy = server(&site, Service::Proxy);
     let (packet, _) =
-        proxy.answer(&request(crate::fixtures::MAC, MessageType::DISCOVER, b"PXEClient", true), PEER).unwrap();
+        proxy.answer(&request(crate::fixtures::MAC, MessageType::DISCOVER, "PXEClient", true), PEER).unwrap();
     let link = String::from_utf8(packet.bootfile()).unwrap();
     assert!(link.len() < 128, "{link}");
     let parts: Vec<_> = link.split('/').collect();
     let authorized = |seconds| {
         let now = unix(clock::now()) + seconds;
-        site.app.authorize(&site.app.view(), parts[4], parts[5], magnetite_boot::capability::Purpose::Boot, now)
+        site.app.authorize(&site.app.view(), parts[4], parts[5], Purpose::Boot, now)
     };
     assert!(authorized(14 * 60).is_some());
     assert!(authorized(16 * 60).is_none(), "an offer's link is good for a quarter of an hour");
+}
+
+/// The site, whose one Machine has an address.
+async fn with_address(change: impl Fn(&mut magnetite_api::MachineSpec)) -> Site {
+    let site = Site::new().await;
+    let mut machine = site.machine.clone();
+    change(&mut machine.spec);
+    site.change(|view| view.fleet = Arc::new(magnetite_boot::fleet::Fleet::index([Arc::new(machine.clone())])));
+    site
+}
+
+#[tokio::test]
+async fn a_declared_address_is_given_to_its_machine_and_to_nobody_else() {
+    let site = with_address(|spec| spec.address = Some("127.0.0.21/24".parse().unwrap())).await;
+    let server = server(&site, Service::Reservations);
+    let mine = crate::fixtures::MAC;
+    let (offer, to) = server.answer(&request(mine, MessageType::DISCOVER, "PXEClient", false), PEER).unwrap();
+    assert_eq!((offer.yiaddr, to), (Ipv4Addr::new(127, 0, 0, 21), Destination::Broadcast));
+    assert!(offer.bootfile().ends_with(b"undionly.kpxe"));
+    // The system that was booted asks too, and boots nothing.
+    let (offer, _) = server.answer(&request(mine, MessageType::DISCOVER, "systemd", false), PEER).unwrap();
+    assert!(offer.bootfile().is_empty() && offer.yiaddr == Ipv4Addr::new(127, 0, 0, 21));
+    let mut choice = Persona::BIOS.request(MessageType::REQUEST, mine.parse::<MacAddr>().unwrap().0, None, 8);
+    choice.options.push(OptionCode::SERVER_ID, Ipv4Addr::LOCALHOST.octets());
+    choice.options.push(OptionCode::REQUESTED_IP, [127, 0, 0, 99]);
+    let (nak, _) = server.answer(&bytes(&choice), PEER).unwrap();
+    assert_eq!(nak.options.message_type().unwrap(), Some(MessageType::NAK));
+    assert!(server.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false), PEER).is_none());
+    let counts = ["offered", "refused", "unknown"].map(|outcome| site.counted(&site.app.metrics.dhcp, outcome));
+    assert_eq!(counts, [2, 1, 1]);
+
+    let none = Site::new().await;
+    let server = self::server(&none, Service::Reservations);
+    assert!(server.answer(&request(mine, MessageType::DISCOVER, "PXEClient", false), PEER).is_none(), "no address");
+    assert_eq!(none.counted(&none.app.metrics.dhcp, "no_address"), 1);
+}
+
+#[tokio::test]
+async fn a_machine_may_be_told_its_loader_on_4011_and_may_name_it() {
+    let netboot = |loader: Option<&str>, dialect| {
+        let loader = loader.map(str::to_owned);
+        Some(magnetite_api::netboot::NetbootSpec { loader, dialect, secure_boot: None })
+    };
+    let asked = request(crate::fixtures::MAC, MessageType::DISCOVER, "PXEClient", false);
+    let later = magnetite_api::netboot::ProxyDialect::BootServer;
+    let site = with_address(|spec| spec.netboot = netboot(None, Some(later))).await;
+    let (offer, _) = server(&site, Service::Proxy).answer(&asked, PEER).unwrap();
+    assert!(offer.bootfile().is_empty() && offer.options.get(OptionCode::VENDOR).is_none());
+    let ask = request(crate::fixtures::MAC, MessageType::REQUEST, "PXEClient", false);
+    let (ack, _) = server(&site, Service::BootServer).answer(&ask, PEER).unwrap();
+    assert!(ack.bootfile().ends_with(b"undionly.kpxe"));
+    let site = with_address(|spec| spec.netboot = netboot(Some("own.kpxe"), None)).await;
+    assert!(server(&site, Service::Proxy).answer(&asked, PEER).is_none(), "not there");
+    let failure = site.app.records.all()["box"].boot.failure.clone().unwrap();
+    assert_eq!(failure.reason, "NoLoader");
 }

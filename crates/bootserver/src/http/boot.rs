@@ -18,7 +18,7 @@ use magnetite_boot::{
 use magnetite_daemon::clock;
 use serde::Deserialize;
 
-use super::{Peer, later, refuse, refuse_unknown, text};
+use super::{Host, Peer, later, refuse, refuse_unknown, text};
 use crate::{
     app::App,
     artifacts::{self, Obstacle},
@@ -32,13 +32,14 @@ const SCRIPT: &str = "text/plain; charset=utf-8";
 /// The machine's script: boot, local boot, or wait.
 pub async fn script(
     State(app): State<Arc<App>>,
+    Host(host): Host,
     peer: Peer,
     Path((id, cap, arch)): Path<(String, String, String)>,
 ) -> Response {
     let (view, now) = (app.view(), clock::now());
     let Some((machine, architecture)) = open(&app, &view, &id, &cap, &arch) else { return refuse_unknown() };
     let intent = view.intent(&machine);
-    let links = app.links(&machine, architecture, intent, unix(now));
+    let links = app.site_asked(host.as_deref()).links(&machine, architecture, intent, unix(now));
     let profile = view.profile(&machine);
     let conflicted = !view.fleet.conflicts(&machine).is_empty();
     let served = |words: String| {
@@ -69,7 +70,18 @@ pub async fn script(
                     served(format!("boots profile {}", profile.spec.revision()));
                     text(SCRIPT, script)
                 }
-                Err(error) => broken(&app, &machine, BootStepName::ScriptServed, &error.to_string()),
+                Err(error) => {
+                    // Not 500: iPXE would go on to the next boot device, and whatever is there. This box waits for who mends the Profile.
+                    let response = wait(30, &error.to_string());
+                    app.records.fail(
+                        &machine,
+                        BootStepName::ScriptServed,
+                        reason::RENDER_FAILED,
+                        &error.to_string(),
+                        now,
+                    );
+                    response
+                }
             }
         }
     }
@@ -82,15 +94,10 @@ fn obstacle(app: &App, profile: &Profile, architecture: Architecture) -> Option<
     all.filter_map(|(name, artifact)| app.library.obstacle(&name, artifact)).min_by_key(|found| found.on_its_way)
 }
 
-/// A template does not render. 500: Ignition asks again, iPXE goes on to the next boot device; and people are told.
-fn broken(app: &App, machine: &Machine, step: BootStepName, message: &str) -> Response {
-    app.records.fail(machine, step, reason::RENDER_FAILED, message, clock::now());
-    refuse(StatusCode::INTERNAL_SERVER_ERROR, reason::RENDER_FAILED, message)
-}
-
 /// The machine's Ignition config.
 pub async fn ignition(
     State(app): State<Arc<App>>,
+    Host(host): Host,
     peer: Peer,
     Path((id, cap, arch)): Path<(String, String, String)>,
 ) -> Response {
@@ -101,15 +108,21 @@ pub async fn ignition(
         Err(error) => return later(error.reason(), error.to_string(), 10),
     };
     let intent = view.intent(&machine);
-    let links = app.links(&machine, architecture, intent, unix(now));
-    let agent = app.agent_link(&machine, architecture, &links, intent, unix(now));
+    let site = app.site_asked(host.as_deref());
+    let links = site.links(&machine, architecture, intent, unix(now));
+    let agent = app.agent_link(&site, &machine, architecture, &links, intent, unix(now));
     match render::ignition(&profile, &machine, architecture, view.ignition(&profile), &links, agent.as_ref()) {
         Ok(config) => {
             let detail = Detail::bytes(config.len() as u64).at_peer(peer.ip());
             app.records.step(&machine, BootStepName::ConfigFetched, detail, now);
             text("application/vnd.coreos.ignition+json", config)
         }
-        Err(error) => broken(&app, &machine, BootStepName::ConfigFetched, &error.to_string()),
+        Err(error) => {
+            let message = error.to_string();
+            app.records.fail(&machine, BootStepName::ConfigFetched, reason::RENDER_FAILED, &message, now);
+            // Ignition asks again.
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, reason::RENDER_FAILED, message)
+        }
     }
 }
 
@@ -120,12 +133,12 @@ pub fn open(app: &App, view: &View, id: &str, cap: &str, arch: &str) -> Option<(
 }
 
 /// Asks iPXE on a box that nobody knows for what its firmware did not say.
-pub async fn identify_script(State(app): State<Arc<App>>) -> Response {
+pub async fn identify_script(State(app): State<Arc<App>>, Host(host): Host) -> Response {
     if !app.identify_by_serial {
         return refuse_unknown();
     }
-    let url =
-        format!("{}/identify?mac=${{mac}}&uuid=${{uuid}}&arch=${{buildarch}}&serial=${{serial:uristring}}", app.base());
+    let base = app.site_asked(host.as_deref()).base();
+    let url = format!("{base}/identify?mac=${{mac}}&uuid=${{uuid}}&arch=${{buildarch}}&serial=${{serial:uristring}}");
     text(
         SCRIPT,
         format!(
@@ -148,7 +161,7 @@ pub struct Asked {
 }
 
 /// Sends a box that is known by its serial number to its script, and one that is not to its next boot device.
-pub async fn identify(State(app): State<Arc<App>>, Query(asked): Query<Asked>) -> Response {
+pub async fn identify(State(app): State<Arc<App>>, Host(host): Host, Query(asked): Query<Asked>) -> Response {
     if !app.identify_by_serial {
         return refuse_unknown();
     }
@@ -156,7 +169,7 @@ pub async fn identify(State(app): State<Arc<App>>, Query(asked): Query<Asked>) -
     let architecture = if asked.arch == "arm64" { Architecture::Aarch64 } else { Architecture::X86_64 };
     match app.view().fleet.find(&identity) {
         Found::Machine(machine) => {
-            let url = app.script_link(&machine, architecture, unix(clock::now()));
+            let url = app.site_asked(host.as_deref()).script_link(&machine, architecture, unix(clock::now()));
             text(SCRIPT, format!("#!ipxe\nchain --replace --autofree {url}\n"))
         }
         Found::Unknown | Found::Conflict(_) => {

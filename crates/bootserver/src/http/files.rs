@@ -21,8 +21,8 @@ use tokio::{
     sync::OwnedSemaphorePermit,
 };
 
-use super::{Peer, boot::open, later, refuse_unknown};
-use crate::{app::App, artifacts::Checked, metrics::Way, record::Detail};
+use super::{Host, Peer, boot::open, later, refuse_unknown};
+use crate::{app::App, artifacts::Checked, loaders, metrics::Way, record::Detail};
 
 /// Bytes that are read at once.
 const CHUNK: usize = 128 << 10;
@@ -113,41 +113,33 @@ pub async fn agent(State(app): State<Arc<App>>, peer: Peer, Path((id, cap, arch)
     }
 }
 
-/// A loader for UEFI HTTP boot.
-pub async fn loader(State(app): State<Arc<App>>, Path(loader): Path<String>, asked: Asked) -> Response {
-    match app.loaders.get(&loader) {
-        Some(bytes) => efi(&app, bytes, &asked),
-        None => refuse_unknown(),
-    }
-}
-
-/// The same, by a link that says which machine it was offered to.
-pub async fn machine_loader(
+/// A loader for UEFI HTTP boot: `<loader>`, or `<machine id>/<loader>`, which says to whom it was offered.
+pub async fn loader(
     State(app): State<Arc<App>>,
+    Host(host): Host,
     peer: Peer,
-    Path((id, loader)): Path<(String, String)>,
+    Path(path): Path<String>,
     asked: Asked,
 ) -> Response {
-    let Some(bytes) = app.loaders.get(&loader) else { return refuse_unknown() };
-    if asked.method == Method::GET
-        && let Some(machine) = app.view().fleet.by_id(&id)
-    {
-        let detail = Detail { bytes: Some(bytes.len() as u64), ..Detail::words(loader) }.at_peer(peer.ip());
-        app.records.step(&machine, BootStepName::LoaderSent, detail, clock::now());
-    }
-    efi(&app, bytes, &asked)
-}
-
-/// `application/efi`: some firmware takes no other type.
-fn efi(app: &App, bytes: &Arc<[u8]>, asked: &Asked) -> Response {
+    let name = if path.contains('/') { format!("m/{path}") } else { path };
+    let Some(loaders::Asked { machine, name, bytes }) = loaders::find(&app, &name, &app.site_asked(host.as_deref()))
+    else {
+        return refuse_unknown();
+    };
+    let efi = !name.ends_with(".ipxe");
     if asked.method == Method::GET {
         app.metrics.sent(Way::Http, bytes.len() as u64);
+        if let (Some(machine), true) = (machine, efi) {
+            let detail = Detail { bytes: Some(bytes.len() as u64), ..Detail::words(name) }.at_peer(peer.ip());
+            app.records.step(&machine, BootStepName::LoaderSent, detail, clock::now());
+        }
     }
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/efi"));
+    // Some firmware takes no other type.
+    let kind = if efi { "application/efi" } else { "text/plain; charset=utf-8" };
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(bytes.len()));
-    let body =
-        if asked.method == Method::HEAD { Body::empty() } else { Body::from(Bytes::from_owner(Arc::clone(bytes))) };
+    let body = if asked.method == Method::HEAD { Body::empty() } else { Body::from(Bytes::from_owner(bytes)) };
     (headers, body).into_response()
 }
 

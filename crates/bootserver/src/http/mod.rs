@@ -16,8 +16,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State},
+    http::{HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -48,8 +48,7 @@ pub fn public(app: Arc<App>) -> Router {
         .route("/m/{id}/{cap}/{arch}/initrd/{index}", get(files::initrd))
         .route("/m/{id}/{cap}/{arch}/files/{name}", get(files::file))
         .route("/m/{id}/{cap}/{arch}/agent", get(files::agent))
-        .route("/ipxe/{loader}", get(files::loader))
-        .route("/ipxe/{id}/{loader}", get(files::machine_loader))
+        .route("/ipxe/{*loader}", get(files::loader))
         .route("/identify.ipxe", get(boot::identify_script))
         .route("/identify", get(boot::identify))
         .fallback(async || refuse_unknown())
@@ -107,7 +106,7 @@ fn label(path: &str) -> &'static str {
         "{index}" => "initrd",
         "{name}" => "file",
         "agent" => "agent",
-        "{loader}" => "loader",
+        "{*loader}" => "loader",
         "claim" => "claim",
         "report" => "report",
         "identify" | "identify.ipxe" => "identify",
@@ -139,3 +138,14 @@ pub fn text(content_type: &'static str, body: String) -> Response {
 
 /// The address of whoever asks.
 pub type Peer = axum::extract::ConnectInfo<SocketAddr>;
+
+/// The `Host` that was asked: which of our addresses the client knows.
+pub struct Host(pub Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for Host {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let host = parts.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+        Ok(Self(host.map(str::to_owned)))
+    }
+}

@@ -11,6 +11,8 @@ use magnetite_api::{
 /// Boot servers' clocks may differ by this much.
 const SKEW: SignedDuration = SignedDuration::from_secs(5);
 const STEPS: usize = 32;
+/// The same of loaders that failed.
+const LOADERS: usize = 8;
 const LIST: usize = 64;
 
 /// A stranger's text: without control characters and without those that turn the order of writing around,
@@ -60,9 +62,22 @@ fn moment(time: Time) -> Time {
 }
 
 fn boot(record: BootRecord) -> BootRecord {
-    let BootRecord { started_at, last_seen, server, firmware, architecture, mac, uuid, address, mut steps, failure } =
-        record;
+    let BootRecord {
+        started_at,
+        last_seen,
+        server,
+        firmware,
+        architecture,
+        mac,
+        uuid,
+        address,
+        mut steps,
+        failure,
+        loader,
+        mut failed_loaders,
+    } = record;
     steps.truncate(STEPS);
+    failed_loaders.truncate(LOADERS);
     BootRecord {
         started_at: moment(started_at),
         last_seen: moment(last_seen),
@@ -74,6 +89,8 @@ fn boot(record: BootRecord) -> BootRecord {
         address: address.and_then(|text| text.parse::<std::net::IpAddr>().ok()).map(|address| address.to_string()),
         steps: steps.into_iter().map(step).collect(),
         failure: failure.map(failure_of),
+        loader: loader.map(|name| clean(&name, 128)),
+        failed_loaders: failed_loaders.iter().map(|name| clean(name, 128)).collect(),
     }
 }
 

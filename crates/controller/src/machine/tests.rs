@@ -69,5 +69,7 @@ fn boot(began: i64, steps: &[(BootStepName, i64)]) -> BootRecord {
         address: None,
         steps: steps.iter().map(step).collect(),
         failure: None,
+        loader: None,
+        failed_loaders: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 mod options;
 mod packet;
 pub mod reply;
+pub mod request;
 
 pub use options::{Arch, MessageType, OptionCode, OptionError, Options};
 pub use packet::{DecodeError, EncodeError, Packet};

@@ -9,6 +9,20 @@ use crate::reader::Reader;
 pub struct OptionCode(pub u8);
 
 impl OptionCode {
+    /// Subnet mask.
+    pub const SUBNET_MASK: Self = Self(1);
+    /// Routers.
+    pub const ROUTER: Self = Self(3);
+    /// Name servers.
+    pub const DNS_SERVERS: Self = Self(6);
+    /// Host name.
+    pub const HOST_NAME: Self = Self(12);
+    /// Domain name.
+    pub const DOMAIN_NAME: Self = Self(15);
+    /// Time servers.
+    pub const NTP_SERVERS: Self = Self(42);
+    /// Lease time, in seconds.
+    pub const LEASE_TIME: Self = Self(51);
     /// Requested IP address.
     pub const REQUESTED_IP: Self = Self(50);
     /// Option overload: `file` (1), `sname` (2) or both (3) hold options too.
@@ -56,8 +70,14 @@ impl MessageType {
     pub const OFFER: Self = Self(2);
     /// A client chooses.
     pub const REQUEST: Self = Self(3);
+    /// A client found its address in use.
+    pub const DECLINE: Self = Self(4);
     /// A server agrees.
     pub const ACK: Self = Self(5);
+    /// A server refuses.
+    pub const NAK: Self = Self(6);
+    /// A client gives its address back.
+    pub const RELEASE: Self = Self(7);
     /// A client has an address and asks for the rest.
     pub const INFORM: Self = Self(8);
 }

@@ -14,6 +14,30 @@ pub struct BootAnswer {
     pub bootfile: String,
     /// The protocol that the client speaks: option 60 is echoed by it.
     pub class: Class,
+    /// True if a PXE client is told the file in the offer; else it asks for it on port 4011 (BINL), where the offer says
+    /// nothing of a file. An HTTP client never asks there.
+    pub direct: bool,
+}
+
+/// What a client is given beside the address that is reserved for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The mask of its network.
+    pub mask: Ipv4Addr,
+    /// How long it is good, in seconds.
+    pub seconds: u32,
+    /// The default router.
+    pub router: Option<Ipv4Addr>,
+    /// Name servers.
+    pub dns_servers: Vec<Ipv4Addr>,
+    /// Time servers.
+    pub ntp_servers: Vec<Ipv4Addr>,
+    /// The host's name, without its domain.
+    pub host_name: String,
+    /// The domain.
+    pub domain: Option<String>,
 }
 
 /// The protocol that a client speaks.
@@ -29,7 +53,8 @@ impl Class {
     /// By the prefix of option 60. Never by the rest of it: iPXE takes its option 60 over from the offer that
     /// booted it.
     pub fn of(vendor_class: &[u8]) -> Option<Self> {
-        if vendor_class.starts_with(b"PXEClient") {
+        // U-Boot's default is its own name; it speaks PXE's part of DHCP.
+        if vendor_class.starts_with(b"PXEClient") || vendor_class.starts_with(b"U-Boot") {
             Some(Self::Pxe)
         } else if vendor_class.starts_with(b"HTTPClient") {
             Some(Self::Http)
@@ -98,14 +123,76 @@ pub enum ReplyError {
 /// # Errors
 /// If the boot file's name does not fit, or holds a NUL.
 pub fn proxy_offer(request: &Packet, answer: &BootAnswer) -> Result<(Packet, Destination), ReplyError> {
-    let mut packet = reply(request, answer, MessageType::OFFER)?;
-    if answer.class == Class::Pxe {
-        packet.options.push(OptionCode::VENDOR, pxe::BOOT_AT_ONCE);
-    }
+    let mut packet = base(request, answer.server, MessageType::OFFER);
+    boot(request, &mut packet, answer)?;
     relay_agent(request, &mut packet);
+    // A client that looks for servers has no address, whatever it says: what it says must not make us send to others.
     let destination =
         if request.giaddr.is_unspecified() { Destination::Broadcast } else { Destination::Relay(request.giaddr) };
     Ok((packet, destination))
+}
+
+/// A whole answer to a client for which an address is reserved: an OFFER or an ACK, with boot information if the client asks as one that
+/// boots. Whoever calls it has seen that the client's own address, if it has one, is the reserved one.
+///
+/// # Errors
+/// If the boot file's name does not fit, or holds a NUL.
+pub fn lease(
+    request: &Packet,
+    kind: MessageType,
+    server: Ipv4Addr,
+    lease: &Lease,
+    answer: Option<&BootAnswer>,
+) -> Result<(Packet, Destination), ReplyError> {
+    let mut packet = base(request, server, kind);
+    packet.yiaddr = lease.address;
+    let Lease { address: _, mask, seconds, router, dns_servers, ntp_servers, host_name, domain } = lease;
+    let octets = |addresses: &[Ipv4Addr]| addresses.iter().flat_map(|address| address.octets()).collect::<Vec<u8>>();
+    let mut push = |code, value: Vec<u8>| {
+        if !value.is_empty() {
+            packet.options.push(code, value);
+        }
+    };
+    push(OptionCode::LEASE_TIME, seconds.to_be_bytes().to_vec());
+    push(OptionCode::SUBNET_MASK, mask.octets().to_vec());
+    push(OptionCode::ROUTER, router.iter().flat_map(|router| router.octets()).collect());
+    push(OptionCode::DNS_SERVERS, octets(dns_servers));
+    push(OptionCode::HOST_NAME, host_name.clone().into_bytes());
+    push(OptionCode::DOMAIN_NAME, domain.clone().unwrap_or_default().into_bytes());
+    push(OptionCode::NTP_SERVERS, octets(ntp_servers));
+    if let Some(answer) = answer {
+        boot(request, &mut packet, answer)?;
+    }
+    relay_agent(request, &mut packet);
+    Ok((packet, to_client(request)))
+}
+
+/// The refusal of an address that is not the one reserved for the client: it begins anew with a DISCOVER.
+pub fn refusal(request: &Packet, server: Ipv4Addr) -> (Packet, Destination) {
+    let mut packet = base(request, server, MessageType::NAK);
+    packet.ciaddr = Ipv4Addr::UNSPECIFIED;
+    relay_agent(request, &mut packet);
+    // RFC 2131, 4.3.2: it may be on another network than it believes, so a relay must broadcast it.
+    let destination = if request.giaddr.is_unspecified() {
+        Destination::Broadcast
+    } else {
+        packet.flags |= BROADCAST;
+        Destination::Relay(request.giaddr)
+    };
+    (packet, destination)
+}
+
+/// The top bit of `flags`: the client takes no unicast before it has its address.
+const BROADCAST: u16 = 0x8000;
+
+/// RFC 2131, 4.1: to the relay; to an address that the client has; else to all, since a frame to an address that it
+/// does not have yet would need its hardware address in this host's table.
+fn to_client(request: &Packet) -> Destination {
+    match (request.giaddr.is_unspecified(), request.ciaddr.is_unspecified()) {
+        (false, _) => Destination::Relay(request.giaddr),
+        (true, false) => Destination::Client(request.ciaddr),
+        (true, true) => Destination::Broadcast,
+    }
 }
 
 /// The boot server's ACK to a REQUEST on port 4011, sent back to the port that it came from: iPXE asks from
@@ -118,7 +205,8 @@ pub fn boot_server_ack(
     answer: &BootAnswer,
     peer: SocketAddrV4,
 ) -> Result<(Packet, Destination), ReplyError> {
-    let mut packet = reply(request, answer, MessageType::ACK)?;
+    let mut packet = base(request, answer.server, MessageType::ACK);
+    name_file(request, &mut packet, answer)?;
     let asked = request.options.get(OptionCode::VENDOR);
     let item = asked.as_deref().and_then(|vendor| pxe::sub_option(vendor, pxe::BOOT_ITEM));
     match item.map(<[u8; 4]>::try_from) {
@@ -140,25 +228,12 @@ pub fn boot_server_ack(
     Ok((packet, destination))
 }
 
-fn reply(request: &Packet, answer: &BootAnswer, kind: MessageType) -> Result<Packet, ReplyError> {
-    let mut file = [0; 128];
-    let name = answer.bootfile.as_bytes();
-    if let Some(at) = name.iter().position(|byte| *byte == 0) {
-        return Err(ReplyError::BootfileNul { at });
-    }
-    match file.get_mut(..name.len()) {
-        Some(place) if name.len() < 128 => place.copy_from_slice(name),
-        _ => return Err(ReplyError::BootfileTooLong { had: name.len() }),
-    }
+/// What every answer has.
+fn base(request: &Packet, server: Ipv4Addr, kind: MessageType) -> Packet {
     let mut options = Options::default();
     options.push(OptionCode::MESSAGE_TYPE, [kind.0]);
-    options.push(OptionCode::SERVER_ID, answer.server.octets());
-    options.push(OptionCode::VENDOR_CLASS, answer.class.as_bytes());
-    // Firmware compares it with its own; one that sent none wants none.
-    if let Some(uuid) = request.options.get(OptionCode::UUID) {
-        options.push(OptionCode::UUID, uuid);
-    }
-    Ok(Packet {
+    options.push(OptionCode::SERVER_ID, server.octets());
+    Packet {
         op: BOOTREPLY,
         htype: request.htype,
         hlen: request.hlen,
@@ -168,13 +243,48 @@ fn reply(request: &Packet, answer: &BootAnswer, kind: MessageType) -> Result<Pac
         flags: request.flags,
         ciaddr: request.ciaddr,
         yiaddr: Ipv4Addr::UNSPECIFIED,
-        siaddr: answer.server,
+        siaddr: Ipv4Addr::UNSPECIFIED,
         giaddr: request.giaddr,
         chaddr: request.chaddr,
         sname: [0; 64],
-        file,
+        file: [0; 128],
         options,
-    })
+    }
+}
+
+/// Boot information in an offer: the file and, for PXE clients, that it is to be loaded at once; or no more than that there is a boot server.
+fn boot(request: &Packet, packet: &mut Packet, answer: &BootAnswer) -> Result<(), ReplyError> {
+    if answer.class == Class::Pxe && !answer.direct {
+        class_and_id(request, packet, answer);
+        return Ok(());
+    }
+    name_file(request, packet, answer)?;
+    if answer.class == Class::Pxe {
+        packet.options.push(OptionCode::VENDOR, pxe::BOOT_AT_ONCE);
+    }
+    Ok(())
+}
+
+fn class_and_id(request: &Packet, packet: &mut Packet, answer: &BootAnswer) {
+    packet.siaddr = answer.server;
+    packet.options.push(OptionCode::VENDOR_CLASS, answer.class.as_bytes());
+    // Firmware compares it with its own; one that sent none wants none.
+    if let Some(uuid) = request.options.get(OptionCode::UUID) {
+        packet.options.push(OptionCode::UUID, uuid);
+    }
+}
+
+fn name_file(request: &Packet, packet: &mut Packet, answer: &BootAnswer) -> Result<(), ReplyError> {
+    let name = answer.bootfile.as_bytes();
+    if let Some(at) = name.iter().position(|byte| *byte == 0) {
+        return Err(ReplyError::BootfileNul { at });
+    }
+    match packet.file.get_mut(..name.len()) {
+        Some(place) if name.len() < 128 => place.copy_from_slice(name),
+        _ => return Err(ReplyError::BootfileTooLong { had: name.len() }),
+    }
+    class_and_id(request, packet, answer);
+    Ok(())
 }
 
 /// RFC 3046, 2.2: a server echoes what the relay added, and last.
