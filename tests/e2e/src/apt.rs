@@ -11,6 +11,10 @@ use crate::progress::Progress;
 /// Package, and what the lab wants it for.
 const NEEDED: &[(&str, &str)] = &[
     ("qemu-system-x86", "the machines"),
+    ("qemu-system-arm", "the machine with a 64-bit Arm processor"),
+    ("qemu-efi-aarch64", "its firmware"),
+    ("sbsigntool", "signs loaders for Secure Boot"),
+    ("python3-venv", "holds the tool that enrolls the lab's keys in firmware"),
     ("seabios", "BIOS firmware"),
     ("ipxe-qemu", "the network card's boot ROM"),
     ("ovmf", "UEFI firmware"),
@@ -102,6 +106,37 @@ impl Drop for NoServices {
             drop(std::fs::remove_file(POLICY));
         }
     }
+}
+
+/// Downloads packages of another suite and unpacks them below `root`, with lists of their own below `dir`, so that this machine's apt stays as
+/// it is.
+pub fn download(suite: &str, packages: &[&str], dir: &Path, root: &Path) -> Result<()> {
+    for folder in ["lists/partial", "cache/archives/partial", "etc/parts", "debs"] {
+        std::fs::create_dir_all(dir.join(folder))?;
+    }
+    let mirror = debian_mirror()?;
+    let source = format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n");
+    std::fs::write(dir.join("etc/sources.list"), source)?;
+    std::fs::write(dir.join("status"), "")?;
+    let option = |name: &str, file: &str| format!("-oDir::{name}={}", dir.join(file).display());
+    let options = [
+        option("State::lists", "lists"),
+        option("State::status", "status"),
+        option("Cache", "cache"),
+        option("Etc::sourcelist", "etc/sources.list"),
+        option("Etc::sourceparts", "etc/parts"),
+        option("Etc::preferencesparts", "etc/parts"),
+        "-oAPT::Sandbox::User=root".to_owned(),
+        "-oAcquire::Languages=none".to_owned(),
+    ];
+    let apt = || Cmd::new("apt-get").args(options.clone()).timeout(std::time::Duration::from_secs(600));
+    apt().args(["update", "-q"]).run()?;
+    apt().dir(dir.join("debs")).args(["download", "-q"]).args(packages.iter().copied()).run()?;
+    for deb in std::fs::read_dir(dir.join("debs"))? {
+        let (deb, root) = (deb?.path().display().to_string(), root.display().to_string());
+        Cmd::new("dpkg-deb").args(["-x", &deb, &root]).run()?;
+    }
+    std::fs::remove_dir_all(dir).context("remove the lists")
 }
 
 /// The Debian mirror that this machine's apt uses for Debian's main archive. The lab has no mirror

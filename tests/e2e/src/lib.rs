@@ -22,6 +22,8 @@ pub mod guest;
 pub mod interrupt;
 pub mod kube_build;
 pub mod kubectl;
+pub mod lan;
+pub mod loaders;
 pub mod magnetite;
 pub mod net;
 pub mod paths;

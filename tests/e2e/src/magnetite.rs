@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::guest::Guest;
+use crate::lan::Lan;
 use crate::proc::{Cmd, Process, tail};
 use crate::progress::Progress;
 use crate::site::Site;
@@ -80,7 +81,7 @@ impl Magnetite {
     /// Starts the boot server with the kubeconfig that it had, asking the API server for nothing.
     pub fn restart_bootserver(&mut self, site: &Site) -> Result<()> {
         let account = self.account.as_ref().context("the boot server never ran")?;
-        let process = bootserver_command(site, &self.binaries)?
+        let process = bootserver_command(site.lan(), &self.binaries, &site.prepared().guest.dir)?
             .env("KUBECONFIG", account.display().to_string())
             .args(["--namespace", NAMESPACE])
             .spawn("bootserver", &site.run().logs().join("bootserver.log"))?;
@@ -140,21 +141,20 @@ fn kill(mut process: Process) -> Result<()> {
 }
 
 /// The boot server's command line, but for where it finds its Machines.
-pub fn bootserver_command(site: &Site, binaries: &Binaries) -> Result<Cmd> {
+pub fn bootserver_command(lan: &Lan, binaries: &Binaries, artifacts: &Path) -> Result<Cmd> {
     // Ignition fetches the agent by architecture; a folder of one link is the whole release.
-    let agents = site.run().join("agents");
+    let agents = lan.run().join("agents");
     std::fs::create_dir_all(&agents)?;
     let link = agents.join(format!("magnetite-agent-{}", std::env::consts::ARCH));
     if !link.exists() {
         std::fs::copy(binaries.path("magnetite-agent"), &link).context("lay out the agent")?;
     }
     let text = |path: &Path| path.display().to_string();
-    Ok(site
+    Ok(lan
         .server_command(&binaries.path("magnetite-bootserver"))
-        .args(["--interface", "eth0", "--ipxe-dir", "/usr/lib/ipxe", "--server-name", "lab"])
-        .args(["--admin-addr", BOOTSERVER_ADMIN])
-        .args(["--data-dir".to_owned(), text(&site.run().join("bootserver"))])
-        .args(["--artifacts-dir".to_owned(), text(&site.prepared().guest.dir)])
+        .args(["--interface", "eth0", "--server-name", "lab", "--admin-addr", BOOTSERVER_ADMIN])
+        .args(["--data-dir".to_owned(), text(&lan.run().join("bootserver"))])
+        .args(["--artifacts-dir".to_owned(), text(artifacts)])
         .args(["--agent-dir".to_owned(), text(&agents)]))
 }
 

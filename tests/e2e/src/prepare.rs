@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::guest::{self, Guest};
 use crate::interrupt;
 use crate::kube_build::{self, Kubernetes};
+use crate::loaders::{self, Loaders};
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::{apt, net};
@@ -22,6 +23,8 @@ pub struct Prepared {
     pub helm: PathBuf,
     /// What machines boot.
     pub guest: Guest,
+    /// Loaders for machines that this Debian has none for.
+    pub loaders: Loaders,
 }
 
 /// Makes, or finds, all that a site needs. Also sweeps up after labs that were killed.
@@ -33,5 +36,6 @@ pub fn prepare(progress: &Progress) -> Result<Prepared> {
     let kubernetes = kube_build::kubernetes(progress, &paths)?;
     let helm = kube_build::helm(progress, &paths)?;
     let guest = guest::ensure(progress, &paths, &kubernetes.kubelet)?;
-    Ok(Prepared { paths, kubernetes, helm, guest })
+    let loaders = loaders::ensure(progress, &paths)?;
+    Ok(Prepared { paths, kubernetes, helm, guest, loaders })
 }

@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
 use serde_json::Value;
 
 use crate::magnetite::Binaries;
-use crate::net::SERVER;
+use crate::net::{Network, SERVER};
 use crate::proc::{Cmd, Process};
 use crate::site::Site;
 
@@ -32,13 +32,13 @@ pub fn in_netns<T: Send>(netns: &str, work: impl FnOnce() -> Result<T> + Send) -
 
 /// Sends a DISCOVER as iPXE on a BIOS box would, and returns the proxy's OFFER, if one comes within two seconds:
 /// the time for which real iPXE listens for one.
-pub fn discover(site: &Site, mac: &str) -> Result<Option<Packet>> {
+pub fn discover(network: &Network, mac: &str) -> Result<Option<Packet>> {
     let mac: Vec<u8> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect::<Result<_, _>>()?;
     let mac = <[u8; 6]>::try_from(mac).map_err(|mac| anyhow::anyhow!("{} octets are no MAC", mac.len()))?;
     let request = Persona::BIOS.ipxe().request(MessageType::DISCOVER, mac, None, 0x6d61_676e);
     let mut bytes = Vec::new();
     request.encode(&mut bytes)?;
-    in_netns(&site.network().dhcp(), move || {
+    in_netns(&network.dhcp(), move || {
         let socket = UdpSocket::bind("0.0.0.0:68")?;
         setsockopt(&socket, BindToDevice, &"eth0".into())?;
         socket.set_broadcast(true)?;
@@ -69,7 +69,7 @@ pub struct Loot {
 
 /// Fetches, from another place on the network, what the box with this MAC would be given.
 pub fn loot(site: &Site, mac: &str) -> Result<Loot> {
-    let offer = discover(site, mac)?.context("no offer came for a declared box")?;
+    let offer = discover(site.network(), mac)?.context("no offer came for a declared box")?;
     let url = String::from_utf8(offer.bootfile())?;
     let script = fetch(site, &url)?;
     let word = script.split_whitespace().find_map(|word| word.strip_prefix("ignition.config.url="));

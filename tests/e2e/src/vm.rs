@@ -11,8 +11,14 @@ use crate::net::{Network, SOCKETS};
 use crate::proc::{Cmd, Process, tail};
 use crate::wait;
 
-const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// Code and variables of a UEFI firmware, as Debian's packages have them.
+const OVMF: (&str, &str) = ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd");
+/// The same, built to enforce Secure Boot; its variables come from the lab.
+const OVMF_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+const AAVMF: (&str, &str) = ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd");
+
+/// cx16=off: under TCG with two processors, 6.12 kernels die in cmpxchg16b.
+const X86: &str = "qemu64,cx16=off";
 
 /// What a machine starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +29,31 @@ pub enum Firmware {
     Uefi,
     /// OVMF with its PXE client off: UEFI HTTP Boot.
     UefiHttp,
+    /// OVMF that starts only what is signed by a key in its variables.
+    SecureBoot,
+    /// The same as [`Firmware::Uefi`], for a 64-bit Arm processor.
+    Arm64,
+}
+
+impl Firmware {
+    /// Code and variables, if it is UEFI.
+    fn files(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Bios => None,
+            Self::Uefi | Self::UefiHttp => Some(OVMF),
+            Self::SecureBoot => Some((OVMF_SECURE, OVMF.1)),
+            Self::Arm64 => Some(AAVMF),
+        }
+    }
+}
+
+/// The network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Card {
+    /// QEMU's own.
+    Virtio,
+    /// Intel's 82540, as old servers have it.
+    E1000,
 }
 
 /// A machine as it stands in the rack.
@@ -46,6 +77,10 @@ pub struct VmSpec {
     pub cpus: u32,
     /// The size of its disk, MiB, if it has one (`/dev/vda`).
     pub disk: Option<u32>,
+    /// Its network card.
+    pub card: Card,
+    /// The firmware's variables that it starts with. Default: those that its firmware comes with.
+    pub variables: Option<PathBuf>,
 }
 
 impl VmSpec {
@@ -62,7 +97,23 @@ impl VmSpec {
             memory: 1536,
             cpus: 2,
             disk: None,
+            card: Card::Virtio,
+            variables: None,
         }
+    }
+
+    /// With another network card.
+    #[must_use]
+    pub fn with_card(mut self, card: Card) -> Self {
+        self.card = card;
+        self
+    }
+
+    /// With variables of the firmware, in which keys are enrolled.
+    #[must_use]
+    pub fn with_variables(mut self, file: &Path) -> Self {
+        self.variables = Some(file.to_owned());
+        self
     }
 
     /// With a disk of so many MiB.
@@ -102,8 +153,9 @@ impl Vm {
     pub fn create(spec: VmSpec, network: &Network, dir: &Path) -> Result<Self> {
         let scratch = dir.join(format!(".{}", spec.name));
         std::fs::create_dir_all(&scratch)?;
-        if spec.firmware != Firmware::Bios {
-            std::fs::copy(OVMF_VARS, scratch.join("vars.fd")).context("copy OVMF's variables")?;
+        if let Some((_, variables)) = spec.firmware.files() {
+            let variables = spec.variables.as_deref().unwrap_or(Path::new(variables));
+            std::fs::copy(variables, scratch.join("vars.fd")).context("copy the firmware's variables")?;
         }
         if let Some(mib) = spec.disk {
             let disk = std::fs::File::create(scratch.join("disk.raw")).context("make a disk")?;
@@ -201,27 +253,39 @@ impl Vm {
     fn command(&self) -> Cmd {
         let spec = &self.spec;
         let scratch = self.scratch.display();
-        let machine = match spec.firmware {
+        let (qemu, machine, cpu) = match spec.firmware {
             // graphics=off sends SeaBIOS's and the ROM's screen to the serial port.
-            Firmware::Bios => "pc,graphics=off,accel=tcg",
-            Firmware::Uefi | Firmware::UefiHttp => "q35,accel=tcg",
+            Firmware::Bios => ("x86_64", "pc,graphics=off,accel=tcg", X86),
+            Firmware::Uefi | Firmware::UefiHttp => ("x86_64", "q35,accel=tcg", X86),
+            // Variables that the system cannot write past the firmware need system management mode.
+            Firmware::SecureBoot => ("x86_64", "q35,smm=on,accel=tcg", X86),
+            Firmware::Arm64 => ("aarch64", "virt,accel=tcg", "cortex-a57"),
         };
-        let mut card = format!("virtio-net-pci,netdev=n0,mac={},bootindex=1", spec.mac);
-        let mut cmd = Cmd::new("qemu-system-x86_64").netns(&self.netns);
-        // cx16=off: under TCG with two processors, 6.12 kernels die in cmpxchg16b.
-        cmd = cmd.args(["-machine", machine, "-cpu", "qemu64,cx16=off", "-rtc", "base=utc"]);
+        let kind = match spec.card {
+            Card::Virtio => "virtio-net-pci",
+            Card::E1000 => "e1000",
+        };
+        let mut card = format!("{kind},netdev=n0,mac={},bootindex=1", spec.mac);
+        let mut cmd = Cmd::new(format!("qemu-system-{qemu}")).netns(&self.netns);
+        cmd = cmd.args(["-machine", machine, "-cpu", cpu, "-rtc", "base=utc"]);
         cmd = cmd.args(["-m", &spec.memory.to_string(), "-smp", &spec.cpus.to_string()]);
         cmd = cmd.args(["-display", "none", "-nodefaults", "-uuid", &spec.uuid, "-smbios"]);
         cmd = cmd.arg(format!("type=1,manufacturer=Magnetite,product=Lab,serial={},uuid={}", spec.serial, spec.uuid));
         // What a server does when nothing answered: try again.
-        cmd = cmd.args(["-boot", "strict=on,reboot-timeout=3000"]);
+        if spec.firmware != Firmware::Arm64 {
+            cmd = cmd.args(["-boot", "strict=on,reboot-timeout=3000"]);
+        }
         cmd = cmd.arg("-chardev").arg(format!("file,id=console,append=on,path={}", self.console().display()));
         cmd = cmd.args(["-serial", "chardev:console", "-monitor"]);
         cmd = cmd.arg(format!("unix:{},server=on,wait=off", self.monitor().display()));
-        if spec.firmware != Firmware::Bios {
+        if let Some((code, _)) = spec.firmware.files() {
             card.push_str(",romfile=");
-            cmd = cmd.arg("-drive").arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}"));
+            cmd = cmd.arg("-drive").arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"));
             cmd = cmd.arg("-drive").arg(format!("if=pflash,format=raw,unit=1,file={scratch}/vars.fd"));
+        }
+        if spec.firmware == Firmware::SecureBoot {
+            cmd = cmd.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+            cmd = cmd.args(["-global", "ICH9-LPC.disable_s3=1"]);
         }
         if spec.firmware == Firmware::UefiHttp {
             for protocol in ["IPv4PXESupport", "IPv6PXESupport"] {

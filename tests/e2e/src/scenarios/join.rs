@@ -366,7 +366,7 @@ fn leaving(site: &Site, spec: &VmSpec, progress: &Progress) -> Result<()> {
     site.kubectl(&["delete", "machine", &spec.name, "--timeout=60s"])?;
     ensure!(site.admin().get(&["node", &spec.name])?.is_some(), "the Node was removed, and the policy is Retain");
     wait::until("the box to be a stranger", Duration::from_secs(20), || {
-        Ok(rogue::discover(site, &spec.mac)?.is_none().then_some(()))
+        Ok(rogue::discover(site.network(), &spec.mac)?.is_none().then_some(()))
     })?;
     progress.line("deleted one Machine: its Node stays, its box is a stranger now");
     Ok(())

@@ -4,6 +4,7 @@ mod away;
 mod catalog;
 mod conflict;
 mod crash;
+mod firmware;
 mod join;
 mod schema;
 
@@ -31,6 +32,16 @@ pub const ALL: &[Scenario] = &[
         run: schema::run,
     },
     Scenario { name: "catalog", about: "without a cluster: a box boots from a folder of YAML", run: catalog::run },
+    Scenario {
+        name: "firmware",
+        about: "BIOS, UEFI in both dialects, UEFI HTTP, Arm and Secure Boot, each as far as its kernel",
+        run: firmware::run,
+    },
+    Scenario {
+        name: "odd-networks",
+        about: "a loader that fails is followed by the next; port 67 is taken; no DHCP server, addresses are reserved",
+        run: firmware::odd,
+    },
     Scenario {
         name: "join",
         about: "BIOS and UEFI boxes become Nodes; strangers get nothing; nothing secret is served; a reboot stays joined",

@@ -137,14 +137,17 @@ fn conditions(site: &Site, prepared: &Prepared) -> Result<()> {
     site.apply(&machine("two", "52:54:00:aa:00:01"))?;
     says("machine", "one", "IdentityUnique", "False", "two")?;
     says("machine", "two", "IdentityUnique", "False", "one")?;
-    ensure!(crate::rogue::discover(site, "52:54:00:aa:00:01")?.is_none(), "a box in doubt was answered");
+    ensure!(crate::rogue::discover(site.network(), "52:54:00:aa:00:01")?.is_none(), "a box in doubt was answered");
     site.kubectl(&["delete", "machine", "two", "--timeout=30s"])?;
     says("machine", "one", "IdentityUnique", "True", "")?;
     // Once nothing is in doubt it is answered again.
     crate::wait::until("an offer for the one that is left", std::time::Duration::from_secs(20), || {
-        crate::rogue::discover(site, "52:54:00:aa:00:01")
+        crate::rogue::discover(site.network(), "52:54:00:aa:00:01")
     })?;
-    ensure!(crate::rogue::discover(site, "52:54:00:99:99:99")?.is_none(), "a box that nobody declared was answered");
+    ensure!(
+        crate::rogue::discover(site.network(), "52:54:00:99:99:99")?.is_none(),
+        "a box that nobody declared was answered"
+    );
     Ok(())
 }
 
