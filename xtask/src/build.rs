@@ -13,7 +13,7 @@ pub fn root() -> Result<PathBuf> {
 }
 
 /// The machine's own target triple. Naming it keeps `crt-static` away from build scripts and macros.
-fn host() -> Result<String> {
+pub fn host() -> Result<String> {
     let output = Command::new("rustc").arg("-vV").output().context("run rustc; install Rust by https://rustup.rs")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
@@ -25,9 +25,13 @@ pub fn cargo(subcommand: &str) -> Result<Command> {
     let host = host()?;
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()?).arg(subcommand).args(["--target", &host]);
-    let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
-    command.env(variable, "-C target-feature=+crt-static");
+    command.env(rustflags_variable(&host), "-C target-feature=+crt-static");
     Ok(command)
+}
+
+/// The variable with the compiler's flags for one target: build scripts and macros are built without them.
+pub fn rustflags_variable(host: &str) -> String {
+    format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"))
 }
 
 /// Runs a command whose output people see.

@@ -4,6 +4,7 @@ mod build;
 mod check;
 mod demo;
 mod e2e;
+mod fuzz;
 mod generate;
 mod test;
 
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Magnetite's tool: demo, test, e2e, generate, check.
+/// Magnetite's tool: demo, test, fuzz, e2e, generate, check.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
 #[command(after_help = "Examples:
@@ -19,6 +20,7 @@ use clap::{CommandFactory, Parser, Subcommand};
   cargo xtask demo --once            the same, then exit: 0 when all are Ready
   cargo xtask test                   everything, as CI runs it
   cargo xtask test --fast            what needs no machine to boot, for the inner loop
+  cargo xtask fuzz                   look for bytes that break a decoder
   cargo xtask e2e --list             the lab's scenarios
   cargo xtask e2e conflict           one of them, keeping consoles, captures and logs
 
@@ -34,6 +36,8 @@ enum Command {
     Demo(demo::Args),
     /// Run all tests.
     Test(test::Args),
+    /// Let a fuzzer look for bytes that break a decoder.
+    Fuzz(fuzz::Args),
     /// Run scenarios of the lab by name.
     E2e(e2e::Args),
     /// Write what is generated: CRDs and the chart that carries them.
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Generate(args) => build::root().and_then(|root| generate::run(&root, args.check)),
         Command::Check => check::run(),

@@ -5,17 +5,17 @@ use std::time::Instant;
 use anyhow::Result;
 use magnetite_e2e::{interrupt, progress::Progress};
 
-use crate::{build, check, e2e};
+use crate::{build, check, e2e, fuzz};
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave out what needs machines to boot: no QEMU, no image, no root.
+    /// Leave out what takes minutes: the fuzzer, and what needs machines to boot (no QEMU, no image, no root).
     #[arg(long)]
     fast: bool,
 }
 
-/// Runs unit, property and golden tests, the checks, then (unless `--fast`) the lab's scenarios.
+/// Runs unit, property and golden tests, the checks, then (unless `--fast`) the fuzzer and the lab's scenarios.
 pub fn run(args: &Args) -> Result<()> {
     interrupt::install();
     let start = Instant::now();
@@ -25,9 +25,10 @@ pub fn run(args: &Args) -> Result<()> {
     progress.line("format, lints, layers, generated files (cargo xtask check) …");
     check::run()?;
     if args.fast {
-        progress.line(format!("fast tests passed in {} s; the lab was left out", start.elapsed().as_secs()));
+        progress.line(format!("fast tests passed in {} s; fuzzer and lab were left out", start.elapsed().as_secs()));
         return Ok(());
     }
+    fuzz::all(&progress)?;
     e2e::all(&progress)?;
     progress.line(format!("all tests passed in {} s", start.elapsed().as_secs()));
     Ok(())

@@ -1,7 +1,7 @@
 //! The lab's captures (tests/golden/pcap), read without a crate.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One UDP datagram of a capture.
 pub struct Datagram {
@@ -13,10 +13,20 @@ pub struct Datagram {
     pub payload: Vec<u8>,
 }
 
-/// The UDP datagrams of a classic pcap or pcapng file of Ethernet frames with IPv4 in them.
+/// The folder of the captures, from whichever crate is compiled.
+pub fn folder() -> PathBuf {
+    let mut above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|dir| dir.join("tests/golden/pcap"));
+    above.find(|dir| dir.is_dir()).expect("tests/golden/pcap is in the repository")
+}
+
+/// The UDP datagrams of one of the lab's captures.
 pub fn datagrams(name: &str) -> Vec<Datagram> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/pcap").join(name);
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    datagrams_of(&folder().join(name))
+}
+
+/// The UDP datagrams of a classic pcap or pcapng file of Ethernet frames with IPv4 in them.
+pub fn datagrams_of(path: &Path) -> Vec<Datagram> {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let mut frames = Vec::new();
     if bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) {
@@ -50,9 +60,8 @@ fn udp(frame: &[u8]) -> Option<Datagram> {
 
 /// The names of the captures.
 pub fn captures() -> Vec<String> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/pcap");
     let mut names: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert!(names.len() >= 10, "the captures are there");
     names

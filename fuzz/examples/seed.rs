@@ -1,0 +1,189 @@
+//! Writes the seeds (fuzz/corpus): packets of real firmware out of the lab's captures, cut into what each target reads, and,
+//! where no capture has any, the few forms that our own programs write. Run by `cargo xtask fuzz --seed [FOLDER]`; a further
+//! folder of captures adds packets whose form is new.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for the terminal that stops at the first fault")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use magnetite_api::{
+    join::{ClaimRequest, IdentityFacts, ReportRequest, ReportedFailure},
+    report::{BootStepName, Disk, Inventory, Nic},
+};
+use magnetite_boot::capability::{Purpose, machine_id};
+use magnetite_fuzz::{link, transfer::kind};
+use magnetite_wire::{
+    dhcp,
+    tftp::{self, ErrorCode, ReadRequest, transfer::Limits},
+};
+
+#[path = "../../crates/wire/tests/pcap/mod.rs"]
+mod pcap;
+
+/// Seeds by target and name.
+type Seeds = BTreeMap<(&'static str, String), Vec<u8>>;
+
+fn main() -> Result<()> {
+    let mut files: Vec<PathBuf> = pcap::captures().iter().map(|name| pcap::folder().join(name)).collect();
+    for folder in std::env::args_os().skip(1) {
+        let entries = fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
+        let mut more: Vec<_> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+        more.retain(|path| path.extension().is_some_and(|end| end == "pcap"));
+        more.sort();
+        files.extend(more);
+    }
+    let mut seeds = Seeds::new();
+    captured(&files, &mut seeds);
+    links(&mut seeds);
+    bodies(&mut seeds)?;
+    let mut sizes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for ((target, name), bytes) in &seeds {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name), bytes)?;
+        let size = sizes.entry(target).or_default();
+        *size = (size.0 + 1, size.1 + bytes.len());
+    }
+    for (target, (count, bytes)) in sizes {
+        println!("{target}: {count} seeds, {bytes} bytes");
+    }
+    Ok(())
+}
+
+/// Packets, each form once: the same options of the same length in the same order teach a fuzzer nothing new.
+fn captured(files: &[PathBuf], seeds: &mut Seeds) {
+    let mut forms = BTreeSet::new();
+    for path in files {
+        let capture = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for (index, datagram) in pcap::datagrams_of(path).into_iter().enumerate() {
+            let (name, bytes) = (format!("{capture}-{index}"), datagram.payload);
+            if let Ok(packet) = dhcp::Packet::decode(&bytes) {
+                let options: Vec<_> = packet.options.iter().map(|(code, value)| (code.0, value.len())).collect();
+                if forms.insert(format!("{} {} {options:?}", packet.op, packet.flags)) {
+                    options_of(&packet, &name, &mut forms, seeds);
+                    if packet.op == 1 {
+                        seeds.insert(("reply", name.clone()), bytes.clone());
+                    }
+                    seeds.insert(("dhcp", name), bytes);
+                }
+            } else if let (69, Ok(tftp::Packet::Read(request))) = (datagram.target, tftp::Packet::decode(&bytes))
+                && forms.insert(format!("{:?}", ReadRequest { file: String::new(), ..request.clone() }))
+            {
+                transfers(&request, &name, &bytes, seeds);
+            }
+        }
+    }
+}
+
+/// The values that have a form of their own inside: 43, 77 and 175.
+fn options_of(packet: &dhcp::Packet, name: &str, forms: &mut BTreeSet<String>, seeds: &mut Seeds) {
+    for code in [dhcp::OptionCode::VENDOR, dhcp::OptionCode::USER_CLASS, dhcp::OptionCode::IPXE] {
+        if let Some(value) = packet.options.get(code).filter(|value| forms.insert(format!("{value:?}"))) {
+            seeds.insert(("pxe", format!("{name}-option-{}", code.0)), value);
+        }
+    }
+}
+
+/// A request of firmware, what follows it, and the transfer in fair weather and in foul.
+fn transfers(request: &ReadRequest, name: &str, bytes: &[u8], seeds: &mut Seeds) {
+    let limits = Limits { block_size: 1468, window: 16 };
+    let agreed = tftp::Negotiated::from_request(request, limits);
+    let packets = [
+        ("oack", tftp::Packet::Oack(agreed.acknowledge(request, 1_040_896))),
+        ("data", tftp::Packet::Data { block: 1, bytes: b"MZ" }),
+        ("ack", tftp::Packet::Ack(1)),
+        ("error", tftp::Packet::Error { code: ErrorCode::OPTIONS, message: "User aborted the transfer".to_owned() }),
+    ];
+    seeds.insert(("tftp", name.to_owned()), bytes.to_vec());
+    for (kind, packet) in packets {
+        let mut written = Vec::new();
+        packet.encode(&mut written);
+        seeds.insert(("tftp", format!("{name}-{kind}")), written);
+    }
+
+    let next = |blocks: u16| (kind::ACK_NEXT, blocks);
+    let oack = (kind::ACK, 0);
+    let worlds = [
+        ("fair", 6000, vec![oack, next(1), next(1), next(1), next(1), next(1)]),
+        ("probe", 6000, vec![(kind::ERROR, 8)]),
+        ("silent", 6000, vec![(kind::TIMER, 0); 3]),
+        (
+            "storm",
+            6000,
+            vec![oack, oack, next(1), next(0), next(0), (kind::TIMER, 0), next(1), next(0), (kind::START, 0)],
+        ),
+        (
+            "loss",
+            60_000,
+            vec![oack, (kind::TIMER, 0), next(1), (kind::TIMER, 0), (kind::TIMER, 0), next(1), (kind::ERROR, 0)],
+        ),
+    ];
+    for (world, size, events) in worlds {
+        let mut input = u32::to_be_bytes(size).to_vec();
+        input.extend(limits.block_size.to_be_bytes());
+        input.push(16);
+        input.push(u8::try_from(bytes.len()).unwrap());
+        input.extend(bytes);
+        for (kind, number) in events {
+            input.push(kind);
+            input.extend(number.to_be_bytes());
+        }
+        seeds.insert(("transfer", format!("{name}-{world}")), input);
+    }
+}
+
+fn links(seeds: &mut Seeds) {
+    let (key, id) = (link::key(), machine_id(&link::machine()));
+    let mint = |purpose, expires| key.mint(purpose, link::MACHINE_KEY, link::INTENT, expires);
+    let (good, old) = (mint(Purpose::Boot, link::NOW + 600), mint(Purpose::Boot, link::NOW - 1));
+    let agent = mint(Purpose::Agent, link::NOW + 600);
+    let forms = [
+        ("script", format!("/m/{id}/{good}/x86_64/boot.ipxe")),
+        ("config", format!("/m/{id}/{good}/aarch64/config.ign")),
+        ("expired", format!("/m/{id}/{old}/x86_64/initrd/0")),
+        ("claim", format!("/a/{id}/{agent}/claim")),
+        ("loader", format!("/ipxe/{id}/snponly.efi")),
+        (
+            "identify",
+            "/identify?mac=52:54:00:30:00:10&uuid=3f0d2c5e-0000-4000-8000-000000000010&arch=x86_64&serial=pf3x01"
+                .to_owned(),
+        ),
+        ("identify-escaped", "/identify?mac=52-54-00-99-99-99&uuid=&arch=arm64&serial=x%20%7C%7C%20reboot".to_owned()),
+        ("identify-serial", "/identify?serial=+PF3X01+".to_owned()),
+        ("digest", "/9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".to_owned()),
+    ];
+    seeds.extend(forms.map(|(name, text)| (("link", name.to_owned()), text.into_bytes())));
+}
+
+fn bodies(seeds: &mut Seeds) -> Result<()> {
+    let machine = link::machine();
+    let mac = machine.spec.macs.first().copied();
+    let claim = ClaimRequest {
+        machine: "box".to_owned(),
+        intent: link::INTENT.to_owned(),
+        claim_key: "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE".to_owned(),
+        certificate_request: "-----BEGIN CERTIFICATE REQUEST-----\nMIH\n-----END CERTIFICATE REQUEST-----\n".to_owned(),
+        signature: "MEUCIQ==".to_owned(),
+        facts: IdentityFacts { macs: mac.into_iter().collect(), uuid: machine.spec.uuid, serial: machine.spec.serial },
+    };
+    let plain = ReportRequest { step: BootStepName::SystemBooted, detail: None, failure: None, inventory: None };
+    let failed = ReportRequest {
+        detail: Some("kubelet".to_owned()),
+        failure: Some(ReportedFailure { reason: "KubeletNotStarted".to_owned(), message: "exit 1".to_owned() }),
+        ..plain.clone()
+    };
+    let disk = Disk { name: "vda".to_owned(), size_bytes: 1 << 33, model: Some("QEMU".to_owned()), ..Disk::default() };
+    let nic = Nic { name: "eno1".to_owned(), mac, link: true, speed_mbps: Some(1000), ..Nic::default() };
+    let inventory =
+        Inventory { cpus: 2, memory_bytes: 1 << 31, disks: vec![disk], nics: vec![nic], ..Inventory::default() };
+    let first = ReportRequest { inventory: Some(inventory), ..plain.clone() };
+    seeds.insert(("join", "claim".to_owned()), serde_json::to_vec(&claim)?);
+    for (name, report) in [("report", plain), ("report-failed", failed), ("report-inventory", first)] {
+        seeds.insert(("join", name.to_owned()), serde_json::to_vec(&report)?);
+    }
+    Ok(())
+}
