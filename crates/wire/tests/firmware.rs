@@ -269,8 +269,7 @@ fn a_reserved_address_comes_with_all_that_is_said_of_it() {
     assert_eq!(options[2..7].iter().map(|(code, _)| *code).collect::<Vec<_>>(), [51, 1, 3, 6, 12], "nothing empty");
     assert_eq!(offer.options.get(OptionCode::LEASE_TIME).unwrap(), 86_400_u32.to_be_bytes());
     assert_eq!(offer.options.get(OptionCode::VENDOR).unwrap(), pxe::BOOT_AT_ONCE);
-    let mut renewal = request.clone();
-    renewal.ciaddr = reserved().address;
+    let renewal = Packet { ciaddr: reserved().address, ..request };
     let (ack, to) = reply::lease(&renewal, MessageType::ACK, server, &reserved(), None).unwrap();
     assert_eq!(to, Destination::Client(reserved().address));
     assert!(ack.bootfile().is_empty() && ack.siaddr.is_unspecified() && ack.options.vendor_class().is_none());
