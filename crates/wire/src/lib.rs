@@ -1,4 +1,4 @@
-//! DHCPv4, PXE and TFTP packets: bytes to values and back.
+//! DHCPv4, DHCPv6, PXE, TFTP and router-discovery packets: bytes to values and back.
 //!
 //! Every byte that comes in here was sent by somebody whom nobody knows. So nothing indexes, nothing
 //! unwraps, nothing allocates by a length that the peer chose, and nothing does IO or reads a clock.
@@ -9,6 +9,8 @@
 )]
 
 pub mod dhcp;
+pub mod dhcpv6;
+pub mod icmpv6;
 pub mod pxe;
 pub mod reader;
 pub mod tftp;
