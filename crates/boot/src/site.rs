@@ -80,8 +80,10 @@ impl Site<'_> {
     /// iPXE by itself asks once and gives up, and then for the machine's script.
     pub fn autoexec(&self, machine: &Machine, architecture: Architecture, now: u64) -> String {
         let link = self.script_link(machine, architecture, now);
+        // Over IPv6 it is a router that must be heard; iPXE's `dhcp` is DHCPv4 alone.
+        let configure = if self.address.is_ipv6() { "ifconf --configurator ipv6" } else { "dhcp" };
         format!(
-            "#!ipxe\n:address\ndhcp || goto again\nchain --replace --autofree {link} || goto again\n:again\nsleep 1\ngoto address\n"
+            "#!ipxe\n:address\n{configure} || goto again\nchain --replace --autofree {link} || goto again\n:again\nsleep 1\ngoto address\n"
         )
     }
 
@@ -139,5 +141,9 @@ mod tests {
         let script = site.autoexec(&machine("box").arc(), Architecture::Aarch64, 0);
         assert!(script.starts_with("#!ipxe\n") && script.contains("dhcp || goto again"), "{script}");
         assert!(script.contains("/aarch64/boot.ipxe || goto again"), "{script}");
+        let six = Site { address: "fd30::1".parse().unwrap(), ..site };
+        let script = six.autoexec(&machine("box").arc(), Architecture::X86_64, 0);
+        assert!(script.contains("ifconf --configurator ipv6 || goto again"), "{script}");
+        assert!(script.contains(" http://[fd30::1]:80/m/"), "{script}");
     }
 }

@@ -117,8 +117,10 @@ impl App {
     /// The boot server at the address that a client asked, by its `Host`: a machine goes on with the address that it reached. A name
     /// that is none of our addresses is nobody's word: the first address is told.
     pub fn site_asked(&self, host: Option<&str>) -> Site<'_> {
-        let asked = host.and_then(|host| host.rsplit_once(':').map_or(host, |(host, _)| host).parse::<IpAddr>().ok());
-        let own = self.interfaces.iter().map(|interface| IpAddr::V4(interface.address));
+        let asked = host.and_then(named);
+        let own = self.interfaces.iter().flat_map(|Interface { name: _, address, address6 }| {
+            [Some(IpAddr::V4(*address)), address6.map(IpAddr::V6)].into_iter().flatten()
+        });
         let first = self.interfaces.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |first| IpAddr::V4(first.address));
         self.site(asked.filter(|asked| own.clone().any(|own| own == *asked)).unwrap_or(first))
     }
@@ -150,5 +152,36 @@ impl App {
                 None
             }
         }
+    }
+}
+
+/// The address in a `Host`: `10.0.0.1:8080`, `10.0.0.1`, `[fd30::1]:8080`, `[fd30::1]`.
+fn named(host: &str) -> Option<IpAddr> {
+    if let Some(host) = host.strip_prefix('[') {
+        return host.split_once(']')?.0.parse().ok().map(IpAddr::V6);
+    }
+    host.split_once(':').map_or(host, |(host, _port)| host).parse().ok().map(IpAddr::V4)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use crate::fixtures;
+
+    /// A machine goes on with the address that it reached, and with no name that somebody made up.
+    #[rstest]
+    #[case(Some("127.0.0.1:8080"), "http://127.0.0.1:8080")]
+    #[case(Some("[fd30::1]:8080"), "http://[fd30::1]:8080")]
+    #[case(Some("[fd30::1]"), "http://[fd30::1]:8080")]
+    #[case(Some("[fd30::2]:8080"), "http://127.0.0.1:8080")]
+    #[case(Some("fd30::1"), "http://127.0.0.1:8080")]
+    #[case(Some("[fd30::1"), "http://127.0.0.1:8080")]
+    #[case(Some("evil.example"), "http://127.0.0.1:8080")]
+    #[case(None, "http://127.0.0.1:8080")]
+    #[tokio::test]
+    async fn links_lead_to_where_they_were_asked_for(#[case] host: Option<&str>, #[case] base: &str) {
+        let site = fixtures::Site::with(|app| app.interfaces[0].address6 = "fd30::1".parse().ok()).await;
+        assert_eq!(site.app.site_asked(host).base(), base);
     }
 }

@@ -1,6 +1,9 @@
 //! The command line.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use clap::{Parser, ValueEnum};
 use magnetite_daemon::{admin::AdminArgs, log::LogArgs};
@@ -78,6 +81,22 @@ pub struct Args {
     #[arg(long, value_enum, env = "MAGNETITE_DHCP", default_value_t = DhcpMode::Proxy)]
     pub dhcp: DhcpMode,
 
+    /// Whether to answer boot questions over DHCPv6, and to serve TFTP and HTTP on IPv6 too. No addresses are handed
+    /// out: the site's own DHCPv6 server does that, and knows nothing of this one.
+    #[arg(long, value_enum, env = "MAGNETITE_DHCPV6", default_value_t = Dhcpv6Mode::Off)]
+    pub dhcpv6: Dhcpv6Mode,
+
+    /// IPv6 address that machines reach this server at, where there is one interface; given, TFTP and HTTP are served on it
+    /// too. Default, with --dhcpv6 proxy: the interface's first global or unique-local one, else its link-local one, which
+    /// iPXE cannot use.
+    #[arg(long, value_name = "IPV6", env = "MAGNETITE_ADDRESS6")]
+    pub address6: Option<Ipv6Addr>,
+
+    /// Whether to say by router advertisement that there is no router. It ends the 15 seconds that iPXE waits for one
+    /// on a link without IPv6. Needs CAP_NET_RAW. Falls silent as long as a real router speaks.
+    #[arg(long, value_enum, env = "MAGNETITE_ROUTER_ADVERTISEMENT", default_value_t = RouterAdvertisement::Off)]
+    pub router_advertisement: RouterAdvertisement,
+
     /// Answer firmware that no Machine declares, with iPXE, to ask it for its serial number. Off by default, when
     /// an unknown box gets no answer. A box that stays unknown goes on to its next boot device.
     #[arg(long, env = "MAGNETITE_IDENTIFY_BY_SERIAL")]
@@ -116,6 +135,25 @@ pub enum DhcpMode {
     Off,
 }
 
+/// Whether to answer DHCPv6.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dhcpv6Mode {
+    /// Not at all.
+    Off,
+    /// Boot information only, beside the site's DHCPv6 server (ports 547 and 4011): to EDK2's PXE and HTTP boot, and to
+    /// iPXE where the site's routers say that other things than addresses come by DHCPv6.
+    Proxy,
+}
+
+/// Whether to say that there is no router.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterAdvertisement {
+    /// Say nothing.
+    Off,
+    /// Say that there is none: lifetime 0, no prefix.
+    Empty,
+}
+
 /// A name that may be part of an object's name.
 pub fn server_name(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -149,6 +187,7 @@ mod tests {
         let catalog =
             parse(&["--catalog", "site", "--interface", "eno1", "--data-dir", "/d", "--dhcp", "off"]).unwrap();
         assert_eq!((catalog.catalog, catalog.dhcp), (Some("site".into()), DhcpMode::Off));
+        assert_eq!((catalog.dhcpv6, catalog.router_advertisement), (Dhcpv6Mode::Off, RouterAdvertisement::Off));
         assert!(parse(&["--completion", "bash"]).is_ok(), "needs no interface");
         let two = parse(&["--interface", "eno1,eno2.100", "--data-dir", "/d", "--dhcp", "boot-server"]).unwrap();
         assert_eq!((two.interface.len(), two.dhcp), (2, DhcpMode::BootServer));

@@ -94,7 +94,7 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// The interface of tests.
 pub static LOOPBACK: LazyLock<Interface> =
-    LazyLock::new(|| Interface { name: "lo".to_owned(), address: Ipv4Addr::LOCALHOST });
+    LazyLock::new(|| Interface { name: "lo".to_owned(), address: Ipv4Addr::LOCALHOST, address6: None });
 
 /// The MAC of the one Machine.
 pub const MAC: &str = "52:54:00:30:00:10";

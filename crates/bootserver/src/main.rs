@@ -5,21 +5,28 @@ mod app;
 mod args;
 mod artifacts;
 mod dhcp;
+mod dhcpv6;
 #[cfg(test)]
 mod fixtures;
 mod http;
+mod ipv6;
 mod keys;
 mod limits;
 mod loaders;
 mod metrics;
 mod net;
+mod ra;
 mod record;
 mod report;
 mod store;
 mod tftp;
 mod view;
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use axum_server::tls_rustls::RustlsConfig;
@@ -70,11 +77,13 @@ async fn run(args: Args) -> Result<()> {
     let app = Arc::new(prepare(&args, &data, reader, tls.pin.clone()).await?);
     // Everything is bound before anything is served.
     let sockets = Sockets::bind(&args, &app.interfaces).await?;
+    let sockets6 = ipv6::Sockets::bind(&args, &app.interfaces).await?;
     let admin = Admin::bind(&args.admin).await?;
     sockets_bound.open();
 
     let mut tasks = watching(&args, data.clone(), &app, writer, view_there, &stop)?;
     let (config, strangers) = (RustlsConfig::from_config(Arc::new(tls.config)), Arc::default());
+    tasks.extend(sockets6.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     tasks.extend(sockets.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     let fetcher = Fetcher::new(is_fetched_from).context("make a client for artifacts")?;
     tasks.push(task("artifacts", Arc::clone(&app.library).run(app.view.clone(), fetcher, stop.clone())));
@@ -83,8 +92,9 @@ async fn run(args: Args) -> Result<()> {
     app.metrics.register(&mut registry);
     tasks.push(task("admin", admin.run(registry, readiness, stop.clone())));
     let (http_port, https_port) = (app.http_port, app.https_port);
-    for Interface { name, address } in &app.interfaces {
-        tracing::info!(iface = name, %address, http_port, https_port, dhcp = ?args.dhcp, "serving");
+    for Interface { name, address, address6 } in &app.interfaces {
+        let address6 = address6.map(tracing::field::display);
+        tracing::info!(iface = name, %address, address6, http_port, https_port, dhcp = ?args.dhcp, "serving");
     }
     magnetite_daemon::supervise(stop, tasks).await?;
     Ok(())
@@ -104,6 +114,9 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         http_port,
         https_port,
         dhcp: _,
+        dhcpv6: _,
+        address6: _,
+        router_advertisement: _,
         identify_by_serial,
         server_name,
         namespace: _,
@@ -121,7 +134,9 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
             interface.len()
         );
     }
-    let interfaces = interface.iter().map(|name| Interface::find(name, *address)).collect::<Result<_, _>>()?;
+    let mut interfaces: Vec<_> =
+        interface.iter().map(|name| Interface::find(name, *address)).collect::<Result<_, _>>()?;
+    ipv6::find_addresses(args, &mut interfaces)?;
     let records = Records::default();
     records.restore(report::remembered(data));
     let folder = artifacts_dir.clone().unwrap_or_else(|| data.join("artifacts"));
@@ -200,7 +215,7 @@ impl Sockets {
     }
 
     async fn bind_one(args: &Args, interface: Interface) -> Result<Self> {
-        let Interface { name, address } = &interface;
+        let Interface { name, address, address6: _ } = &interface;
         let services: &[(dhcp::Service, u16)] = match args.dhcp {
             DhcpMode::Proxy => &[(dhcp::Service::Proxy, 67), (dhcp::Service::BootServer, 4011)],
             DhcpMode::Reservations => &[(dhcp::Service::Reservations, 67), (dhcp::Service::BootServer, 4011)],
@@ -211,7 +226,7 @@ impl Sockets {
         let bind = |(service, port): &(_, _)| Ok((*service, net::udp(Some(name), any, *port)?));
         let dhcp = services.iter().map(bind).collect::<Result<_, net::NetError>>()?;
         let tftp = net::udp(Some(name), *address, 69)?;
-        let (http, https) = (bind_tcp(*address, args.http_port).await?, bind_tcp(*address, args.https_port).await?);
+        let (http, https) = (bind_tcp((*address, args.http_port)).await?, bind_tcp((*address, args.https_port)).await?);
         Ok(Self { interface, dhcp, tftp, http, https })
     }
 
@@ -224,7 +239,7 @@ impl Sockets {
     ) -> Vec<Task> {
         let Self { interface, dhcp, tftp, http, https } = self;
         let mtu = net::mtu(&interface.name);
-        let source = tftp::Source { address: interface.address, interface: Some(interface.name.clone()) };
+        let source = tftp::Source { address: interface.address.into(), interface: Some(interface.name.clone()) };
         let mut tasks = vec![
             task("tftp", tftp::Server::new(tftp, source, mtu, Arc::clone(app)).run(stop.clone())),
             task("http", http::plain(http, http::public(Arc::clone(app)), stop.clone())),
@@ -253,8 +268,9 @@ fn host_name() -> Result<String> {
     args::server_name(&name).map_err(|error| anyhow::anyhow!("the host's name {error}; give --server-name"))
 }
 
-async fn bind_tcp(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
-    TcpListener::bind((address, port))
+async fn bind_tcp(address: impl Into<SocketAddr>) -> Result<TcpListener> {
+    let address = address.into();
+    TcpListener::bind(address)
         .await
-        .with_context(|| format!("bind TCP {address}:{port}; is another server there? (`ss -ltnp` names it)"))
+        .with_context(|| format!("bind TCP {address}; is another server there? (`ss -ltnp` names it)"))
 }

@@ -50,6 +50,10 @@ pub struct Kind {
 pub struct Metrics {
     /// DHCP packets by what became of them.
     pub dhcp: Family<Outcome, Counter>,
+    /// DHCPv6 packets by what became of them.
+    pub dhcpv6: Family<Outcome, Counter>,
+    /// Router advertisements by what became of them.
+    pub advertisements: Family<Outcome, Counter>,
     /// TFTP transfers by how they ended.
     pub tftp: Family<Outcome, Counter>,
     /// HTTP answers.
@@ -69,11 +73,21 @@ pub struct Metrics {
 impl Metrics {
     /// Registers all counters.
     pub fn register(&self, registry: &mut Registry) {
-        let Self { dhcp, tftp, http, claims, reports, bytes, known, unusable } = self;
+        let Self { dhcp, dhcpv6, advertisements, tftp, http, claims, reports, bytes, known, unusable } = self;
         registry.register(
             "magnetite_bootserver_dhcp_packets",
             "DHCP and PXE packets by what became of them",
             dhcp.clone(),
+        );
+        registry.register(
+            "magnetite_bootserver_dhcpv6_packets",
+            "DHCPv6 packets by what became of them",
+            dhcpv6.clone(),
+        );
+        registry.register(
+            "magnetite_bootserver_router_advertisements",
+            "Empty router advertisements by what became of them",
+            advertisements.clone(),
         );
         registry.register("magnetite_bootserver_tftp_transfers", "TFTP transfers by how they ended", tftp.clone());
         registry.register("magnetite_bootserver_http_answers", "HTTP answers by route and status", http.clone());

@@ -4,7 +4,7 @@ use magnetite_daemon::log::chain;
 
 use std::{
     io::IoSlice,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::AsRawFd,
     path::Path,
 };
@@ -26,6 +26,22 @@ pub enum NetError {
     /// The interface has no IPv4 address, or does not exist.
     #[error("the interface {0} has no IPv4 address; `ip -4 addr show` lists those that have one")]
     NoAddress(String),
+    /// The interface has no IPv6 address, or does not exist.
+    #[error("the interface {0} has no IPv6 address; `ip -6 addr show` lists those that have one")]
+    NoAddress6(String),
+    /// The interface has no link-local IPv6 address.
+    #[error(
+        "the interface {0} has no link-local IPv6 address, from which router advertisements come; is IPv6 off (`sysctl net.ipv6.conf`)?"
+    )]
+    NoLinkLocal(String),
+    /// No raw socket.
+    #[error(
+        "a raw ICMPv6 socket cannot be had; router advertisements need root or CAP_NET_RAW, and an interface with multicast"
+    )]
+    Raw(#[source] std::io::Error),
+    /// An interface has no number.
+    #[error("the interface {0} does not exist; `ip link` lists those that do")]
+    NoInterface(String, #[source] nix::Error),
     /// Interfaces could not be listed.
     #[error("the interfaces of this host could not be listed")]
     Interfaces(#[source] nix::Error),
@@ -49,6 +65,8 @@ pub struct Interface {
     pub name: String,
     /// Our address there.
     pub address: Ipv4Addr,
+    /// Our IPv6 address there, if we serve on one.
+    pub address6: Option<Ipv6Addr>,
 }
 
 impl Interface {
@@ -58,7 +76,7 @@ impl Interface {
             Some(address) => address,
             None => address(name)?,
         };
-        Ok(Self { name: name.to_owned(), address })
+        Ok(Self { name: name.to_owned(), address, address6: None })
     }
 }
 
@@ -68,6 +86,45 @@ fn address(interface: &str) -> Result<Ipv4Addr, NetError> {
     let mut own = all.filter(|one| one.interface_name == interface);
     own.find_map(|one| Some(one.address?.as_sockaddr_in()?.ip()))
         .ok_or_else(|| NetError::NoAddress(interface.to_owned()))
+}
+
+/// The IPv6 address of an interface that boxes can be told: the first global or unique-local one, else the link-local
+/// one, of which firmware can make use and iPXE cannot.
+pub fn address6(interface: &str) -> Result<Ipv6Addr, NetError> {
+    let mut own = addresses6(interface)?;
+    // Stable: of the same kind the first stays first.
+    own.sort_by_key(Ipv6Addr::is_unicast_link_local);
+    own.first().copied().ok_or_else(|| NetError::NoAddress6(interface.to_owned()))
+}
+
+/// Whether an interface has a link-local IPv6 address.
+pub fn has_link_local(interface: &str) -> Result<bool, NetError> {
+    Ok(addresses6(interface)?.iter().any(Ipv6Addr::is_unicast_link_local))
+}
+
+fn addresses6(interface: &str) -> Result<Vec<Ipv6Addr>, NetError> {
+    let all = getifaddrs().map_err(NetError::Interfaces)?;
+    let own = all.filter(|one| one.interface_name == interface);
+    Ok(own.filter_map(|one| Some(one.address?.as_sockaddr_in6()?.ip())).collect())
+}
+
+/// An interface's number and MAC.
+pub fn link(interface: &str) -> Result<(u32, [u8; 6]), NetError> {
+    let number =
+        nix::net::if_::if_nametoindex(interface).map_err(|error| NetError::NoInterface(interface.to_owned(), error))?;
+    let all = getifaddrs().map_err(NetError::Interfaces)?;
+    let mut own = all.filter(|one| one.interface_name == interface);
+    let mac = own.find_map(|one| one.address?.as_link_addr()?.addr());
+    Ok((number, mac.unwrap_or_default()))
+}
+
+/// A UDP socket on all addresses of one interface, that hears also what is sent to an IPv6 group.
+pub fn udp_group(interface: &str, group: Ipv6Addr, port: u16) -> Result<UdpSocket, NetError> {
+    let socket = udp(Some(interface), Ipv6Addr::UNSPECIFIED, port)?;
+    let (number, _) = link(interface)?;
+    let hint = "; the interface takes no part in IPv6 multicast".to_owned();
+    socket.join_multicast_v6(&group, number).map_err(|source| NetError::Bind { port, hint, source })?;
+    Ok(socket)
 }
 
 /// The largest IP packet that an interface carries; Ethernet's where nobody says.
@@ -108,6 +165,7 @@ fn in_use(port: u16) -> String {
             ". Two ways out: run the boot server on another host of this network, or let the DHCP server that is here say option 60 \
              \"PXEClient\" and run with --dhcp boot-server, which needs port 4011 only"
         }
+        547 => ". Run the boot server on another host of this network than the DHCPv6 server",
         _ => "",
     };
     holder + way_out
@@ -115,8 +173,10 @@ fn in_use(port: u16) -> String {
 
 /// The process that holds a UDP port, as far as this process may see.
 fn held_by(proc: &Path, port: u16) -> Option<String> {
-    let table = std::fs::read_to_string(proc.join("net/udp")).ok()?;
-    let inodes: Vec<String> = table.lines().skip(1).filter_map(|line| inode(line, port)).collect();
+    let table = |name| std::fs::read_to_string(proc.join("net").join(name));
+    let tables = [table("udp").ok()?, table("udp6").unwrap_or_default()];
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    let inodes: Vec<String> = lines.filter_map(|line| inode(line, port)).collect();
     let pids = std::fs::read_dir(proc).ok()?.flatten().map(|entry| entry.path());
     pids.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit)))
         .find(|path| {
@@ -137,18 +197,36 @@ fn inode(line: &str, port: u16) -> Option<String> {
     (u16::from_str_radix(hex, 16) == Ok(port)).then(|| fields.get(9).map(|inode| (*inode).to_owned()))?
 }
 
+/// An address with what a link-local one needs: the interface that it is on.
+pub fn socket_address(interface: Option<&str>, address: IpAddr, port: u16) -> std::io::Result<SocketAddr> {
+    Ok(match (address, interface) {
+        (IpAddr::V6(address), Some(interface)) if address.is_unicast_link_local() => {
+            SocketAddrV6::new(address, port, 0, nix::net::if_::if_nametoindex(interface)?).into()
+        }
+        (address, _) => SocketAddr::new(address, port),
+    })
+}
+
+fn domain(address: IpAddr) -> Domain {
+    if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }
+}
+
 /// A UDP socket that hears one interface only, if one is given; what it sends goes out there.
-pub fn udp(interface: Option<&str>, address: Ipv4Addr, port: u16) -> Result<UdpSocket, NetError> {
+pub fn udp(interface: Option<&str>, address: impl Into<IpAddr>, port: u16) -> Result<UdpSocket, NetError> {
+    let address = address.into();
     let attempt = || -> std::io::Result<UdpSocket> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = Socket::new(domain(address), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
-        socket.set_broadcast(true)?;
+        match address {
+            IpAddr::V4(_) => socket.set_broadcast(true)?,
+            IpAddr::V6(_) => socket.set_only_v6(true)?,
+        }
         // A site's boxes power on at once; the default buffer holds some hundred packets.
         drop(socket.set_recv_buffer_size(4 << 20));
         if let Some(interface) = interface {
             socket.bind_device(Some(interface.as_bytes()))?;
         }
-        socket.bind(&SocketAddrV4::new(address, port).into())?;
+        socket.bind(&socket_address(interface, address, port)?.into())?;
         UdpSocket::from_std(socket.into())
     };
     attempt().map_err(|source| {

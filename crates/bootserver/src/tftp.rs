@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -37,7 +37,7 @@ const MOST_A_CLIENT: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Source {
     /// Our address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Our interface; any, if none is named.
     pub interface: Option<String>,
 }
@@ -55,6 +55,8 @@ pub struct Server {
 impl Server {
     /// Takes a bound socket. Blocks are such that they fit the interface's `mtu`.
     pub fn new(socket: UdpSocket, source: Source, mtu: u16, app: Arc<App>) -> Self {
+        // IPv6's header is 20 bytes longer than IPv4's.
+        let mtu = if source.address.is_ipv6() { mtu.min(1500).saturating_sub(20) } else { mtu };
         let limits = Limits { block_size: mtu.saturating_sub(32).clamp(8, LARGEST_BLOCK), window: WINDOW };
         let transfers = Arc::new(Semaphore::new(MOST));
         Self { socket, source, limits, app, transfers, clients: Arc::default() }
@@ -74,11 +76,10 @@ impl Server {
                 received = self.socket.recv_from(&mut buffer) => received,
             };
             match received {
-                Ok((len, SocketAddr::V4(peer))) => {
+                Ok((len, peer)) => {
                     errors = 0;
                     self.request(buffer.get(..len).unwrap_or_default(), peer, &tracker).await;
                 }
-                Ok(_) => {}
                 Err(error) => {
                     errors += 1;
                     tracing::warn!(error = chain(&error), "a TFTP packet could not be received");
@@ -93,10 +94,10 @@ impl Server {
         Ok(())
     }
 
-    async fn request(&self, bytes: &[u8], peer: SocketAddrV4, tracker: &TaskTracker) {
+    async fn request(&self, bytes: &[u8], peer: SocketAddr, tracker: &TaskTracker) {
         let refusal = match Packet::decode(bytes) {
             Ok(Packet::Read(request)) => {
-                match loaders::find(&self.app, &request.file, &self.app.site(IpAddr::V4(self.source.address))) {
+                match loaders::find(&self.app, &request.file, &self.app.site(self.source.address)) {
                     Some(found) => {
                         self.start(request, found, peer, tracker);
                         return;
@@ -119,12 +120,12 @@ impl Server {
         drop(self.socket.send_to(&out, peer).await);
     }
 
-    fn start(&self, request: ReadRequest, found: loaders::Asked, peer: SocketAddrV4, tracker: &TaskTracker) {
+    fn start(&self, request: ReadRequest, found: loaders::Asked, peer: SocketAddr, tracker: &TaskTracker) {
         let Ok(permit) = Arc::clone(&self.transfers).try_acquire_owned() else {
             count(&self.app.metrics.tftp, "too_many");
             return;
         };
-        let Some(place) = Place::take(&self.clients, IpAddr::V4(*peer.ip())) else {
+        let Some(place) = Place::take(&self.clients, peer.ip()) else {
             count(&self.app.metrics.tftp, "too_many_of_one_client");
             return;
         };
@@ -204,7 +205,7 @@ struct End {
 async fn send(
     source: &Source,
     limits: Limits,
-    peer: SocketAddrV4,
+    peer: SocketAddr,
     request: &ReadRequest,
     file: &[u8],
 ) -> std::io::Result<End> {

@@ -4,7 +4,7 @@ use super::*;
 use crate::fixtures::Site;
 
 fn server(socket: UdpSocket, site: &Site) -> Server {
-    let source = Source { address: Ipv4Addr::LOCALHOST, interface: None };
+    let source = Source { address: Ipv4Addr::LOCALHOST.into(), interface: None };
     Server::new(socket, source, 1500, Arc::clone(&site.app))
 }
 
@@ -83,7 +83,7 @@ async fn loaders_are_sent_and_nothing_else_is() {
 async fn serving<F: Future<Output = ()>>(site: &Site, mtu: u16, work: impl FnOnce(SocketAddr) -> F) {
     let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
     let address = socket.local_addr().unwrap();
-    let source = Source { address: Ipv4Addr::LOCALHOST, interface: None };
+    let source = Source { address: Ipv4Addr::LOCALHOST.into(), interface: None };
     let stop = CancellationToken::new();
     let running = tokio::spawn(Server::new(socket, source, mtu, Arc::clone(&site.app)).run(stop.clone()));
     work(address).await;
