@@ -26,7 +26,11 @@ RUN install -D --mode=0644 --target-directory=/out/usr/lib/ipxe \
     # Under this name busybox does only this: the chart's init container gives the data folder to the boot server.
     && install -D "$(command -v busybox)" /out/usr/lib/magnetite/chown \
     # Kubernetes cannot give a capability to a user other than root; the file can, where the Pod allows it.
-    && setcap cap_net_bind_service=+ep /out/usr/bin/magnetite-bootserver
+    && setcap cap_net_bind_service=+ep /out/usr/bin/magnetite-bootserver \
+    # Once more, for router advertisements. Not one file for both: the kernel starts none that is marked for more than
+    # the Pod may have.
+    && install /out/usr/bin/magnetite-bootserver /out/usr/lib/magnetite/bootserver-net-raw \
+    && setcap cap_net_bind_service,cap_net_raw=+ep /out/usr/lib/magnetite/bootserver-net-raw
 RUN mkdir -p /usr/lib/magnetite/agent
 
 FROM build AS no-other-agent

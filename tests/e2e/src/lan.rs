@@ -150,7 +150,8 @@ fn start_router(netns: &str, run: &RunDir) -> Result<Process> {
     dnsmasq("router", netns, run, "enable-ra\ndhcp-range=fd30::,ra-only,64,1h\nra-param=eth0,10,0\n")
 }
 
-fn dnsmasq(name: &str, netns: &str, run: &RunDir, config: &str) -> Result<Process> {
+/// Starts dnsmasq in a namespace.
+pub(crate) fn dnsmasq(name: &str, netns: &str, run: &RunDir, config: &str) -> Result<Process> {
     let file = run.join(&format!("{name}.conf"));
     std::fs::write(&file, format!("port=0\ninterface=eth0\nbind-interfaces\nuser=root\n{config}"))?;
     // -d rather than -k: in the foreground, and without the change of capabilities that would make

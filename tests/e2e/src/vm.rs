@@ -33,6 +33,11 @@ pub enum Firmware {
     SecureBoot,
     /// The same as [`Firmware::Uefi`], for a 64-bit Arm processor.
     Arm64,
+    /// OVMF without PXE over IPv4: PXE over IPv6.
+    UefiIpv6,
+    /// OVMF with its PXE client off, and nothing that would answer HTTP Boot over IPv4: HTTP Boot over IPv6, once it has
+    /// given that up. OVMF has no setting to leave it out.
+    UefiHttpIpv6,
 }
 
 impl Firmware {
@@ -40,9 +45,18 @@ impl Firmware {
     fn files(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Bios => None,
-            Self::Uefi | Self::UefiHttp => Some(OVMF),
+            Self::Uefi | Self::UefiHttp | Self::UefiIpv6 | Self::UefiHttpIpv6 => Some(OVMF),
             Self::SecureBoot => Some((OVMF_SECURE, OVMF.1)),
             Self::Arm64 => Some(AAVMF),
+        }
+    }
+
+    /// What OVMF is told not to do.
+    fn without(self) -> &'static [&'static str] {
+        match self {
+            Self::Bios | Self::Uefi | Self::SecureBoot | Self::Arm64 => &[],
+            Self::UefiHttp | Self::UefiHttpIpv6 => &["IPv4PXESupport", "IPv6PXESupport"],
+            Self::UefiIpv6 => &["IPv4PXESupport"],
         }
     }
 }
@@ -256,7 +270,9 @@ impl Vm {
         let (qemu, machine, cpu) = match spec.firmware {
             // graphics=off sends SeaBIOS's and the ROM's screen to the serial port.
             Firmware::Bios => ("x86_64", "pc,graphics=off,accel=tcg", X86),
-            Firmware::Uefi | Firmware::UefiHttp => ("x86_64", "q35,accel=tcg", X86),
+            Firmware::Uefi | Firmware::UefiHttp | Firmware::UefiIpv6 | Firmware::UefiHttpIpv6 => {
+                ("x86_64", "q35,accel=tcg", X86)
+            }
             // Variables that the system cannot write past the firmware need system management mode.
             Firmware::SecureBoot => ("x86_64", "q35,smm=on,accel=tcg", X86),
             Firmware::Arm64 => ("aarch64", "virt,accel=tcg", "cortex-a57"),
@@ -287,10 +303,8 @@ impl Vm {
             cmd = cmd.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
             cmd = cmd.args(["-global", "ICH9-LPC.disable_s3=1"]);
         }
-        if spec.firmware == Firmware::UefiHttp {
-            for protocol in ["IPv4PXESupport", "IPv6PXESupport"] {
-                cmd = cmd.arg("-fw_cfg").arg(format!("name=opt/org.tianocore/{protocol},string=n"));
-            }
+        for protocol in spec.firmware.without() {
+            cmd = cmd.arg("-fw_cfg").arg(format!("name=opt/org.tianocore/{protocol},string=n"));
         }
         let tap = Network::tap(spec.port);
         cmd = cmd.arg("-netdev").arg(format!("tap,id=n0,ifname={tap},script=no,downscript=no"));

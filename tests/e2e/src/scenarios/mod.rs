@@ -5,6 +5,7 @@ mod catalog;
 mod conflict;
 mod crash;
 mod firmware;
+mod ipv6;
 mod join;
 mod schema;
 
@@ -41,6 +42,16 @@ pub const ALL: &[Scenario] = &[
         name: "odd-networks",
         about: "a loader that fails is followed by the next; port 67 is taken; no DHCP server, addresses are reserved",
         run: firmware::odd,
+    },
+    Scenario {
+        name: "ra",
+        about: "no router on the link: an empty advertisement ends iPXE's wait; beside a real router not a word",
+        run: ipv6::router,
+    },
+    Scenario {
+        name: "ipv6",
+        about: "UEFI boxes boot by PXE and by HTTP over IPv6, beside a DHCPv6 server that names no loader",
+        run: ipv6::boot,
     },
     Scenario {
         name: "join",
