@@ -1,32 +1,37 @@
-//! Fetches a file: beside its place, summed on the way, and renamed into it only if the sum is right.
+//! Fetches a file: beside its place, summed on the way, and renamed into it only if the sum is right. What a broken
+//! connection or a killed process left is gone on with.
 //!
-//! A Profile's author chooses the URL, and the boot server has reach that its author may not have. So only http and
-//! https are spoken, no redirect is followed, nothing is sent along, and addresses that mean this host or its link are
-//! refused after the name was resolved, when they are what will be connected to.
+//! No redirect is followed, nothing is sent along, and [`super::target`] says where from.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::IpAddr,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures::StreamExt;
 use magnetite_api::{Sha256, report::ArtifactState};
-use reqwest::{
-    Client, Url,
-    dns::{Name, Resolve, Resolving},
+use reqwest::{Client, Response, StatusCode, Url, header};
+use tokio::time::Instant;
+
+use super::{
+    partial::{Origin, Partial},
+    target::{Resolver, shown, target},
 };
-use sha2::Digest;
-use tokio::io::AsyncWriteExt;
 
 /// No file is larger: an endless stream ends here.
 const LARGEST: u64 = 16 << 30;
-/// No fetch takes longer.
+/// No fetch takes longer. What came until then is gone on with by the next.
 const LONGEST: Duration = Duration::from_secs(2 * 60 * 60);
 /// So much of the disk is left to others.
 const RESERVE: u64 = 64 << 20;
-/// Progress is told, and the disk looked at, after so many bytes.
+/// Bytes that are written at once.
+const WRITE: usize = 1 << 20;
+/// The disk is looked at after so many bytes.
 const STEP: u64 = 16 << 20;
+/// Progress is told this often.
+const TELL: Duration = Duration::from_secs(1);
 
 /// Why a file was not fetched.
 #[derive(Debug, thiserror::Error)]
@@ -43,22 +48,49 @@ pub enum FetchError {
         address: IpAddr,
     },
     /// The other server did not answer, or stopped half-way.
-    #[error("fetching failed")]
-    Http(#[source] reqwest::Error),
+    #[error("fetching {url} stopped after {bytes} bytes")]
+    Http {
+        /// Where from.
+        url: String,
+        /// Bytes at hand.
+        bytes: u64,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
     /// The other server has something else to say.
-    #[error("the server answers {0}; name the file's own URL")]
-    Status(reqwest::StatusCode),
+    #[error("{url}: the server answers {status}; name the file's own URL")]
+    Status {
+        /// Where from.
+        url: String,
+        /// What it says.
+        status: StatusCode,
+    },
     /// It does not end.
-    #[error("it is larger than {LARGEST} bytes, or took longer than two hours")]
-    TooMuch,
+    #[error("{url} is larger than {LARGEST} bytes")]
+    TooLarge {
+        /// Where from.
+        url: String,
+    },
+    /// It does not end today.
+    #[error("{url} took longer than two hours")]
+    TooLong {
+        /// Where from.
+        url: String,
+    },
     /// The file came to an end before the length that the server told.
-    #[error("the server sent {got} of {told} bytes")]
+    #[error("{url}: the server sent {got} of {told} bytes")]
     Short {
+        /// Where from.
+        url: String,
         /// Bytes that came.
         got: u64,
         /// Bytes that were told.
         told: u64,
     },
+    /// Another Profile names the same file, or another process has the same --data-dir.
+    #[error("another fetch is at it")]
+    Taken,
     /// The disk is full, or nearly.
     #[error("the disk of {0} is full; make room in --data-dir")]
     Full(PathBuf),
@@ -66,8 +98,10 @@ pub enum FetchError {
     #[error("{0} cannot be written")]
     Write(PathBuf, #[source] std::io::Error),
     /// It is another file.
-    #[error("it has SHA-256 {got}, and {want} is declared")]
+    #[error("{url} has SHA-256 {got}, and {want} is declared")]
     WrongSum {
+        /// Where from.
+        url: String,
         /// What it has.
         got: Sha256,
         /// What it should have.
@@ -80,51 +114,22 @@ impl FetchError {
     pub fn state(&self) -> ArtifactState {
         match self {
             Self::WrongSum { .. } => ArtifactState::WrongSum,
+            Self::Taken => ArtifactState::Fetching,
             Self::Url(_)
             | Self::Address { .. }
-            | Self::Http(_)
-            | Self::Status(_)
-            | Self::TooMuch
+            | Self::Http { .. }
+            | Self::Status { .. }
+            | Self::TooLarge { .. }
+            | Self::TooLong { .. }
             | Self::Short { .. }
             | Self::Full(_)
             | Self::Write(..) => ArtifactState::Failed,
         }
     }
-}
 
-/// False of an address that leads to this host, or no further than its own link (cloud metadata is there).
-pub fn is_fetched_from(address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    match address {
-        IpAddr::V4(v4) => {
-            let first = v4.octets()[0];
-            first != 0 && first < 224 && !v4.is_loopback() && !v4.is_link_local()
-        }
-        IpAddr::V6(v6) => {
-            let link_local = v6.segments()[0] & 0xffc0 == 0xfe80;
-            // The old form ::a.b.c.d of an IPv4 address, which to_canonical leaves alone, holds :: and ::1 too.
-            let compatible = v6.segments()[..6] == [0; 6];
-            let metadata = v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-            !(link_local || compatible || metadata || v6.is_multicast())
-        }
-    }
-}
-
-/// Resolves names to addresses that may be fetched from.
-struct Resolver(fn(IpAddr) -> bool);
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allowed = self.0;
-        Box::pin(async move {
-            let host = name.as_str().to_owned();
-            let all: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            // One bad address spoils the name: it would be a matter of luck which is taken.
-            if let Some(bad) = all.iter().find(|address| !allowed(address.ip())) {
-                return Err(FetchError::Address { host, address: bad.ip() }.into());
-            }
-            Ok(Box::new(all.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
-        })
+    /// Whether what came is the beginning of the file, as far as is known.
+    fn is_cut(&self) -> bool {
+        matches!(self, Self::Http { .. } | Self::Status { .. } | Self::TooLong { .. } | Self::Short { .. })
     }
 }
 
@@ -136,7 +141,7 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Fetches from addresses that `allowed` takes; see [`is_fetched_from`].
+    /// Fetches from addresses that `allowed` takes; see [`super::is_fetched_from`].
     pub fn new(allowed: fn(IpAddr) -> bool) -> Result<Self, reqwest::Error> {
         let client = Client::builder()
             .connect_timeout(Duration::from_secs(10))
@@ -145,112 +150,226 @@ impl Fetcher {
             .redirect(reqwest::redirect::Policy::none())
             // A proxy would resolve the name, where nobody looks at the address.
             .no_proxy()
-            .dns_resolver(std::sync::Arc::new(Resolver(allowed)))
+            .dns_resolver(Arc::new(Resolver(allowed)))
             .user_agent(concat!("magnetite-bootserver/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self { client, allowed })
     }
 
-    fn target(&self, url: &str) -> Result<Url, FetchError> {
-        let refused = || FetchError::Url(url.to_owned());
-        let parsed = Url::parse(url).map_err(|_| refused())?;
-        let bare = parsed.username().is_empty() && parsed.password().is_none();
-        let host = parsed.host_str().filter(|_| bare && matches!(parsed.scheme(), "http" | "https"));
-        let host = host.ok_or_else(refused)?;
-        // An address is not resolved, so that the resolver never sees it.
-        match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            Ok(address) if !(self.allowed)(address) => Err(FetchError::Address { host: host.to_owned(), address }),
-            _ => Ok(parsed),
-        }
-    }
-
-    /// Fetches a file to `path`, which then holds exactly what `want` says. `progress` is told the bytes so far and
-    /// the bytes in all, if the server says.
+    /// Fetches a file to its place in the cache, which then holds exactly what `want` says. `progress` is told the
+    /// bytes so far and the bytes in all, if the server says.
     ///
     /// # Errors
-    /// Why not. Nothing is at `path` then, nor left beside it.
+    /// Why not. Nothing is in its place then; beside it is what the next fetch can go on with, if anything.
     pub async fn fetch(
         &self,
         url: &str,
         want: Sha256,
-        path: &Path,
+        cache: &Path,
         progress: impl Fn(u64, Option<u64>),
     ) -> Result<(), FetchError> {
-        let target = self.target(url)?;
-        // A name of its own: two Profiles may name the same file at two places.
-        let part = Part(path.with_extension(format!("{:016x}.part", rand::random::<u64>())));
-        let download = self.download(target, want, &part.0, progress);
-        tokio::time::timeout(LONGEST, download).await.map_err(|_| FetchError::TooMuch)??;
-        let written = |error| FetchError::Write(path.to_owned(), error);
-        tokio::fs::rename(&part.0, path).await.map_err(written)?;
-        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let synced = tokio::task::spawn_blocking(move || std::fs::File::open(folder)?.sync_all()).await;
-        synced.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(written)
+        let target = target(url, self.allowed)?;
+        let opened = {
+            let cache = cache.to_owned();
+            tokio::task::spawn_blocking(move || Partial::open(&cache, want)).await.unwrap_or_else(cut_short)
+        };
+        let partial = opened.map_err(|error| full(cache, error))?.ok_or(FetchError::Taken)?;
+        let job = Job { url: shown(url), want, cache: cache.to_owned(), partial: Arc::new(Mutex::new(partial)) };
+        let fetched = tokio::time::timeout(LONGEST, job.run(&self.client, &target, progress)).await;
+        let fetched = fetched.unwrap_or_else(|_| Err(FetchError::TooLong { url: job.url.clone() }));
+        if let Err(error) = &fetched {
+            let cut = error.is_cut();
+            job.with(move |partial| {
+                if !cut || partial.origin().is_none() {
+                    partial.discard()
+                }
+            })
+            .await?;
+        }
+        fetched
+    }
+}
+
+/// One fetch.
+struct Job {
+    url: String,
+    want: Sha256,
+    cache: PathBuf,
+    partial: Arc<Mutex<Partial>>,
+}
+
+impl Job {
+    async fn run(&self, client: &Client, target: &Url, progress: impl Fn(u64, Option<u64>)) -> Result<(), FetchError> {
+        loop {
+            let resumed = self.download(client, target, &progress).await?;
+            let got = self.with(|partial| partial.sum()).await?;
+            if got == self.want {
+                let place = self.cache.join(self.want.to_string());
+                return self.write(move |partial| partial.finish(&place)).await;
+            }
+            if !resumed {
+                return Err(FetchError::WrongSum { url: self.url.clone(), got, want: self.want });
+            }
+            // Two beginnings and ends that do not belong together, or a disk that rots: once more, from the beginning.
+            self.write(|partial| partial.restart(None)).await?;
+        }
     }
 
+    /// Fetches what is not there yet. True if some of it was.
     async fn download(
         &self,
-        target: Url,
-        want: Sha256,
-        part: &Path,
-        progress: impl Fn(u64, Option<u64>),
-    ) -> Result<(), FetchError> {
-        let response = self.client.get(target).send().await.map_err(FetchError::Http)?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
+        client: &Client,
+        target: &Url,
+        progress: &impl Fn(u64, Option<u64>),
+    ) -> Result<bool, FetchError> {
+        let url = self.url.clone();
+        let known = self.with(move |partial| partial.origin().filter(|origin| origin.url == url)).await?;
+        let start = self.with(|partial| partial.bytes()).await?;
+        let Some(origin) = known else { return self.whole(client, target, progress).await.map(|()| false) };
+        if origin.total == Some(start) {
+            return Ok(true);
         }
-        let total = response.content_length();
-        room(part, total.unwrap_or(0))?;
-        let written = |error| FetchError::Write(part.to_owned(), error);
-        let mut file = tokio::fs::File::create(part).await.map_err(written)?;
-        let (mut hasher, mut bytes, mut told) = (sha2::Sha256::new(), 0u64, 0u64);
-        let mut stream = response.bytes_stream();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(FetchError::Http)?;
-            bytes += chunk.len() as u64;
-            if bytes > LARGEST {
-                return Err(FetchError::TooMuch);
+        let range = (header::RANGE, format!("bytes={start}-"));
+        let asked = client.get(target.clone()).header(range.0, range.1).header(header::IF_RANGE, &origin.validator);
+        let response = asked.send().await.map_err(|error| self.http(error, start))?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT if fits(&response, start, origin.total) => {
+                tracing::info!(url = self.url, bytes = start, "fetching goes on where it stopped");
+                self.receive(response, start, origin.total, progress).await.map(|()| true)
             }
-            hasher.update(&chunk);
-            file.write_all(&chunk).await.map_err(written)?;
-            if bytes - told >= STEP {
-                told = bytes;
-                room(part, 0)?;
+            // The server has another version of the file now, or knows no ranges.
+            StatusCode::OK => self.receive_whole(response, progress).await.map(|()| false),
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                self.whole(client, target, progress).await.map(|()| false)
+            }
+            status => Err(FetchError::Status { url: self.url.clone(), status }),
+        }
+    }
+
+    async fn whole(
+        &self,
+        client: &Client,
+        target: &Url,
+        progress: &impl Fn(u64, Option<u64>),
+    ) -> Result<(), FetchError> {
+        let response = client.get(target.clone()).send().await.map_err(|error| self.http(error, 0))?;
+        match response.status() {
+            StatusCode::OK => self.receive_whole(response, progress).await,
+            status => Err(FetchError::Status { url: self.url.clone(), status }),
+        }
+    }
+
+    async fn receive_whole(&self, response: Response, progress: &impl Fn(u64, Option<u64>)) -> Result<(), FetchError> {
+        let total = response.content_length();
+        let origin = validator(&response).map(|validator| Origin { url: self.url.clone(), validator, total });
+        self.write(move |partial| partial.restart(origin.as_ref())).await?;
+        self.receive(response, 0, total, progress).await
+    }
+
+    /// Takes the body, which begins at `bytes`.
+    async fn receive(
+        &self,
+        response: Response,
+        mut bytes: u64,
+        total: Option<u64>,
+        progress: &impl Fn(u64, Option<u64>),
+    ) -> Result<(), FetchError> {
+        room(&self.cache, total.unwrap_or(0).saturating_sub(bytes))?;
+        progress(bytes, total);
+        let (mut stream, mut buffer) = (response.bytes_stream(), Vec::with_capacity(WRITE));
+        let (mut told, mut looked) = (Instant::now(), bytes);
+        loop {
+            let chunk = stream.next().await;
+            let ended = !matches!(chunk, Some(Ok(_)));
+            if let Some(Ok(chunk)) = &chunk {
+                bytes += chunk.len() as u64;
+                buffer.extend_from_slice(chunk);
+            }
+            if buffer.len() >= WRITE || ended {
+                let full = std::mem::replace(&mut buffer, Vec::with_capacity(WRITE));
+                self.write(move |partial| partial.write(&full)).await?;
+            }
+            match chunk {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(self.http(error, bytes)),
+                None => break,
+            }
+            if bytes > LARGEST {
+                return Err(FetchError::TooLarge { url: self.url.clone() });
+            }
+            if bytes - looked >= STEP {
+                looked = bytes;
+                room(&self.cache, 0)?;
+            }
+            if told.elapsed() >= TELL {
+                told = Instant::now();
                 progress(bytes, total);
             }
         }
-        if let Some(told) = total.filter(|told| *told != bytes) {
-            return Err(FetchError::Short { got: bytes, told });
+        match total.filter(|told| *told != bytes) {
+            Some(told) => Err(FetchError::Short { url: self.url.clone(), got: bytes, told }),
+            None => Ok(()),
         }
-        file.sync_all().await.map_err(written)?;
-        let got = Sha256(hasher.finalize().into());
-        if got == want { Ok(()) } else { Err(FetchError::WrongSum { got, want }) }
+    }
+
+    fn http(&self, error: reqwest::Error, bytes: u64) -> FetchError {
+        // Its own words would show the whole URL.
+        FetchError::Http { url: self.url.clone(), bytes, source: error.without_url() }
+    }
+
+    /// Does something with the partial file where it may block.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Partial) -> T + Send + 'static,
+    ) -> Result<T, FetchError> {
+        let partial = Arc::clone(&self.partial);
+        let done =
+            tokio::task::spawn_blocking(move || work(&mut partial.lock().unwrap_or_else(PoisonError::into_inner)));
+        done.await.map_err(|error| FetchError::Write(self.cache.clone(), std::io::Error::other(error)))
+    }
+
+    async fn write(
+        &self,
+        work: impl FnOnce(&mut Partial) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), FetchError> {
+        self.with(work).await?.map_err(|error| full(&self.cache, error))
     }
 }
 
-/// A file that is being fetched; gone with this value, unless it was renamed.
-struct Part(PathBuf);
+fn cut_short<T>(error: tokio::task::JoinError) -> std::io::Result<T> {
+    Err(std::io::Error::other(error))
+}
 
-impl Drop for Part {
-    fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.0));
+fn full(cache: &Path, error: std::io::Error) -> FetchError {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded => FetchError::Full(cache.to_owned()),
+        _ => FetchError::Write(cache.to_owned(), error),
     }
 }
 
-/// Removes what a killed process left half fetched.
-pub fn remove_parts(cache: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(cache)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|end| end == "part") {
-            std::fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
+/// What `If-Range` may name the file's version by: a strong ETag, or the time of its last change (RFC 9110, 13.1.5).
+fn validator(response: &Response) -> Option<String> {
+    let value = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    value(header::ETAG).filter(|tag| tag.starts_with('"')).or_else(|| value(header::LAST_MODIFIED))
+}
+
+/// Whether a part is the one that was asked for (RFC 9110, 14.4): `bytes 100-199/200`.
+fn fits(response: &Response, start: u64, total: Option<u64>) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let Some((range, of)) =
+        range.and_then(|range| range.strip_prefix("bytes ")).and_then(|range| range.split_once('/'))
+    else {
+        return false;
+    };
+    let (first, last) = range.split_once('-').unwrap_or_default();
+    let (of, to_the_end) = (of.parse::<u64>().ok(), last.parse::<u64>().ok().and_then(|last| last.checked_add(1)));
+    let same_total = of.is_none() || total.is_none() || of == total;
+    first.parse() == Ok(start) && same_total && (total.is_none() || total == to_the_end)
 }
 
 /// Whether the disk has room for so many bytes more.
-fn room(part: &Path, bytes: u64) -> Result<(), FetchError> {
-    let folder = part.parent().unwrap_or(Path::new("."));
+fn room(folder: &Path, bytes: u64) -> Result<(), FetchError> {
     let Ok(disk) = nix::sys::statvfs::statvfs(folder) else { return Ok(()) };
     let free = disk.blocks_available().saturating_mul(disk.fragment_size());
     if free < bytes.saturating_add(RESERVE) { Err(FetchError::Full(folder.to_owned())) } else { Ok(()) }

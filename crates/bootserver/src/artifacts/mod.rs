@@ -4,12 +4,15 @@
 
 mod check;
 mod fetch;
+mod partial;
+mod target;
 
 #[cfg(test)]
 mod tests;
 
 pub use check::Checked;
-pub use fetch::{Fetcher, is_fetched_from};
+pub use fetch::Fetcher;
+pub use target::is_fetched_from;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -175,7 +178,7 @@ impl Library {
         stop: CancellationToken,
     ) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.cache)?;
-        fetch::remove_parts(&self.cache)?;
+        partial::sweep(&self.cache)?;
         let fetcher = Arc::new(fetcher);
         let mut keepers = JoinSet::new();
         let mut kept: HashMap<Key, AbortHandle> = HashMap::new();
@@ -267,13 +270,13 @@ impl Library {
                 _ => return false,
             }
         }
-        self.set(key, State::not(ArtifactState::Fetching, format!("being fetched from {url}")));
+        self.set(key, State::not(ArtifactState::Fetching, format!("being fetched from {}", target::shown(url))));
         let progress = |bytes, total: Option<u64>| {
             let of = total.map_or(String::new(), |total| format!(" of {total}"));
             let message = format!("being fetched: {bytes}{of} bytes");
             self.set(key, State::Not { state: ArtifactState::Fetching, bytes, message, stamp: None });
         };
-        match fetcher.fetch(url, key.sha256, &path, progress).await {
+        match fetcher.fetch(url, key.sha256, &self.cache, progress).await {
             Ok(()) => {
                 let stamp = check::stamp(&path);
                 let state = stamp.map(|stamp| State::Checked(Checked::new(&path, stamp)));
@@ -289,9 +292,11 @@ impl Library {
 }
 
 impl Key {
-    fn name(&self) -> &str {
+    /// As it is logged.
+    fn name(&self) -> String {
         match &self.source {
-            Source::File(name) | Source::Url(name) => name,
+            Source::File(name) => name.clone(),
+            Source::Url(url) => target::shown(url),
         }
     }
 }
