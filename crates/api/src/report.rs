@@ -250,10 +250,41 @@ pub struct ArtifactReport {
     /// Bytes at hand.
     #[serde(default)]
     pub bytes: i64,
+    /// Bytes of the whole file, if whoever it is fetched from says how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_bytes: Option<i64>,
     /// What is wrong, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub message: Option<String>,
+}
+
+impl ArtifactReport {
+    /// How much of a thousand is at hand; nothing if nobody knows how much there is.
+    pub fn per_mille(&self) -> Option<u16> {
+        let total = u128::try_from(self.total_bytes?).ok().filter(|total| *total > 0)?;
+        let bytes = u128::try_from(self.bytes).unwrap_or(0).min(total);
+        u16::try_from(bytes * 1000 / total).ok()
+    }
+
+    /// How much is at hand, for a person: `61 MB of 157 MB (39 %)`.
+    pub fn progress(&self) -> String {
+        let bytes = size(self.bytes);
+        match (self.total_bytes, self.per_mille()) {
+            (Some(total), Some(per_mille)) => format!("{bytes} of {} ({} %)", size(total), per_mille / 10),
+            _ => bytes,
+        }
+    }
+}
+
+/// A number of bytes, for a person: `157 MB`, `1.6 GB`.
+pub fn size(bytes: i64) -> String {
+    match bytes {
+        ..1_000 => format!("{bytes} bytes"),
+        1_000..1_000_000 => format!("{} kB", bytes / 1_000),
+        1_000_000..1_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{}.{} GB", bytes / 1_000_000_000, bytes / 100_000_000 % 10),
+    }
 }
 
 /// The state of a file.
@@ -382,4 +413,30 @@ pub struct PciDevice {
     /// Class code, six hexadecimal digits.
     #[schemars(length(max = 6))]
     pub class: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(bytes: i64, total_bytes: Option<i64>) -> ArtifactReport {
+        let (field, sha256) = ("spec.boot.x86_64.kernel".to_owned(), crate::types::Sha256([0; 32]));
+        ArtifactReport { field, sha256, state: ArtifactState::Fetching, bytes, total_bytes, message: None }
+    }
+
+    #[test]
+    fn how_much_is_at_hand() {
+        for (bytes, total, per_mille, words) in [
+            (61_900_000, Some(157_000_000), Some(394), "61 MB of 157 MB (39 %)"),
+            (0, Some(1_640_000_000), Some(0), "0 bytes of 1.6 GB (0 %)"),
+            (156_999_999, Some(157_000_000), Some(999), "156 MB of 157 MB (99 %)"),
+            (12_345, Some(12_345), Some(1000), "12 kB of 12 kB (100 %)"),
+            (5_000, None, None, "5 kB"),
+            (7, Some(0), None, "7 bytes"),
+            (i64::MAX, Some(1), Some(1000), "9223372036.8 GB of 1 bytes (100 %)"),
+        ] {
+            assert_eq!(report(bytes, total).per_mille(), per_mille, "{words}");
+            assert_eq!(report(bytes, total).progress(), words);
+        }
+    }
 }

@@ -70,10 +70,14 @@ impl Key {
 #[derive(Debug, Clone, PartialEq)]
 enum State {
     Checked(Checked),
+    /// Being fetched: bytes so far, and in all.
+    Coming {
+        bytes: u64,
+        total: Option<u64>,
+    },
     /// Not to be served. `stamp`: of the file that was found wrong, so that it is not summed again and again.
     Not {
         state: ArtifactState,
-        bytes: u64,
         message: String,
         stamp: Option<Stamp>,
     },
@@ -81,7 +85,7 @@ enum State {
 
 impl State {
     fn not(state: ArtifactState, message: impl Into<String>) -> Self {
-        Self::Not { state, bytes: 0, message: message.into(), stamp: None }
+        Self::Not { state, message: message.into(), stamp: None }
     }
 }
 
@@ -115,7 +119,7 @@ impl Library {
     pub fn get(&self, artifact: &Artifact) -> Option<Checked> {
         match self.state(&Key::of(artifact)?)? {
             State::Checked(checked) => Some(checked),
-            State::Not { .. } => None,
+            State::Coming { .. } | State::Not { .. } => None,
         }
     }
 
@@ -132,14 +136,18 @@ impl Library {
 
     /// The state of a file, for the Profile's condition.
     pub fn report(&self, field: &str, artifact: &Artifact) -> ArtifactReport {
-        let (state, bytes, message) = match Key::of(artifact).and_then(|key| self.state(&key)) {
-            Some(State::Checked(checked)) => (ArtifactState::Ready, checked.size(), None),
-            Some(State::Not { state, bytes, message, stamp: _ }) => (state, bytes, Some(format!("{field}: {message}"))),
-            None => (ArtifactState::Fetching, 0, Some(format!("{field}: not looked at yet"))),
+        let (state, bytes, total, message) = match Key::of(artifact).and_then(|key| self.state(&key)) {
+            Some(State::Checked(checked)) => (ArtifactState::Ready, checked.size(), Some(checked.size()), None),
+            Some(State::Coming { bytes, total }) => (ArtifactState::Fetching, bytes, total, None),
+            Some(State::Not { state, message, stamp: _ }) => (state, 0, None, Some(message)),
+            None => (ArtifactState::Fetching, 0, None, Some("not looked at yet".to_owned())),
         };
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let message = message.map(|message| clean(&message, 500));
-        ArtifactReport { field: clean(field, 128), sha256: artifact.sha256, state, bytes, message }
+        let number = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let (bytes, total_bytes, sha256) = (number(bytes), total.map(number), artifact.sha256);
+        let mut report = ArtifactReport { field: clean(field, 128), sha256, state, bytes, total_bytes, message: None };
+        let coming = (state == ArtifactState::Fetching).then(|| format!("being fetched: {}", report.progress()));
+        report.message = message.or(coming).map(|message| clean(&format!("{field}: {message}"), 500));
+        report
     }
 
     /// How many files are in which state.
@@ -162,7 +170,7 @@ impl Library {
             State::Checked(checked) => {
                 tracing::info!(file = key.name(), bytes = checked.size(), "artifact ready");
             }
-            State::Not { state: ArtifactState::Fetching, .. } => {}
+            State::Coming { .. } | State::Not { state: ArtifactState::Fetching, .. } => {}
             State::Not { message, .. } => tracing::error!(file = key.name(), reason = message, "artifact not served"),
         }
         files.insert(key.clone(), state);
@@ -243,7 +251,7 @@ impl Library {
             Some(State::Not { stamp: Some(before), .. }) if before == stamp => return,
             _ => self.set(key, State::not(ArtifactState::Fetching, "being checked")),
         }
-        let not = |state, message| State::Not { state, bytes: 0, message, stamp: Some(stamp) };
+        let not = |state, message| State::Not { state, message, stamp: Some(stamp) };
         let state = match check::sum(path) {
             // What changed while it was summed is summed again with the next look.
             _ if check::stamp(path) != Some(stamp) => State::not(ArtifactState::Fetching, "being written"),
@@ -271,11 +279,7 @@ impl Library {
             }
         }
         self.set(key, State::not(ArtifactState::Fetching, format!("being fetched from {}", target::shown(url))));
-        let progress = |bytes, total: Option<u64>| {
-            let of = total.map_or(String::new(), |total| format!(" of {total}"));
-            let message = format!("being fetched: {bytes}{of} bytes");
-            self.set(key, State::Not { state: ArtifactState::Fetching, bytes, message, stamp: None });
-        };
+        let progress = |bytes, total| self.set(key, State::Coming { bytes, total });
         match fetcher.fetch(url, key.sha256, &self.cache, progress).await {
             Ok(()) => {
                 let stamp = check::stamp(&path);

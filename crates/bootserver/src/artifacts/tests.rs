@@ -163,7 +163,11 @@ async fn a_fetch_that_is_killed_leaves_nothing_that_could_be_served() {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", FILE.len());
     tokio::io::AsyncWriteExt::write_all(&mut connection, head.as_bytes()).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut connection, &FILE[..FILE.len() - 1]).await.unwrap();
-    until("a file to be begun", || !shelf.cached().is_empty()).await;
+    until("a file to be begun", || shelf.library.report("f", &far).total_bytes.is_some()).await;
+    let report = shelf.library.report("f", &far);
+    let whole = i64::try_from(FILE.len()).ok();
+    assert_eq!((report.state, report.bytes, report.total_bytes), (ArtifactState::Fetching, 0, whole));
+    assert_eq!(report.message.unwrap(), "f: being fetched: 0 bytes of 18 bytes (0 %)");
     assert_eq!(shelf.library.get(&far), None);
     assert_eq!(shelf.cached(), [format!("{}.part", far.sha256)]);
     let library = Arc::clone(&shelf.library);

@@ -143,7 +143,9 @@ fn profile(machine: &Arc<Machine>, ctx: &Context) -> Result<ProfileSeen, Trouble
     let files = artifacts::for_machine(&found, &reports_on(&found, ctx));
     let trouble = no_api_server(&found, ctx).or_else(|| unrendered(&found, machine, ctx)).or_else(|| match &files {
         Files::Ready | Files::Unknown => None,
-        Files::Fetching(message) => Some(Trouble { reason: reason::ARTIFACT_FETCHING, message: message.clone() }),
+        Files::Fetching { missing: _, message } => {
+            Some(Trouble { reason: reason::ARTIFACT_FETCHING, message: message.clone() })
+        }
         Files::Failed(message) => Some(Trouble { reason: reason::ARTIFACT_FAILED, message: message.clone() }),
     });
     Ok(ProfileSeen {

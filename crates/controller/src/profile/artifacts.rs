@@ -1,6 +1,6 @@
 //! What the boot servers say about a Profile's files, put together.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use magnetite_api::{
     BootReport, Profile, Sha256,
@@ -8,15 +8,20 @@ use magnetite_api::{
     report::{ArtifactReport, ArtifactState},
 };
 
-/// Whether the files are at hand, at one boot server or in all.
+/// Whether the files are at hand, at one boot server or in all. What is worse is more.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Files {
     /// All of them.
     Ready,
     /// Nobody said so of all of them.
     Unknown,
-    /// Some are on their way; what and where.
-    Fetching(String),
+    /// Some are on their way.
+    Fetching {
+        /// How much of a thousand is missing of the one of which most is.
+        missing: u16,
+        /// What and where.
+        message: String,
+    },
     /// Some are missing or wrong; what and where.
     Failed(String),
 }
@@ -48,8 +53,11 @@ fn by_server(profile: &Profile, reports: &[impl AsRef<BootReport>]) -> Vec<Files
         if let Some(file) = current.iter().find(bad) {
             return Files::Failed(describe(file));
         }
-        if let Some(file) = current.iter().find(|file| file.state == ArtifactState::Fetching) {
-            return Files::Fetching(describe(file));
+        let coming = current.iter().filter(|file| file.state == ArtifactState::Fetching);
+        let coming = coming.map(|file| (1000_u16.saturating_sub(file.per_mille().unwrap_or(0)), file));
+        // Of several of which as much is missing, the first.
+        if let Some((missing, file)) = coming.min_by_key(|(missing, _)| Reverse(*missing)) {
+            return Files::Fetching { missing, message: describe(file) };
         }
         let known = |sum: &Sha256| current.iter().any(|file| file.sha256 == *sum);
         if declared.values().all(known) { Files::Ready } else { Files::Unknown }
@@ -58,24 +66,27 @@ fn by_server(profile: &Profile, reports: &[impl AsRef<BootReport>]) -> Vec<Files
 }
 
 fn describe(file: &ArtifactReport, server: &str) -> String {
-    let ArtifactReport { field, sha256: _, state, bytes: _, message } = file;
-    let state = match state {
-        ArtifactState::Ready => "is at hand",
-        ArtifactState::Fetching => "is being fetched",
-        ArtifactState::Missing => "is missing",
-        ArtifactState::WrongSum => "has another SHA-256 than declared",
-        ArtifactState::Failed => "could not be fetched or read",
+    let ArtifactReport { field, sha256: _, state, bytes, total_bytes, message } = file;
+    let counted = *bytes > 0 || total_bytes.is_some();
+    // The boot server's words begin with the field, for those who have only them.
+    let words = message.as_deref().map(|words| words.strip_prefix(&format!("{field}: ")).unwrap_or(words));
+    let text = match state {
+        ArtifactState::Fetching if counted => format!("fetching {field} on {server}: {}", file.progress()),
+        ArtifactState::Fetching => format!("fetching {field} on {server}"),
+        ArtifactState::Ready => format!("{field} is at hand on {server}"),
+        ArtifactState::Missing => format!("{field} is missing on {server}"),
+        ArtifactState::WrongSum => format!("{field} has another SHA-256 than declared on {server}"),
+        ArtifactState::Failed => format!("{field} could not be fetched or read on {server}"),
     };
-    let detail = message.as_deref().map_or(String::new(), |message| format!(": {message}"));
-    let text = format!("{field} {state} at the boot server {server}{detail}");
-    crate::machine::fold::clean(&text, 512)
+    let detail = words.filter(|_| !counted).map_or(String::new(), |words| format!(": {words}"));
+    crate::machine::fold::clean(&format!("{text}{detail}"), 512)
 }
 
 /// For the Profile: the worst of all boot servers, since each of them should have every file. Nothing of
 /// some is no worse than all of one.
 pub fn for_profile(profile: &Profile, reports: &[impl AsRef<BootReport>]) -> Files {
     let all = by_server(profile, reports);
-    let worst = all.iter().filter(|files| matches!(files, Files::Fetching(_) | Files::Failed(_))).max().cloned();
+    let worst = all.iter().filter(|files| matches!(files, Files::Fetching { .. } | Files::Failed(_))).max().cloned();
     worst.unwrap_or(if all.contains(&Files::Ready) { Files::Ready } else { Files::Unknown })
 }
 
@@ -109,6 +120,7 @@ mod tests {
             sha256: Sha256::of(name.as_bytes()),
             state: *state,
             bytes: 0,
+            total_bytes: None,
             message: None,
         };
         let subject = Subject { kind: SubjectKind::Profile, name: "p".into(), uid: "u".into() };
@@ -123,7 +135,32 @@ mod tests {
         let reports = [report("a", &[("k", Ready), ("i", Ready)]), report("b", &[("k", Ready), ("i", Missing)])];
         assert_eq!(for_machine(&profile(), &reports), Files::Ready);
         let Files::Failed(message) = for_profile(&profile(), &reports) else { panic!("b misses a file") };
-        assert_eq!(message, "spec.boot.x86_64.i is missing at the boot server b");
+        assert_eq!(message, "spec.boot.x86_64.i is missing on b");
+    }
+
+    #[test]
+    fn of_several_servers_the_one_that_has_least_speaks_for_the_profile_and_the_other_for_a_machine() {
+        use ArtifactState::Fetching;
+        let coming = |server, initrd, kernel| {
+            let mut report = report(server, &[("k", Fetching), ("i", Fetching)]);
+            let spec = &mut Arc::make_mut(&mut report).spec;
+            for (file, bytes) in spec.artifacts.iter_mut().zip([kernel, initrd]) {
+                let words = format!("{}: {bytes} of 157000000", file.field);
+                (file.bytes, file.total_bytes, file.message) = (bytes, Some(157_000_000), Some(words));
+            }
+            report
+        };
+        let reports = [coming("boot-2", 100_000_000, 150_000_000), coming("boot-1", 61_900_000, 63_000_000)];
+        let message = |files| match files {
+            Files::Fetching { message, .. } => message,
+            other => panic!("{other:?}"),
+        };
+        let least = "fetching spec.boot.x86_64.i on boot-1: 61 MB of 157 MB (39 %)";
+        assert_eq!(message(for_profile(&profile(), &reports)), least);
+        let most = "fetching spec.boot.x86_64.i on boot-2: 100 MB of 157 MB (63 %)";
+        assert_eq!(message(for_machine(&profile(), &reports)), most);
+        let begun = report("boot-3", &[("k", Fetching), ("i", ArtifactState::Ready)]);
+        assert_eq!(message(for_profile(&profile(), &[begun])), "fetching spec.boot.x86_64.k on boot-3");
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn files(files: &Files) -> (Status, &'static str, String) {
         Files::Unknown => {
             (Status::Unknown, reason::NOT_REPORTED, "no boot server reported on every file yet".to_owned())
         }
-        Files::Fetching(message) => (Status::False, reason::ARTIFACT_FETCHING, message.clone()),
+        Files::Fetching { missing: _, message } => (Status::False, reason::ARTIFACT_FETCHING, message.clone()),
         Files::Failed(message) => (Status::False, reason::ARTIFACT_FAILED, message.clone()),
     }
 }
