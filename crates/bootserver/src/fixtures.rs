@@ -140,7 +140,7 @@ impl Site {
             ..View::default()
         };
         let (writer, reader) = watch::channel(Arc::new(view));
-        let library = Arc::new(Library::new(files, folder.path().join("cache")));
+        let library = Arc::new(Library::new(files, folder.path().join("cache"), Some(1 << 20)));
         let path = folder.path().join("agent");
         std::fs::write(&path, b"agent").unwrap();
         let file = Checked::trusted(&path).unwrap();

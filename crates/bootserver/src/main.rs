@@ -110,6 +110,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         ipxe_dir,
         secure_boot_dir,
         artifacts_dir,
+        cache_quota,
         agent_dir,
         http_port,
         https_port,
@@ -143,7 +144,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
     Ok(App {
         view,
         records: Arc::new(records),
-        library: Arc::new(Library::new(folder, data.join("cache"))),
+        library: Arc::new(Library::new(folder, data.join("cache"), *cache_quota)),
         loaders: loaders::read(ipxe_dir, secure_boot_dir.as_deref()),
         agents: loaders::read_agents(agent_dir)?,
         key: keys::capability(data)?,

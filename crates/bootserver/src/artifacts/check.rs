@@ -5,10 +5,13 @@ use std::{
     io::Read,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 use magnetite_api::Sha256;
 use sha2::Digest;
+
+use super::cache::Lease;
 
 /// What tells one file from another, or from itself before a change. The time of the last change of the inode is
 /// part of it: that of the content can be set back, as `cp -p` and rsync do.
@@ -33,22 +36,36 @@ impl Stamp {
     }
 }
 
-/// A file that was checked: as long as it is the same file, it may be served.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A file that was checked: as long as it is the same file, it may be served. Whoever has one keeps the file from being
+/// removed to make room for others.
+#[derive(Debug, Clone)]
 pub struct Checked {
     path: PathBuf,
     stamp: Stamp,
+    lease: Arc<Lease>,
+}
+
+impl PartialEq for Checked {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { path, stamp, lease: _ } = self;
+        other.is(path, *stamp)
+    }
 }
 
 impl Checked {
     /// A file whose content was found right at this stamp.
-    pub fn new(path: &Path, stamp: Stamp) -> Self {
-        Self { path: path.to_owned(), stamp }
+    pub fn new(path: &Path, stamp: Stamp, lease: Arc<Lease>) -> Self {
+        Self { path: path.to_owned(), stamp, lease }
     }
 
     /// A file that needs no sum, being our own.
     pub fn trusted(path: &Path) -> std::io::Result<Self> {
-        Ok(Self::new(path, Stamp::of(&std::fs::metadata(path)?)))
+        Ok(Self::new(path, Stamp::of(&std::fs::metadata(path)?), Arc::default()))
+    }
+
+    /// Its lease.
+    pub fn lease(&self) -> &Arc<Lease> {
+        &self.lease
     }
 
     /// Where it is.

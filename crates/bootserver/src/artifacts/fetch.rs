@@ -16,7 +16,9 @@ use reqwest::{Client, Response, StatusCode, Url, header};
 use tokio::time::Instant;
 
 use super::{
+    cache::{Cache, Needs},
     partial::{Origin, Partial},
+    room::Shortage,
     target::{Resolver, shown, target},
 };
 
@@ -24,12 +26,10 @@ use super::{
 const LARGEST: u64 = 16 << 30;
 /// No fetch takes longer. What came until then is gone on with by the next.
 const LONGEST: Duration = Duration::from_secs(2 * 60 * 60);
-/// So much of the disk is left to others.
-const RESERVE: u64 = 64 << 20;
 /// Bytes that are written at once.
 const WRITE: usize = 1 << 20;
-/// The disk is looked at after so many bytes.
-const STEP: u64 = 16 << 20;
+/// Room is looked for again after so many bytes.
+pub const STEP: u64 = 16 << 20;
 /// Progress is told this often.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -91,8 +91,11 @@ pub enum FetchError {
     /// Another Profile names the same file, or another process has the same --data-dir.
     #[error("another fetch is at it")]
     Taken,
-    /// The disk is full, or nearly.
-    #[error("the disk of {0} is full; make room in --data-dir")]
+    /// The cache has no room for it.
+    #[error(transparent)]
+    NoRoom(#[from] Shortage),
+    /// The disk is full.
+    #[error("the disk of {0} is full: make room there")]
     Full(PathBuf),
     /// The cache could not be written.
     #[error("{0} cannot be written")]
@@ -122,14 +125,30 @@ impl FetchError {
             | Self::TooLarge { .. }
             | Self::TooLong { .. }
             | Self::Short { .. }
+            | Self::NoRoom(_)
             | Self::Full(_)
             | Self::Write(..) => ArtifactState::Failed,
         }
     }
 
-    /// Whether what came is the beginning of the file, as far as is known.
+    /// Whether what came is the beginning of the file, as far as is known. Of a full disk even that is given back: the
+    /// boot records are on it.
     fn is_cut(&self) -> bool {
-        matches!(self, Self::Http { .. } | Self::Status { .. } | Self::TooLong { .. } | Self::Short { .. })
+        let cut = matches!(self, Self::Http { .. } | Self::Status { .. } | Self::TooLong { .. } | Self::Short { .. });
+        cut || matches!(self, Self::NoRoom(_))
+    }
+
+    /// Whether it is for want of room only, which may come back at any time.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::NoRoom(_) | Self::Full(_))
+    }
+
+    /// Bytes at hand when it stopped half-way.
+    pub fn got(&self) -> u64 {
+        match self {
+            Self::Http { bytes: got, .. } | Self::Short { got, .. } => *got,
+            _ => 0,
+        }
     }
 }
 
@@ -165,16 +184,19 @@ impl Fetcher {
         &self,
         url: &str,
         want: Sha256,
-        cache: &Path,
+        cache: &Arc<Cache>,
+        needs: &Arc<dyn Needs>,
         progress: impl Fn(u64, Option<u64>),
     ) -> Result<(), FetchError> {
         let target = target(url, self.allowed)?;
         let opened = {
-            let cache = cache.to_owned();
-            tokio::task::spawn_blocking(move || Partial::open(&cache, want)).await.unwrap_or_else(cut_short)
+            let cache = Arc::clone(cache);
+            tokio::task::spawn_blocking(move || Partial::open(cache.folder(), want)).await.unwrap_or_else(cut_short)
         };
-        let partial = opened.map_err(|error| full(cache, error))?.ok_or(FetchError::Taken)?;
-        let job = Job { url: shown(url), want, cache: cache.to_owned(), partial: Arc::new(Mutex::new(partial)) };
+        let partial = opened.map_err(|error| full(cache.folder(), error))?.ok_or(FetchError::Taken)?;
+        let _coming = cache.expect(want);
+        let (partial, needs) = (Arc::new(Mutex::new(partial)), Arc::clone(needs));
+        let job = Job { url: shown(url), want, cache: Arc::clone(cache), needs, partial };
         let fetched = tokio::time::timeout(LONGEST, job.run(&self.client, &target, progress)).await;
         let fetched = fetched.unwrap_or_else(|_| Err(FetchError::TooLong { url: job.url.clone() }));
         if let Err(error) = &fetched {
@@ -194,7 +216,8 @@ impl Fetcher {
 struct Job {
     url: String,
     want: Sha256,
-    cache: PathBuf,
+    cache: Arc<Cache>,
+    needs: Arc<dyn Needs>,
     partial: Arc<Mutex<Partial>>,
 }
 
@@ -204,7 +227,7 @@ impl Job {
             let resumed = self.download(client, target, &progress).await?;
             let got = self.with(|partial| partial.sum()).await?;
             if got == self.want {
-                let place = self.cache.join(self.want.to_string());
+                let place = self.cache.place(self.want);
                 return self.write(move |partial| partial.finish(&place)).await;
             }
             if !resumed {
@@ -274,8 +297,8 @@ impl Job {
         total: Option<u64>,
         progress: &impl Fn(u64, Option<u64>),
     ) -> Result<(), FetchError> {
-        room(&self.cache, total.unwrap_or(0).saturating_sub(bytes))?;
         progress(bytes, total);
+        self.admit(total.unwrap_or(bytes + STEP)).await?;
         let (mut stream, mut buffer) = (response.bytes_stream(), Vec::with_capacity(WRITE));
         let (mut told, mut looked) = (Instant::now(), bytes);
         loop {
@@ -299,7 +322,7 @@ impl Job {
             }
             if bytes - looked >= STEP {
                 looked = bytes;
-                room(&self.cache, 0)?;
+                self.admit(total.unwrap_or(bytes + STEP)).await?;
             }
             if told.elapsed() >= TELL {
                 told = Instant::now();
@@ -310,6 +333,17 @@ impl Job {
             Some(told) => Err(FetchError::Short { url: self.url.clone(), got: bytes, told }),
             None => Ok(()),
         }
+    }
+
+    /// Sees to it that there is room for the whole file.
+    async fn admit(&self, whole: u64) -> Result<(), FetchError> {
+        let (cache, needs, sum) = (Arc::clone(&self.cache), Arc::clone(&self.needs), self.want);
+        let admitted = tokio::task::spawn_blocking(move || cache.admit(sum, whole, &*needs)).await;
+        Ok(admitted.map_err(|error| self.broken(error))??)
+    }
+
+    fn broken(&self, error: tokio::task::JoinError) -> FetchError {
+        FetchError::Write(self.cache.folder().to_owned(), std::io::Error::other(error))
     }
 
     fn http(&self, error: reqwest::Error, bytes: u64) -> FetchError {
@@ -325,14 +359,14 @@ impl Job {
         let partial = Arc::clone(&self.partial);
         let done =
             tokio::task::spawn_blocking(move || work(&mut partial.lock().unwrap_or_else(PoisonError::into_inner)));
-        done.await.map_err(|error| FetchError::Write(self.cache.clone(), std::io::Error::other(error)))
+        done.await.map_err(|error| self.broken(error))
     }
 
     async fn write(
         &self,
         work: impl FnOnce(&mut Partial) -> std::io::Result<()> + Send + 'static,
     ) -> Result<(), FetchError> {
-        self.with(work).await?.map_err(|error| full(&self.cache, error))
+        self.with(work).await?.map_err(|error| full(self.cache.folder(), error))
     }
 }
 
@@ -366,11 +400,4 @@ fn fits(response: &Response, start: u64, total: Option<u64>) -> bool {
     let (of, to_the_end) = (of.parse::<u64>().ok(), last.parse::<u64>().ok().and_then(|last| last.checked_add(1)));
     let same_total = of.is_none() || total.is_none() || of == total;
     first.parse() == Ok(start) && same_total && (total.is_none() || total == to_the_end)
-}
-
-/// Whether the disk has room for so many bytes more.
-fn room(folder: &Path, bytes: u64) -> Result<(), FetchError> {
-    let Ok(disk) = nix::sys::statvfs::statvfs(folder) else { return Ok(()) };
-    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-    if free < bytes.saturating_add(RESERVE) { Err(FetchError::Full(folder.to_owned())) } else { Ok(()) }
 }

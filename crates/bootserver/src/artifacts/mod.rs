@@ -2,9 +2,12 @@
 //!
 //! Each has a keeper of its own in the background, so that a large one that is being fetched holds up no other.
 
+mod cache;
 mod check;
 mod fetch;
+mod keep;
 mod partial;
+mod room;
 mod target;
 
 #[cfg(test)]
@@ -15,10 +18,9 @@ pub use fetch::Fetcher;
 pub use target::is_fetched_from;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
 use magnetite_api::{
@@ -26,20 +28,13 @@ use magnetite_api::{
     profile::Artifact,
     report::{ArtifactReport, ArtifactState},
 };
-use magnetite_daemon::{backoff::Backoff, log::chain};
-use tokio::{
-    sync::{Notify, Semaphore},
-    task::{AbortHandle, JoinSet},
-};
-use tokio_util::sync::CancellationToken;
+use magnetite_daemon::log::chain;
+use tokio::sync::{Notify, Semaphore};
 
-use crate::{record::clean, view::Reader};
+use crate::record::clean;
+use cache::{Cache, Lease};
 use check::Stamp;
 
-/// Files are looked at again this often: somebody may have copied one into its place, or over it.
-const LOOK: Duration = Duration::from_secs(5);
-/// Between two attempts to fetch.
-const RETRY: Backoff = Backoff { first: Duration::from_secs(2), ceiling: Duration::from_secs(300) };
 /// Files that are summed at once: more would only make the disk seek.
 const SUMS: usize = 2;
 
@@ -102,7 +97,7 @@ pub struct Obstacle {
 #[derive(Debug)]
 pub struct Library {
     folder: PathBuf,
-    cache: PathBuf,
+    cache: Arc<Cache>,
     files: RwLock<BTreeMap<Key, State>>,
     sums: Semaphore,
     /// Told when the state of a file changes.
@@ -110,15 +105,19 @@ pub struct Library {
 }
 
 impl Library {
-    /// Files are below `folder`; fetched ones are kept in `cache`.
-    pub fn new(folder: PathBuf, cache: PathBuf) -> Self {
+    /// Files are below `folder`; fetched ones are kept in `cache`, as many as `quota` bytes or the disk allow.
+    pub fn new(folder: PathBuf, cache: PathBuf, quota: Option<u64>) -> Self {
+        let cache = Arc::new(Cache::new(cache, quota));
         Self { folder, cache, files: RwLock::default(), sums: Semaphore::new(SUMS), changed: Notify::new() }
     }
 
-    /// The file, if it was checked.
+    /// The file, if it was checked. It stays as long as the answer is kept.
     pub fn get(&self, artifact: &Artifact) -> Option<Checked> {
         match self.state(&Key::of(artifact)?)? {
-            State::Checked(checked) => Some(checked),
+            State::Checked(checked) => {
+                checked.lease().touch();
+                Some(checked)
+            }
             State::Coming { .. } | State::Not { .. } => None,
         }
     }
@@ -150,6 +149,14 @@ impl Library {
         report
     }
 
+    /// The lease of a file that was fetched; nothing removes the others.
+    fn lease(&self, key: &Key) -> Arc<Lease> {
+        match key.source {
+            Source::Url(_) => self.cache.lease(key.sha256),
+            Source::File(_) => Arc::default(),
+        }
+    }
+
     /// How many files are in which state.
     pub fn tally(&self) -> (usize, usize) {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
@@ -178,58 +185,6 @@ impl Library {
         self.changed.notify_one();
     }
 
-    /// Looks after all files that the view's Profiles name, until `stop`.
-    pub async fn run(
-        self: Arc<Self>,
-        mut view: Reader,
-        fetcher: Fetcher,
-        stop: CancellationToken,
-    ) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.cache)?;
-        partial::sweep(&self.cache)?;
-        let fetcher = Arc::new(fetcher);
-        let mut keepers = JoinSet::new();
-        let mut kept: HashMap<Key, AbortHandle> = HashMap::new();
-        loop {
-            let wanted = wanted(&view);
-            for (_, keeper) in kept.extract_if(|key, _| !wanted.contains(key)) {
-                keeper.abort();
-            }
-            self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|key, _| wanted.contains(key));
-            for key in wanted {
-                kept.entry(key)
-                    .or_insert_with_key(|key| keepers.spawn(Arc::clone(&self).keep(key.clone(), Arc::clone(&fetcher))));
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                changed = view.changed() => if changed.is_err() { return Ok(()) },
-            }
-            // The ends of those that were aborted.
-            while keepers.try_join_next().is_some() {}
-        }
-    }
-
-    /// Looks after one file for ever.
-    async fn keep(self: Arc<Self>, key: Key, fetcher: Arc<Fetcher>) {
-        let mut retries = RETRY.start();
-        loop {
-            let pause = match &key.source {
-                Source::File(file) => {
-                    self.check(&key, check::inside(&self.folder, file)).await;
-                    LOOK
-                }
-                Source::Url(url) => match self.fetched(&key, url, &fetcher).await {
-                    true => {
-                        retries.reset();
-                        LOOK
-                    }
-                    false => retries.next_delay(),
-                },
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-
     /// Sums a file, unless it is the one that was summed before.
     async fn check(self: &Arc<Self>, key: &Key, path: Option<PathBuf>) {
         let _place = self.sums.acquire().await;
@@ -255,43 +210,13 @@ impl Library {
         let state = match check::sum(path) {
             // What changed while it was summed is summed again with the next look.
             _ if check::stamp(path) != Some(stamp) => State::not(ArtifactState::Fetching, "being written"),
-            Ok(sum) if sum == key.sha256 => State::Checked(Checked::new(path, stamp)),
+            Ok(sum) if sum == key.sha256 => State::Checked(Checked::new(path, stamp, self.lease(key))),
             Ok(sum) => {
                 not(ArtifactState::WrongSum, format!("the file has SHA-256 {sum}, and {} is declared", key.sha256))
             }
             Err(error) => not(ArtifactState::Failed, format!("cannot be read: {error}")),
         };
         self.set(key, state);
-    }
-
-    /// Sees to it that a file is in the cache. True if it is there and right.
-    async fn fetched(self: &Arc<Self>, key: &Key, url: &str, fetcher: &Fetcher) -> bool {
-        let path = self.cache.join(key.sha256.to_string());
-        if check::stamp(&path).is_some() {
-            // Fetched by an earlier process, or for another Profile: disks rot, so it is summed here too.
-            self.check(key, Some(path.clone())).await;
-            match self.state(key) {
-                Some(State::Checked(_)) => return true,
-                Some(State::Not { state: ArtifactState::WrongSum, .. }) => {
-                    drop(tokio::fs::remove_file(&path).await);
-                }
-                _ => return false,
-            }
-        }
-        self.set(key, State::not(ArtifactState::Fetching, format!("being fetched from {}", target::shown(url))));
-        let progress = |bytes, total| self.set(key, State::Coming { bytes, total });
-        match fetcher.fetch(url, key.sha256, &self.cache, progress).await {
-            Ok(()) => {
-                let stamp = check::stamp(&path);
-                let state = stamp.map(|stamp| State::Checked(Checked::new(&path, stamp)));
-                self.set(key, state.unwrap_or_else(|| State::not(ArtifactState::Fetching, "vanished from the cache")));
-                stamp.is_some()
-            }
-            Err(error) => {
-                self.set(key, State::not(error.state(), format!("{}; trying again", chain(&error))));
-                false
-            }
-        }
     }
 }
 
@@ -303,12 +228,6 @@ impl Key {
             Source::Url(url) => target::shown(url),
         }
     }
-}
-
-fn wanted(view: &Reader) -> BTreeSet<Key> {
-    let view = Arc::clone(&view.borrow());
-    let all = view.profiles.iter().flat_map(|profile| artifacts(profile));
-    all.filter_map(|(_, artifact)| Key::of(artifact)).collect()
 }
 
 /// Every artifact of a Profile, with its field.

@@ -1,5 +1,6 @@
 //! Never a byte that was not checked.
 
+mod quota;
 mod resume;
 mod upstream;
 
@@ -12,6 +13,7 @@ use axum::{Router, body::Body, http::StatusCode, response::IntoResponse, routing
 use magnetite_api::profile::{ArchBoot, BootSpec};
 use rstest::rstest;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
@@ -19,6 +21,8 @@ use crate::{
     view::View,
 };
 
+/// Not what the disk of whoever runs this allows.
+const QUOTA: Option<u64> = Some(1 << 20);
 const FILE: &[u8] = b"a kernel from afar";
 
 fn by_file(file: &str, content: &[u8]) -> Artifact {
@@ -43,7 +47,7 @@ impl Shelf {
         for name in ["files", "cache"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let library = Arc::new(Library::new(folder.path().join("files"), folder.path().join("cache")));
+        let library = Arc::new(Library::new(folder.path().join("files"), folder.path().join("cache"), QUOTA));
         Self { folder, library, stop: CancellationToken::new(), running: None }
     }
 
@@ -65,7 +69,8 @@ impl Shelf {
 
     fn cached(&self) -> Vec<String> {
         let names = std::fs::read_dir(self.folder.path().join("cache")).unwrap();
-        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name != "last-used.json").collect()
     }
 
     async fn stop(self) -> tempfile::TempDir {
@@ -112,7 +117,7 @@ async fn what_is_far_is_fetched_once_and_kept() {
     let folder = shelf.stop().await;
 
     // Another process finds it, and sums it before it believes it.
-    let again = Arc::new(Library::new(folder.path().join("files"), folder.path().join("cache")));
+    let again = Arc::new(Library::new(folder.path().join("files"), folder.path().join("cache"), QUOTA));
     let mut shelf = Shelf { folder, library: again, stop: CancellationToken::new(), running: None };
     let _view = shelf.keep(std::slice::from_ref(&far), |_| true);
     shelf.becomes(&far, ArtifactState::Ready).await;
@@ -121,7 +126,7 @@ async fn what_is_far_is_fetched_once_and_kept() {
 
     // A disk rots.
     std::fs::write(folder.path().join("cache").join(far.sha256.to_string()), b"a kernel from aFar").unwrap();
-    let again = Arc::new(Library::new(folder.path().join("files"), folder.path().join("cache")));
+    let again = Arc::new(Library::new(folder.path().join("files"), folder.path().join("cache"), QUOTA));
     let mut shelf = Shelf { folder, library: again, stop: CancellationToken::new(), running: None };
     let _view = shelf.keep(std::slice::from_ref(&far), |_| true);
     shelf.becomes(&far, ArtifactState::Ready).await;

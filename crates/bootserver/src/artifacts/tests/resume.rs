@@ -1,5 +1,7 @@
 //! What was fetched before the line broke is not fetched again, unless it is of another file.
 
+use std::collections::HashMap;
+
 use super::{upstream::*, *};
 
 const FILE: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -7,6 +9,29 @@ const CUT: usize = 10;
 
 fn ways() -> Ways {
     Ways { file: FILE.to_vec(), etag: Some("\"v1\""), ranges: true, cut: Some(CUT), ..Ways::default() }
+}
+
+/// Nobody needs anything.
+pub struct Nothing;
+
+impl cache::Needs for Nothing {
+    fn ranks(&self) -> HashMap<Sha256, room::Rank> {
+        HashMap::new()
+    }
+
+    fn idle_leases(&self, _: Sha256) -> usize {
+        0
+    }
+
+    fn retire(&self, _: Sha256, _: Option<&Arc<cache::Lease>>) -> bool {
+        true
+    }
+}
+
+async fn fetch(url: &str, cache: &Path) -> Result<(), fetch::FetchError> {
+    let cache = Arc::new(Cache::new(cache.to_owned(), Some(1 << 30)));
+    let needs: Arc<dyn cache::Needs> = Arc::new(Nothing);
+    Fetcher::new(|_| true).unwrap().fetch(url, Sha256::of(FILE), &cache, &needs, |_, _| ()).await
 }
 
 struct Line {
@@ -21,8 +46,7 @@ impl Line {
     }
 
     async fn fetch(&self) -> Result<(), fetch::FetchError> {
-        let fetcher = Fetcher::new(|_| true).unwrap();
-        fetcher.fetch(&self.upstream.url(), Sha256::of(FILE), self.cache.path(), |_, _| ()).await
+        fetch(&self.upstream.url(), self.cache.path()).await
     }
 
     fn place(&self) -> PathBuf {
@@ -130,8 +154,7 @@ async fn the_bytes_of_another_link_are_not_gone_on_with() {
     let line = Line::new(ways()).await;
     line.fetch().await.unwrap_err();
     let elsewhere = Upstream::start(Ways { cut: None, ..ways() }).await;
-    let fetcher = Fetcher::new(|_| true).unwrap();
-    fetcher.fetch(&elsewhere.url(), Sha256::of(FILE), line.cache.path(), |_, _| ()).await.unwrap();
+    fetch(&elsewhere.url(), line.cache.path()).await.unwrap();
     assert_eq!(elsewhere.asked(), [None]);
     assert_eq!(std::fs::read(line.place()).unwrap(), FILE);
 }
