@@ -113,7 +113,34 @@ pub struct BootRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub failed_loaders: Vec<String>,
+    /// The boots before this one, newest first. At most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub previous: Vec<EarlierBoot>,
 }
+
+/// An earlier boot, in brief.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlierBoot {
+    /// When the firmware was first seen in it.
+    pub started_at: Time,
+    /// When the box was last heard of in it.
+    pub last_seen: Time,
+    /// The furthest step that it reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub furthest: Option<BootStepName>,
+    /// The loader that was offered in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub loader: Option<String>,
+    /// Where and why it failed, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<BootFailure>,
+}
+
+/// How many earlier boots are kept of a machine.
+pub const MOST_PREVIOUS: usize = 5;
 
 /// Kind of firmware.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,6 +255,27 @@ impl BootRecord {
     /// The furthest step of the chain that was reached.
     pub fn furthest(&self) -> Option<&BootStep> {
         self.steps.iter().max_by_key(|step| step.name)
+    }
+
+    /// The failure, unless the box came further since.
+    pub fn standing_failure(&self) -> Option<&BootFailure> {
+        self.failure.as_ref().filter(|failure| self.steps.iter().all(|step| step.last_at.0 <= failure.at.0))
+    }
+
+    /// This boot as the next one remembers it.
+    pub fn in_brief(&self) -> EarlierBoot {
+        EarlierBoot {
+            started_at: self.started_at.clone(),
+            last_seen: self.last_seen.clone(),
+            furthest: self.furthest().map(|step| step.name),
+            loader: self.loader.clone(),
+            failure: self.failure.clone(),
+        }
+    }
+
+    /// What the boot that follows this one remembers: this one, and those that it remembers itself.
+    pub fn history(&self) -> Vec<EarlierBoot> {
+        std::iter::once(self.in_brief()).chain(self.previous.iter().cloned()).take(MOST_PREVIOUS).collect()
     }
 
     /// One step, if it was reached.

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use magnetite_api::{
-    Machine, MachineSpec, Profile, ProfileSpec, Sha256,
+    Architecture, Machine, MachineSpec, Profile, ProfileSpec, Sha256,
     profile::{ArchBoot, Artifact, BootSpec, IgnitionSource, OnReboot},
+    report::{BootRecord, BootStep, BootStepName, Firmware},
+    time::seconds,
 };
 
 pub(crate) struct MachineBuilder(Machine);
@@ -85,5 +88,33 @@ impl ProfileBuilder {
     }
     pub(crate) fn arc(self) -> Arc<Profile> {
         Arc::new(self.0)
+    }
+}
+
+pub(crate) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+pub(crate) fn step(name: BootStepName, second: i64) -> BootStep {
+    BootStep { name, first_at: seconds(at(second)), last_at: seconds(at(second)), count: 1, bytes: None, detail: None }
+}
+
+/// A boot that began at a second, with its steps.
+pub(crate) fn boot(began: i64, steps: &[BootStep]) -> BootRecord {
+    let last = steps.iter().map(|step| step.last_at.0).max().unwrap_or(at(began));
+    BootRecord {
+        started_at: seconds(at(began)),
+        last_seen: seconds(last),
+        server: "boot-1".to_owned(),
+        firmware: Some(Firmware::Uefi),
+        architecture: Some(Architecture::X86_64),
+        mac: "52:54:00:30:00:10".parse().ok(),
+        uuid: None,
+        address: None,
+        steps: steps.to_vec(),
+        failure: None,
+        loader: None,
+        failed_loaders: Vec::new(),
+        previous: Vec::new(),
     }
 }

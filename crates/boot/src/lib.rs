@@ -7,7 +7,9 @@
 pub mod capability;
 pub mod client;
 pub mod command_line;
+pub mod diagnose;
 pub mod fleet;
+pub mod history;
 pub mod ladder;
 pub mod plan;
 pub mod render;

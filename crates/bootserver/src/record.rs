@@ -14,7 +14,7 @@ use magnetite_api::{
     report::{BootFailure, BootRecord, BootStep, BootStepName, Inventory},
     time::seconds,
 };
-use magnetite_boot::{client::Request, plan::Answer};
+use magnetite_boot::{client::Request, diagnose::TRANSFER_CUT, plan::Answer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -113,7 +113,10 @@ impl Records {
                 // The newest failure last, each loader once.
                 failed.retain(|name| Some(name) != lost.as_ref());
                 failed.extend(lost.clone());
-                entry.boot = BootRecord { failed_loaders: failed, ..begin(machine, now).boot };
+                // One that says nothing is no boot that anybody would look for.
+                let empty = entry.boot.steps.is_empty() && entry.boot.failure.is_none();
+                let previous = if empty { Vec::new() } else { entry.boot.history() };
+                entry.boot = BootRecord { failed_loaders: failed, previous, ..begin(machine, now).boot };
             }
             let boot = &mut entry.boot;
             let answer = choose(&boot.failed_loaders);
@@ -148,6 +151,15 @@ impl Records {
     /// A step failed. That it was reached once more, or one after it, clears it.
     pub fn fail(&self, machine: &Machine, step: BootStepName, reason: &str, message: &str, now: Timestamp) {
         self.change(machine, now, |entry| set_failure(machine, &mut entry.boot, step, reason, message, now));
+    }
+
+    /// A file was not sent to its end. Of no matter if the box came further meanwhile: a client may stop to answer once it
+    /// has all, and that is known only later.
+    pub fn cut(&self, machine: &Machine, step: BootStepName, message: &str, now: Timestamp) {
+        let passed = |entry: &Entry| entry.boot.furthest().is_some_and(|furthest| furthest.name > step);
+        if !self.lock().get(&machine.name_any()).is_some_and(passed) {
+            self.fail(machine, step, TRANSFER_CUT, message, now);
+        }
     }
 
     /// The agent said what the box is made of.
@@ -197,6 +209,7 @@ fn begin(machine: &Machine, now: Timestamp) -> Entry {
         failure: None,
         loader: None,
         failed_loaders: Vec::new(),
+        previous: Vec::new(),
     };
     Entry { uid: machine.uid().unwrap_or_default(), boot, inventory: None, version: 0 }
 }
@@ -372,6 +385,32 @@ mod tests {
         assert!(failure().is_some());
         records.step(&machine("box"), CertificateReceived, Detail::default(), at(2));
         assert!(failure().is_none());
+    }
+
+    #[test]
+    fn a_transfer_that_was_cut_off_is_no_failure_of_a_box_that_went_on() {
+        let records = Records::default();
+        let failure = || records.get("box").unwrap().boot.failure.map(|failure| failure.reason);
+        seen(&records, 0, false);
+        records.cut(&machine("box"), LoaderSent, "snponly.efi was cut off", at(1));
+        assert_eq!(failure().as_deref(), Some(TRANSFER_CUT));
+        records.step(&machine("box"), LoaderSent, Detail::default(), at(3));
+        records.step(&machine("box"), ScriptServed, Detail::default(), at(5));
+        records.cut(&machine("box"), LoaderSent, "snponly.efi was cut off", at(6));
+        assert_eq!(failure(), None, "the box has its script");
+    }
+
+    #[test]
+    fn the_boots_before_are_kept_in_brief() {
+        let records = Records::default();
+        for boot in 0..9 {
+            seen(&records, boot * 100, false);
+            records.step(&machine("box"), ScriptServed, Detail::default(), at(boot * 100 + 5));
+        }
+        let previous = records.get("box").unwrap().boot.previous;
+        let starts: Vec<_> = previous.iter().map(|boot| boot.started_at.clone()).collect();
+        assert_eq!(starts, [700, 600, 500, 400, 300].map(|second| seconds(at(second))), "five, newest first");
+        assert!(previous.iter().all(|boot| boot.furthest == Some(ScriptServed) && boot.failure.is_none()));
     }
 
     #[test]

@@ -153,10 +153,21 @@ impl Server {
                     tracing::warn!(%peer, file = loader, machine = name, bytes = sent, reason = outcome, "TFTP transfer not done");
                 }
             }
-            if let ("done", Some(machine), false) = (outcome, machine, loader.ends_with(".ipxe")) {
-                let words = if resent > 0 { format!("{loader}, {resent} packets sent again") } else { loader };
-                let detail = Detail { bytes: Some(sent), ..Detail::words(words) }.at_peer(peer.ip());
-                app.records.step(&machine, BootStepName::LoaderSent, detail, clock::now());
+            match (outcome, machine) {
+                // A script beside the loader is no step.
+                (_, Some(_)) if loader.ends_with(".ipxe") => {}
+                ("done", Some(machine)) => {
+                    let words = if resent > 0 { format!("{loader}, {resent} packets sent again") } else { loader };
+                    let detail = Detail { bytes: Some(sent), ..Detail::words(words) }.at_peer(peer.ip());
+                    app.records.step(&machine, BootStepName::LoaderSent, detail, clock::now());
+                }
+                ("size_probe", _) | (_, None) => {}
+                // Not sent, so not a step; that it is sent after all clears it.
+                (_, Some(machine)) => {
+                    let size = bytes.len();
+                    let message = format!("{loader} was cut off after {sent} of {size} bytes ({outcome}, {resent} packets sent again)");
+                    app.records.cut(&machine, BootStepName::LoaderSent, &message, clock::now());
+                }
             }
             drop((permit, place));
         });

@@ -11,6 +11,7 @@ use magnetite_api::{Architecture, Machine, Profile, conditions::reason, report::
 use magnetite_boot::{
     capability::Purpose,
     command_line::for_echo,
+    diagnose::{LOCAL, WAITS},
     fleet::{Found, Identity},
     plan::{self, Next},
     render,
@@ -46,12 +47,12 @@ pub async fn script(
         app.records.step(&machine, BootStepName::ScriptServed, Detail::words(words).at_peer(peer.ip()), now);
     };
     let wait = |seconds, why: &str| {
-        served(format!("waits: {why}"));
+        served(format!("{WAITS}{why}"));
         text(SCRIPT, render::wait_script(&machine, why, seconds, &links))
     };
     match (plan::next(&machine, profile.as_deref(), intent, conflicted, now), profile) {
         (Next::Local, _) => {
-            served("local boot: no window is open".to_owned());
+            served(format!("{LOCAL}: no window is open"));
             text(SCRIPT, render::local_script(&machine))
         }
         (Next::Wait { seconds, why }, _) => wait(seconds, &why),

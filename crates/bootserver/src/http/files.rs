@@ -232,7 +232,7 @@ impl Drop for Sent {
         } else {
             // Not sent, so not a step; a step that comes after all clears it.
             let message = format!("{what} was cut off after {bytes} of {want} bytes").trim_start().to_owned();
-            app.records.fail(machine, *step, "TransferCut", &message, clock::now());
+            app.records.cut(machine, *step, &message, clock::now());
         }
     }
 }

@@ -1,15 +1,15 @@
 //! From boot reports to a Machine's boot record and inventory. Reports are hostile input: what goes into a
 //! status is cut and stripped here, whatever the schema let through (threats.md, S20).
 
-use jiff::SignedDuration;
 use magnetite_api::{
     BootReport, Machine,
-    report::{BootFailure, BootRecord, BootStep, Disk, Inventory, Nic, PciDevice, SubjectKind},
+    report::{
+        BootFailure, BootRecord, BootStep, Disk, EarlierBoot, Inventory, MOST_PREVIOUS, Nic, PciDevice, SubjectKind,
+    },
     time::{Time, seconds},
 };
+use magnetite_boot::history;
 
-/// Boot servers' clocks may differ by this much.
-const SKEW: SignedDuration = SignedDuration::from_secs(5);
 const STEPS: usize = 32;
 /// The same of loaders that failed.
 const LOADERS: usize = 8;
@@ -34,19 +34,10 @@ pub fn is_about(report: &BootReport, machine: &Machine) -> bool {
 }
 
 /// The newest boot of a Machine, from all boot servers and from what its status kept.
-///
-/// Two boot servers see one boot when both hear a broadcast, and only one of them goes on. So of those that
-/// were still heard of after the newest began, the one that came furthest tells.
 pub fn newest_boot(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Option<BootRecord> {
     let kept = machine.status.as_ref().and_then(|status| status.boot.clone());
-    let reported: Vec<BootRecord> = reports.iter().filter_map(|report| report.as_ref().spec.boot.clone()).collect();
-    let newest = reported.iter().map(|boot| boot.started_at.0).max();
-    // A report that was deleted must not take the history with it; but a report wins over our copy of it.
-    let kept = kept.filter(|kept| newest.is_none_or(|newest| newest < kept.started_at.0));
-    let began = kept.iter().chain(&reported).map(|boot| boot.started_at.0).max()?;
-    let same_boot = reported.into_iter().chain(kept).filter(|boot| boot.last_seen.0 + SKEW >= began);
-    let furthest = |boot: &BootRecord| (boot.furthest().map(|step| step.name), boot.last_seen.0);
-    same_boot.max_by_key(furthest).map(boot)
+    let reported = reports.iter().filter_map(|report| report.as_ref().spec.boot.clone()).collect();
+    history::newest(kept, reported).map(boot)
 }
 
 /// The inventory that came with the newest boot; without one, what the status kept.
@@ -75,6 +66,7 @@ fn boot(record: BootRecord) -> BootRecord {
         failure,
         loader,
         mut failed_loaders,
+        previous,
     } = record;
     steps.truncate(STEPS);
     failed_loaders.truncate(LOADERS);
@@ -91,6 +83,18 @@ fn boot(record: BootRecord) -> BootRecord {
         failure: failure.map(failure_of),
         loader: loader.map(|name| clean(&name, 128)),
         failed_loaders: failed_loaders.iter().map(|name| clean(name, 128)).collect(),
+        previous: previous.into_iter().take(MOST_PREVIOUS).map(earlier).collect(),
+    }
+}
+
+fn earlier(boot: EarlierBoot) -> EarlierBoot {
+    let EarlierBoot { started_at, last_seen, furthest, loader, failure } = boot;
+    EarlierBoot {
+        started_at: moment(started_at),
+        last_seen: moment(last_seen),
+        furthest,
+        loader: loader.map(|name| clean(&name, 128)),
+        failure: failure.map(failure_of),
     }
 }
 

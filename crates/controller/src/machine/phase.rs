@@ -10,6 +10,7 @@ use magnetite_api::{
     profile::JoinMode,
     report::{BootFailure, BootRecord, BootStepName},
 };
+use magnetite_boot::diagnose::{Diagnosis, Reason, diagnose};
 
 use super::observe::Observed;
 use crate::node::{NodeSeen, Readiness};
@@ -37,8 +38,9 @@ fn verdict(phase: Phase, reason: &str, message: impl Into<String>) -> Verdict {
 }
 
 impl Verdict {
+    /// It changes at a moment, or sooner if that was said before.
     fn until(self, moment: Timestamp) -> Self {
-        Self { until: Some(moment), ..self }
+        Self { until: Some(self.until.map_or(moment, |sooner| sooner.min(moment))), ..self }
     }
 }
 
@@ -161,7 +163,7 @@ fn rebooting(facts: &Facts<'_>, heartbeat: Option<Timestamp>) -> Option<Verdict>
     if boot.started_at.0 <= since || boot.step(last).is_some() || now >= ends {
         return None;
     }
-    Some(under_way(boot, Some("the machine is rebooting")).until(ends))
+    Some(under_way(boot, Some("the machine is rebooting"), now).until(ends))
 }
 
 /// A key is bound in this intent, and the Node is not there yet.
@@ -170,8 +172,10 @@ fn joining(facts: &Facts<'_>) -> Verdict {
     let identity = seen.before().and_then(|status| status.identity.as_ref());
     let bound = identity.map(|identity| identity.bound_at.0);
     let after = seen.boot_of(intent).filter(|boot| bound.is_some_and(|bound| boot.last_seen.0 >= bound));
-    if let Some(failure) = after.and_then(standing_failure) {
-        return failed(failure);
+    if let Some(boot) = after
+        && let Some(failure) = boot.standing_failure()
+    {
+        return failed(boot, failure, now);
     }
     let waiting = from(conditions, JOINED, Phase::Joining);
     match bound.map(|bound| bound + JOIN_LIMIT) {
@@ -191,12 +195,12 @@ fn joining(facts: &Facts<'_>) -> Verdict {
 
 /// The window's time ran out and no key was bound.
 fn expired(facts: &Facts<'_>) -> Verdict {
-    let Facts { seen, conditions: _, intent, now: _ } = *facts;
+    let Facts { seen, conditions: _, intent, now } = *facts;
     let last = match seen.boot_of(intent) {
-        None => "the box was never seen; is it on, on the right network, and are its MACs right?".to_owned(),
-        Some(boot) => match standing_failure(boot) {
+        None => format!("the box was never seen: {}", Reason::NeverAsked.hint()),
+        Some(boot) => match boot.standing_failure() {
             Some(failure) => format!("{} failed: {}: {}", failure.step.as_str(), failure.reason, failure.message),
-            None => format!("last step: {}{}", last_step(boot), stuck_at(boot)),
+            None => format!("last step: {}{}", last_step(boot), says_why(&diagnose(boot, now))),
         },
     };
     let still = seen.own_node().map_or(String::new(), |node| format!("; the Node {} runs on as before", node.name));
@@ -209,7 +213,7 @@ fn expired(facts: &Facts<'_>) -> Verdict {
 
 /// The window is open and no key is bound.
 fn open(facts: &Facts<'_>) -> Verdict {
-    let Facts { seen, conditions, intent, now: _ } = *facts;
+    let Facts { seen, conditions, intent, now } = *facts;
     let Some(boot) = seen.boot_of(intent) else {
         let node = seen.own_node();
         let still = node.map_or("power the box on".to_owned(), |node| {
@@ -225,24 +229,19 @@ fn open(facts: &Facts<'_>) -> Verdict {
             return verdict(Phase::Failed, reason::CLAIM_REFUSED, &claimed.message);
         }
     }
-    match standing_failure(boot) {
-        Some(failure) => failed(failure),
-        None => under_way(boot, None),
+    match boot.standing_failure() {
+        Some(failure) => failed(boot, failure, now),
+        None => under_way(boot, None, now),
     }
 }
 
-fn failed(failure: &BootFailure) -> Verdict {
+fn failed(boot: &BootRecord, failure: &BootFailure, now: Timestamp) -> Verdict {
     let BootFailure { step, reason: why, message, at } = failure;
     let message = format!("{} failed at {}: {why}: {message}", step.as_str(), at.0);
-    verdict(Phase::Failed, reason::AGENT_FAILED, message)
+    verdict(Phase::Failed, diagnose(boot, now).reason.as_str(), message)
 }
 
-/// The failure of a boot, unless the box came further since.
-fn standing_failure(boot: &BootRecord) -> Option<&BootFailure> {
-    boot.failure.as_ref().filter(|failure| boot.steps.iter().all(|step| step.last_at.0 <= failure.at.0))
-}
-
-fn under_way(boot: &BootRecord, prefix: Option<&str>) -> Verdict {
+fn under_way(boot: &BootRecord, prefix: Option<&str>, now: Timestamp) -> Verdict {
     let Some(step) = boot.furthest() else {
         return verdict(Phase::Booting, reason::WAITING, "the box was seen");
     };
@@ -264,7 +263,11 @@ fn under_way(boot: &BootRecord, prefix: Option<&str>) -> Verdict {
         | BootStepName::NodeReady => Phase::Joining,
     };
     let prefix = prefix.map_or(String::new(), |prefix| format!("{prefix}; "));
-    verdict(phase, step.name.as_str(), format!("{prefix}last step: {}{}", last_step(boot), stuck_at(boot)))
+    let diagnosis = diagnose(boot, now);
+    let reason = if diagnosis.reason == Reason::UnderWay { step.name.as_str() } else { diagnosis.reason.as_str() };
+    let message = format!("{prefix}last step: {}{}", last_step(boot), says_why(&diagnosis));
+    let verdict = verdict(phase, reason, message);
+    diagnosis.until.map_or(verdict.clone(), |until| verdict.until(until))
 }
 
 fn last_step(boot: &BootRecord) -> String {
@@ -274,39 +277,10 @@ fn last_step(boot: &BootRecord) -> String {
     }
 }
 
-/// What repeated steps mean, and what to look at.
-fn stuck_at(boot: &BootRecord) -> String {
-    let Some(step) = boot.furthest().filter(|step| step.count >= 3) else {
-        return String::new();
-    };
-    let n = step.count;
-    let hint = match step.name {
-        BootStepName::FirmwareSeen => {
-            "the firmware was answered and never asked for a loader: it may be set to \
-            another boot device, or UDP ports 4011 and 69 of the boot server are blocked"
-        }
-        BootStepName::LoaderSent => {
-            "the loader was sent and the script was never asked for: Secure Boot may refuse \
-            the loader, or the boot server's HTTP port is blocked"
-        }
-        BootStepName::ScriptServed => {
-            "the script was served and the kernel was never asked for: look at the box's \
-            console"
-        }
-        BootStepName::KernelFetched | BootStepName::InitrdFetched | BootStepName::FileFetched => {
-            "the kernel was sent and the config was never asked for: it may lack a driver for the network card, or \
-             Ignition; look at the box's console"
-        }
-        BootStepName::ConfigFetched | BootStepName::AgentFetched => {
-            "the config was served and the agent never reported: look at the box's console"
-        }
-        BootStepName::Claiming => "the claim is not decided: see the condition Claimed",
-        BootStepName::AgentStarted
-        | BootStepName::CertificateReceived
-        | BootStepName::KubeletStarted
-        | BootStepName::NodeRegistered
-        | BootStepName::NodeReady
-        | BootStepName::SystemBooted => return format!(", {n} times"),
-    };
-    format!(", {n} times: {hint}")
+/// What a boot that does not go on stopped at, and what to look at.
+fn says_why(diagnosis: &Diagnosis) -> String {
+    match diagnosis.reason {
+        Reason::UnderWay => String::new(),
+        _ => format!("; {}: {}", diagnosis.message, diagnosis.hint()),
+    }
 }

@@ -71,5 +71,6 @@ fn boot(began: i64, steps: &[(BootStepName, i64)]) -> BootRecord {
         failure: None,
         loader: None,
         failed_loaders: Vec::new(),
+        previous: vec![],
     }
 }

@@ -72,7 +72,13 @@ fn hostile_text_is_cut_and_stripped() {
         message: "m\r\n".repeat(999),
         at: Time(t(5)),
     });
+    for _ in 0..9 {
+        hostile.previous.push(BootRecord { started_at: Time(t(-100)), ..hostile.clone() }.in_brief());
+    }
     let folded = newest_boot(&machine(), &[report(hostile)]).unwrap();
+    assert_eq!(folded.previous.len(), 1, "one boot, told nine times");
+    let told = folded.previous[0].failure.as_ref().unwrap();
+    assert!(told.reason.len() <= 64 && told.message.len() <= 300);
     assert_eq!(folded.steps.len(), 32);
     assert_eq!(folded.steps[0].detail.as_ref().unwrap().len(), 200);
     assert_eq!(folded.steps[0].count, 1);

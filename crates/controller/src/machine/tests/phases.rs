@@ -160,8 +160,8 @@ fn where_it_stopped() {
     failed.says(60, Phase::Failed, reason::AGENT_FAILED, "exit code 1");
     let retried = w().boots(5, &[(KubeletStarted, 55)]).fails(KubeletStarted, 51).bound(9, Some(10));
     retried.says(60, Phase::Joining, reason::CERTIFICATE_ISSUED, "");
-    let early = w().boots(5, &[(AgentStarted, 9)]).fails(Claiming, 12);
-    early.says(20, Phase::Failed, reason::AGENT_FAILED, "Claiming failed");
+    let early = w().boots(5, &[(AgentStarted, 9)]).fails(KubeletStarted, 12);
+    early.says(20, Phase::Failed, reason::AGENT_FAILED, "KubeletStarted failed");
     early.says(3700, Phase::Failed, reason::WINDOW_EXPIRED, "exit code 1");
     // Bound in time: its end does not matter, its own deadline does.
     let joining = w().state(IntentState::Expired).bound(3500, Some(3510));
@@ -173,8 +173,16 @@ fn where_it_stopped() {
 fn the_same_step_again_and_again_means_something() {
     let mut world = World::new().boots(5, &[(FirmwareSeen, 5), (LoaderSent, 40)]);
     world.0.boot.as_mut().unwrap().steps[1].count = 3;
-    let message = "LoaderSent at 2026-11-21T12:00:40Z, 3 times: the loader was sent and the script was never asked for";
-    world.says(50, Phase::Booting, "LoaderSent", message);
+    let message = "LoaderSent at 2026-11-21T12:00:40Z; the loader was sent 3 times, and the script was never asked for: Secure Boot";
+    world.says(50, Phase::Booting, "LoaderSilent", message);
+}
+
+#[test]
+fn silence_means_something_too_and_is_waited_for() {
+    let world = World::new().boots(5, &[(FirmwareSeen, 5), (LoaderSent, 40)]);
+    world.says(129, Phase::Booting, "LoaderSent", "last step: LoaderSent");
+    assert_eq!(world.plan(41).requeue, Some(std::time::Duration::from_secs(90)), "the box may be silent until then");
+    world.says(130, Phase::Booting, "LoaderSilent", "was sent, and the script was never asked for");
 }
 
 #[test]
