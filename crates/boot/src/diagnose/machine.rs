@@ -43,7 +43,7 @@ pub fn diagnose_machine(machine: &Machine, boot: Option<&BootRecord>, now: Times
             }
             None => Diagnosis::new(Progress::Stopped, reached, Reason::WindowExpired, message()),
         },
-        Some(reason) => Diagnosis::new(Progress::Stopped, reached.or(step_of(reason)), reason, message()),
+        Some(reason) => Diagnosis::new(Progress::Stopped, step_of(reason).or(reached), reason, message()),
         None => of_boot.unwrap_or_else(|| waiting(status, now)),
     }
 }
@@ -91,7 +91,7 @@ fn of_status(word: &str) -> Option<Reason> {
     })
 }
 
-/// The step that a reason is about, where no boot record says.
+/// The step that a reason is about, which is as a rule the one after the last.
 fn step_of(reason: Reason) -> Option<BootStepName> {
     match reason {
         Reason::ClaimRefused | Reason::ClaimConflict | Reason::NodeNameTaken => Some(BootStepName::Claiming),

@@ -148,7 +148,9 @@ impl Reason {
             }
             Self::ArtifactFailed => "put the file in its place, or correct its SHA-256 in the Profile",
             Self::RenderFailed => "correct the template, or set the variable that it lacks",
-            Self::NoLoader => "put the loader into the boot server's --ipxe-dir, or correct netboot of Machine or Profile",
+            Self::NoLoader => {
+                "put the loader into the boot server's --ipxe-dir, or correct netboot of Machine or Profile"
+            }
             Self::OfferNotTaken => {
                 "are UDP ports 69 and 4011 of the boot server open, does no other DHCP server name a boot file, and \
                  does the switch port forward at once (portfast)?"

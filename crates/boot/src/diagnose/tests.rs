@@ -135,7 +135,11 @@ fn the_next_loader_is_named_and_the_last_is_the_end() {
     (record.loader, record.failed_loaders) = (Some("ipxe.efi".to_owned()), vec!["snponly.efi".to_owned()]);
     let found = diagnose(&record, at(1));
     assert_eq!(found.reason, Reason::UnderWay);
-    assert!(found.message.ends_with("snponly.efi never asked for its script, so ipxe.efi is tried"), "{}", found.message);
+    assert!(
+        found.message.ends_with("snponly.efi never asked for its script, so ipxe.efi is tried"),
+        "{}",
+        found.message
+    );
     record.failed_loaders.push("ipxe.efi".to_owned());
     let found = diagnose(&record, at(1));
     assert_eq!((found.progress, found.reason), (Progress::Stopped, Reason::LoaderSilent));

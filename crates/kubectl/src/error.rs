@@ -1,0 +1,97 @@
+//! Why a question could not be answered, and what to do about it.
+
+use std::path::PathBuf;
+
+/// An error, for the person who asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No kubeconfig, or not that context.
+    #[error(
+        "no cluster to ask: the kubeconfig cannot be used; set --kubeconfig or --context, or --catalog-data without a cluster"
+    )]
+    Config(#[source] Box<kube::config::KubeconfigError>),
+    /// No client can be made of it.
+    #[error("no client can be made from the kubeconfig")]
+    Client(#[source] Box<kube::Error>),
+    /// The API server did not answer.
+    #[error("the API server did not answer when asked for {0}; is this the right --context?")]
+    Ask(String, #[source] Box<kube::Error>),
+    /// It refused.
+    #[error("you may not read {0}: {1}")]
+    Forbidden(String, String),
+    /// The kinds of this program are not there.
+    #[error(
+        "this cluster has no {0}.magnetite.dev: Magnetite is not installed there (helm install magnetite-crds \
+         deploy/charts/magnetite-crds), or it is another --context"
+    )]
+    NotInstalled(&'static str),
+    /// Nothing of that name.
+    #[error("there is no Machine {name:?}{}", meant(.near))]
+    NoMachine {
+        /// The name.
+        name: String,
+        /// What may have been meant.
+        near: Vec<String>,
+    },
+    /// The folder is no data folder.
+    #[error("{0} holds no folder \"machines\": give the --data-dir of a boot server")]
+    NoRecords(PathBuf),
+    /// No record of that name.
+    #[error("the boot server has no record of a machine {name:?}: no such box has asked yet{}", meant(.near))]
+    NoRecord {
+        /// The name.
+        name: String,
+        /// What may have been meant.
+        near: Vec<String>,
+    },
+    /// A file could not be read.
+    #[error("{0} cannot be read")]
+    Read(PathBuf, #[source] std::io::Error),
+    /// It is not what a boot server writes.
+    #[error("{0} is no record of a boot server of this version")]
+    Parse(PathBuf, #[source] serde_json::Error),
+    /// The process cannot wait for anything.
+    #[error("the system gives no means to wait for the network")]
+    Runtime(#[source] std::io::Error),
+    /// The answer could not be written.
+    #[error("the answer cannot be written")]
+    Write(#[source] std::io::Error),
+}
+
+fn meant(near: &[String]) -> String {
+    match near {
+        [] => String::new(),
+        [one] => format!("; did you mean {one}?"),
+        [most @ .., last] => format!("; did you mean {} or {last}?", most.join(", ")),
+    }
+}
+
+/// An error with all that caused it, on one line.
+pub fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        let words = next.to_string();
+        // Some of the client's errors print their source themselves.
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = next.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let near = vec!["r7-u01".to_owned(), "r7-u02".to_owned()];
+        let error = Error::NoMachine { name: "r7u01".into(), near };
+        assert_eq!(error.to_string(), "there is no Machine \"r7u01\"; did you mean r7-u01 or r7-u02?");
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        assert_eq!(chain(&Error::Read("/x".into(), missing)), "/x cannot be read: entity not found");
+    }
+}
