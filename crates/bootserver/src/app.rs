@@ -16,6 +16,7 @@ use magnetite_boot::{
 use tokio::sync::Semaphore;
 
 use crate::{
+    args::LimitArgs,
     artifacts::{Checked, Library},
     http::Passed,
     limits::Limiter,
@@ -47,7 +48,7 @@ pub enum Cluster {
 /// Files that are sent at once, each with an open file and a buffer.
 pub const MOST_STREAMS: usize = 2048;
 
-/// How often one peer may ask within a second. A boot asks for some ten things in a minute.
+/// What one client may have. A boot asks for some ten things in a minute.
 #[derive(Debug)]
 pub struct Limits {
     /// DHCP packets, by MAC.
@@ -56,11 +57,19 @@ pub struct Limits {
     pub http: Limiter<IpAddr>,
     /// Reports, by Machine.
     pub reports: Limiter<String>,
+    /// TFTP transfers at once, by address; 0: as many as it likes.
+    pub transfers: usize,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { dhcp: Limiter::new(20), http: Limiter::new(200), reports: Limiter::new(1) }
+impl From<&LimitArgs> for Limits {
+    fn from(args: &LimitArgs) -> Self {
+        let LimitArgs { client_requests_per_second, client_transfers, client_dhcp_per_second } = args;
+        Self {
+            dhcp: Limiter::new(*client_dhcp_per_second),
+            http: Limiter::new(*client_requests_per_second),
+            reports: Limiter::new(1),
+            transfers: *client_transfers,
+        }
     }
 }
 
@@ -94,7 +103,7 @@ pub struct App {
     pub cluster: Cluster,
     /// Claims that were passed on.
     pub passed: Passed,
-    /// How often one peer may ask.
+    /// What one client may have.
     pub limits: Limits,
     /// Places of files that are being sent.
     pub streams: Arc<Semaphore>,

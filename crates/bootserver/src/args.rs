@@ -120,10 +120,33 @@ pub struct Args {
     pub completion: Option<clap_complete::Shell>,
 
     #[command(flatten)]
+    pub limits: LimitArgs,
+
+    #[command(flatten)]
     pub admin: AdminArgs,
 
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What one client may have. All are far above what one box asks for, so that one gone mad leaves room for the others.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// HTTP requests a second from one IP address; 0: no bound. What is over it is told to come again (503). Raise it
+    /// where many machines share an address (NAT, a caching proxy in between), and for benchmarks.
+    #[arg(long, value_name = "N", env = "MAGNETITE_CLIENT_REQUESTS_PER_SECOND", default_value_t = 200)]
+    pub client_requests_per_second: u32,
+
+    /// TFTP transfers at once to one IP address; 0: no bound. What is over it is dropped. Raise it where many machines
+    /// share an address (NAT), and for benchmarks.
+    #[arg(long, value_name = "N", env = "MAGNETITE_CLIENT_TRANSFERS", default_value_t = 4)]
+    pub client_transfers: usize,
+
+    /// DHCP packets a second from one MAC; 0: no bound. What is over it is dropped. Raise it where a load generator asks
+    /// with few MACs.
+    #[arg(long, value_name = "N", env = "MAGNETITE_CLIENT_DHCP_PER_SECOND", default_value_t = 20)]
+    pub client_dhcp_per_second: u32,
 }
 
 /// Whether to answer DHCP.
@@ -227,6 +250,16 @@ mod tests {
         for wrong in [&["--data-dir", "/d"][..], &["--interface", "x", "--data-dir", "/d", "--server-name", "A_b"]] {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2);
         }
+    }
+
+    #[test]
+    fn a_limit_can_be_lifted() {
+        let limits = |more: &[&str]| parse(&[&["--interface", "x", "--data-dir", "/d"], more].concat()).unwrap().limits;
+        let usual = limits(&[]);
+        let usual = (usual.client_requests_per_second, usual.client_transfers, usual.client_dhcp_per_second);
+        assert_eq!(usual, (200, 4, 20));
+        let lifted = limits(&["--client-requests-per-second", "0", "--client-transfers", "0"]);
+        assert_eq!((lifted.client_requests_per_second, lifted.client_transfers), (0, 0));
     }
 
     #[rstest]

@@ -159,7 +159,12 @@ impl Site {
             identify_by_serial: false,
             cluster: Cluster::None(Arc::new(windows)),
             passed: Passed::default(),
-            limits: Limits { reports: Limiter::new(1000), ..Limits::default() },
+            limits: Limits {
+                dhcp: Limiter::new(20),
+                http: Limiter::new(200),
+                reports: Limiter::new(1000),
+                transfers: 4,
+            },
             streams: Arc::new(Semaphore::new(4)),
             metrics: Metrics::default(),
         };

@@ -20,13 +20,16 @@ pub struct Limiter<K> {
 }
 
 impl<K: Eq + Hash> Limiter<K> {
-    /// Admits so many a second.
+    /// Admits so many a second; all of them, if that is 0.
     pub fn new(per_second: u32) -> Self {
         Self { per_second, now: Mutex::default() }
     }
 
     /// True if the peer may ask now.
     pub fn admit(&self, peer: K, now: Timestamp) -> bool {
+        if self.per_second == 0 {
+            return true;
+        }
         let mut counted = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let (second, peers) = &mut *counted;
         if *second != now.as_second() {
@@ -54,6 +57,14 @@ mod tests {
         assert_eq!(asked, [true, true, false]);
         assert!(limiter.admit("b", at(2)), "another peer");
         assert!(limiter.admit("a", at(1000)), "another second");
+    }
+
+    #[test]
+    fn without_a_bound_nobody_is_counted() {
+        let at = Timestamp::from_second(1_800_000_000).unwrap();
+        let limiter = Limiter::new(0);
+        assert!((0..1000).all(|_| limiter.admit("a", at)));
+        assert!(limiter.now.lock().unwrap().1.is_empty());
     }
 
     #[test]

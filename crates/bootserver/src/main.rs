@@ -122,6 +122,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         server_name,
         namespace: _,
         completion: _,
+        limits,
         admin: _,
         log: _,
     } = args;
@@ -159,7 +160,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         identify_by_serial: *identify_by_serial,
         cluster,
         passed: http::Passed::default(),
-        limits: app::Limits::default(),
+        limits: limits.into(),
         streams: Arc::new(Semaphore::new(MOST_STREAMS)),
         metrics: Metrics::default(),
     })

@@ -30,8 +30,6 @@ const LARGEST_BLOCK: u16 = 1468;
 const WINDOW: u16 = 16;
 /// Transfers at once.
 const MOST: usize = 4096;
-/// Transfers at once for one client: firmware has one, and one that it gave up on.
-const MOST_A_CLIENT: usize = 4;
 
 /// From where transfers go out: each has a socket of its own (RFC 1350: the server's port names the transfer).
 #[derive(Debug, Clone)]
@@ -125,7 +123,7 @@ impl Server {
             count(&self.app.metrics.tftp, "too_many");
             return;
         };
-        let Some(place) = Place::take(&self.clients, peer.ip()) else {
+        let Some(place) = Place::take(&self.clients, peer.ip(), self.app.limits.transfers) else {
             count(&self.app.metrics.tftp, "too_many_of_one_client");
             return;
         };
@@ -181,10 +179,10 @@ struct Place {
 }
 
 impl Place {
-    fn take(clients: &Arc<Mutex<HashMap<IpAddr, usize>>>, client: IpAddr) -> Option<Self> {
+    fn take(clients: &Arc<Mutex<HashMap<IpAddr, usize>>>, client: IpAddr, most: usize) -> Option<Self> {
         let mut taken = clients.lock().unwrap_or_else(PoisonError::into_inner);
         let places = taken.entry(client).or_default();
-        if *places >= MOST_A_CLIENT {
+        if most > 0 && *places >= most {
             return None;
         }
         *places += 1;

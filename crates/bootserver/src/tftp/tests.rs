@@ -126,7 +126,7 @@ async fn one_client_has_four_transfers_and_no_more() {
     let site = Site::new().await;
     serving(&site, 1500, async |address| {
         let mut held = Vec::new();
-        for _ in 0..MOST_A_CLIENT {
+        for _ in 0..site.app.limits.transfers {
             let socket = ask(address, wants("undionly.kpxe")).await;
             let (_, peer) = hear(&socket).await;
             held.push((socket, peer));
