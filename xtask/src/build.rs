@@ -51,10 +51,22 @@ pub fn binaries(progress: &Progress) -> Result<Binaries> {
     let mut command = cargo("build")?;
     command.args(["-p", "magnetite-controller", "-p", "magnetite-bootserver", "-p", "magnetite-agent"]);
     run(&mut command)?;
+    Ok(Binaries { dir: target()?.join("debug") })
+}
+
+/// Builds a binary as it is released.
+pub fn release(progress: &Progress, package: &str) -> Result<PathBuf> {
+    progress.line(format!("building {package} for release (cargo; minutes the first time) …"));
+    run(cargo("build")?.args(["--release", "-p", package]))?;
+    Ok(target()?.join("release").join(package))
+}
+
+/// Where cargo puts what it builds for the machine's own target.
+fn target() -> Result<PathBuf> {
     let paths = Paths::find()?;
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => paths.workspace().join(dir),
         None => paths.workspace().join("target"),
     };
-    Ok(Binaries { dir: target.join(host()?).join("debug") })
+    Ok(target.join(host()?))
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the one tool for people.
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -22,6 +23,7 @@ use clap::{CommandFactory, Parser, Subcommand};
   cargo xtask test --fast            what needs no machine to boot, for the inner loop
   cargo xtask fuzz                   look for bytes that break a decoder
   cargo xtask e2e --list             the lab's scenarios
+  cargo xtask bench --only dhcp      offers a second, beside dnsmasq's
   cargo xtask e2e conflict           one of them, keeping consoles, captures and logs
 
 Exit codes: 0 all went well, 1 something did not (the last lines say what), 2 wrong arguments, 130 Ctrl-C twice.")]
@@ -40,6 +42,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Run scenarios of the lab by name.
     E2e(e2e::Args),
+    /// Measure the boot server and its peers, side by side in one run.
+    Bench(bench::Args),
     /// Write what is generated: CRDs and the chart that carries them.
     Generate(GenerateArgs),
     /// Check format, lints, the crate graph, and that what is generated is up to date.
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::E2e(args) => e2e::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Generate(args) => build::root().and_then(|root| generate::run(&root, args.check)),
         Command::Check => check::run(),
         Command::Completion { shell } => {

@@ -39,7 +39,12 @@ const NEEDED: &[(&str, &str)] = &[
 /// Installs what is missing, after saying what it is. Does nothing, without a word to the network,
 /// if nothing is.
 pub fn ensure(progress: &Progress, paths: &Paths) -> Result<()> {
-    let missing = missing()?;
+    ensure_these(progress, paths, NEEDED)
+}
+
+/// The same for a list of packages, each with what it is wanted for.
+pub fn ensure_these(progress: &Progress, paths: &Paths, needed: &[(&'static str, &'static str)]) -> Result<()> {
+    let missing = missing(needed)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -63,15 +68,15 @@ pub fn ensure(progress: &Progress, paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-fn missing() -> Result<Vec<(&'static str, &'static str)>> {
+fn missing(needed: &[(&'static str, &'static str)]) -> Result<Vec<(&'static str, &'static str)>> {
     // dpkg-query fails if it does not know one of the names, and still tells about the others.
     let known = Cmd::new("sh")
         .args(["-c", "dpkg-query -W -f '${Package} ${db:Status-Status}\\n' \"$@\" 2>/dev/null || :", "sh"])
-        .args(NEEDED.iter().map(|(package, _)| *package))
+        .args(needed.iter().map(|(package, _)| *package))
         .run()
         .context("ask dpkg; the lab runs on Debian and its relatives")?;
     let installed = |package: &str| known.lines().any(|line| line == format!("{package} installed"));
-    Ok(NEEDED.iter().copied().filter(|(package, _)| !installed(package)).collect())
+    Ok(needed.iter().copied().filter(|(package, _)| !installed(package)).collect())
 }
 
 fn names(packages: &[(&str, &str)]) -> String {
