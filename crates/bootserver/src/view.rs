@@ -8,10 +8,8 @@ use magnetite_boot::{
     fleet::Fleet,
     select::{SelectError, profile_for},
 };
+pub use magnetite_catalog::ConfigMaps;
 use tokio::sync::watch;
-
-/// The data of ConfigMaps: name, then key, to text.
-pub type ConfigMaps = BTreeMap<String, BTreeMap<String, String>>;
 
 /// Everything that is declared, indexed.
 #[derive(Debug, Default)]
@@ -41,12 +39,7 @@ impl View {
 
     /// The template of a Profile's Ignition config, wherever it is.
     pub fn ignition<'a>(&'a self, profile: &'a Profile) -> Option<&'a str> {
-        let source = profile.spec.ignition.as_ref()?;
-        match (&source.inline, &source.config_map) {
-            (Some(text), _) => Some(text),
-            (None, Some(from)) => Some(self.config_maps.get(&from.name)?.get(&from.key)?),
-            (None, None) => None,
-        }
+        magnetite_catalog::ignition(profile, &self.config_maps)
     }
 
     /// The intent of a Machine and its window.

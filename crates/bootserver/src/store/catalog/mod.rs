@@ -1,7 +1,4 @@
-//! A folder of YAML files: Machines, Profiles and ConfigMaps, as `kubectl apply` would take them.
-
-mod check;
-mod read;
+//! A catalog that is watched: what changes in the folder changes what is served.
 
 #[cfg(test)]
 mod tests;
@@ -15,12 +12,12 @@ use std::{
 
 use magnetite_api::machine::IntentStatus;
 use magnetite_boot::fleet::Fleet;
+use magnetite_catalog::{Catalog, Problem};
 use magnetite_daemon::{clock, log::chain};
 use notify::Watcher;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::read::{Catalog, Problem};
 use super::windows::Windows;
 use crate::{
     metrics::Metrics,
@@ -68,11 +65,11 @@ impl Folder {
     /// If the folder cannot be read. The view stays what it was.
     pub fn look(&mut self) -> Result<(), CatalogError> {
         let unreadable = |error| CatalogError::Read(self.path.clone(), error);
-        let stamps = read::stamps(&self.path).map_err(unreadable)?;
+        let stamps = magnetite_catalog::stamps(&self.path).map_err(unreadable)?;
         let same = self.published.is_some() && stamps == self.stamps;
         let mut changed = false;
         if !same {
-            let new = read::read(&self.path, &stamps);
+            let new = magnetite_catalog::read(&self.path, &stamps);
             let known = &self.catalog.problems;
             for problem in new.problems.iter().filter(|new| !known.contains(new)) {
                 let Problem { file, line, column, message } = problem;

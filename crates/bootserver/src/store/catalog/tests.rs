@@ -1,8 +1,7 @@
-//! Folders, good and bad.
+//! A folder that changes while it is served.
 
 use std::path::Path;
 
-use rstest::rstest;
 use tokio::sync::watch;
 
 use super::*;
@@ -17,91 +16,6 @@ fn write(folder: &Path, files: &[(&str, &str)]) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
-}
-
-fn catalog(files: &[(&str, &str)]) -> Catalog {
-    let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), files);
-    read::read(folder.path(), &read::stamps(folder.path()).unwrap())
-}
-
-#[test]
-fn a_bad_document_is_named_with_its_place_and_the_others_are_served() {
-    let text = format!(
-        "{MACHINE}---\napiVersion: magnetite.dev/v1alpha1\nkind: Machine\nmetadata: {{name: bad}}\nspec:\n  macs: ['xx']\n--- # another\n{}",
-        MACHINE.replace("box", "third").replace("10'", "11'")
-    );
-    let catalog = catalog(&[("a.yaml", &text), ("b.yml", "kind: [\n"), (".c.yaml", "{"), ("d.txt", "{")]);
-    let names: Vec<_> = catalog.machines.iter().map(|machine| machine.metadata.name.clone().unwrap()).collect();
-    assert_eq!(names, ["box", "third"]);
-    let [first, second] = &catalog.problems[..] else { panic!("{:?}", catalog.problems) };
-    assert_eq!((first.file.as_str(), first.line, first.column), ("a.yaml", 10, 10), "{first}");
-    assert!(first.message.starts_with("\"xx\" is not a MAC address"), "{first}");
-    assert_eq!(second.file, "b.yml");
-    assert_eq!(first.to_string(), format!("a.yaml:10:10: {}", first.message));
-}
-
-/// A document, the line of the fault in it, and words of it.
-#[rstest]
-#[case::no_metadata("kind: Machine\nspec: {serial: X1}\n", 3, "missing field `metadata`")]
-#[case::no_name("kind: Machine\nmetadata: {}\nspec: {serial: X1}\n", 3, "metadata.name is missing")]
-#[case::bad_name("kind: Machine\nmetadata:\n  name: ../../etc/x\nspec: {serial: X1}\n", 4, "not lower-case")]
-#[case::long_name("kind: Machine\nmetadata:\n  name: a.b\nspec: {serial: X1}\n", 4, "DNS label")]
-#[case::nobody("kind: Machine\nmetadata: {name: x}\nspec: {}\n", 4, "at least one of spec.macs")]
-#[case::typo(
-    "kind: Machine\nmetadata: {name: x}\nspec:\n  serial: X1\n  bootIntnet: a\n",
-    6,
-    "spec.bootIntnet: there is no such field"
-)]
-#[case::bounds(
-    "kind: Machine\nmetadata: {name: x}\nspec:\n  serial: X1\n  bootWindowSeconds: 5\n",
-    6,
-    "not within 60 and 86400"
-)]
-#[case::intent("kind: Machine\nmetadata: {name: x}\nspec:\n  serial: X1\n  bootIntent: 'a b'\n", 6, "spec.bootIntent")]
-#[case::no_boot("kind: Profile\nmetadata: {name: x}\nspec: {boot: {}}\n", 1, "needs x86_64 or aarch64")]
-#[case::all("kind: Profile\nmetadata: {name: x}\nspec:\n  selector: {}\n  boot: {}\n", 5, "would select every Machine")]
-#[case::outside(
-    "kind: Profile\nmetadata: {name: x}\nspec:\n  boot:\n    x86_64:\n      kernel:\n        file: ../x\n        sha256: SUM\n",
-    8,
-    "not a path below"
-)]
-#[case::credentials(
-    "kind: Profile\nmetadata: {name: x}\nspec:\n  boot:\n    x86_64:\n      kernel:\n        url: http://a:b@c/\n        sha256: SUM\n",
-    8,
-    "without credentials"
-)]
-#[case::template(
-    "kind: Profile\nmetadata: {name: x}\nspec:\n  boot:\n    x86_64:\n      kernel: {file: k, sha256: SUM}\n      commandLine:\n      - a={{\n",
-    8,
-    "spec.boot.x86_64.commandLine[0]"
-)]
-fn what_cannot_be_meant_is_refused(#[case] document: &str, #[case] line: u64, #[case] words: &str) {
-    let text = format!("apiVersion: magnetite.dev/v1alpha1\n{}", document.replace("SUM", &"0".repeat(64)));
-    let catalog = catalog(&[("a.yaml", &text)]);
-    let problem = &catalog.problems[0];
-    assert!(problem.message.contains(words), "{problem}");
-    assert_eq!(problem.line, line, "{problem}");
-    assert!(catalog.machines.is_empty() && catalog.profiles.is_empty());
-}
-
-#[test]
-fn what_nobody_knows_and_what_is_there_twice() {
-    let other = catalog(&[("a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n")]);
-    assert!(other.problems[0].message.contains("is not known here"), "{:?}", other.problems);
-    let twice = catalog(&[("a.yaml", MACHINE), ("b.yaml", MACHINE), ("c.yaml", MACHINE)]);
-    assert_eq!(twice.machines.len(), 1);
-    assert!(twice.problems.iter().all(|problem| problem.message.contains("declared in a.yaml already")));
-    assert_eq!(twice.problems.len(), 2);
-}
-
-#[test]
-fn folders_in_folders_and_links_in_circles() {
-    let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), &[("racks/one/box.yaml", MACHINE)]);
-    std::os::unix::fs::symlink(folder.path(), folder.path().join("racks/up")).unwrap();
-    let stamps = read::stamps(folder.path()).unwrap();
-    assert_eq!(stamps.len(), 1, "{stamps:?}");
 }
 
 struct Site {

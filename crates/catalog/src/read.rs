@@ -13,8 +13,7 @@ use magnetite_api::{Machine, Profile};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::check;
-use crate::view::ConfigMaps;
+use crate::{ConfigMaps, check};
 
 /// Something in a file that cannot be used, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
