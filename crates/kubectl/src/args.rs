@@ -1,6 +1,6 @@
 //! Arguments.
 
-use std::path::PathBuf;
+use std::{net::Ipv4Addr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -17,9 +17,10 @@ use clap::{Parser, Subcommand, ValueEnum};
   kubectl magnetite timeline r7-u01 --all              also what each boot server saw, and all Events
   kubectl magnetite timeline r7-u01 -o json | jq .diagnosis.reason
   kubectl magnetite timeline r7-u01 --catalog-data /var/lib/magnetite      without a cluster
+  kubectl magnetite preview r7-u01 --catalog ./site    all that it would get, before it is powered on
   kubectl magnetite --completion bash > ~/.local/share/bash-completion/completions/kubectl-magnetite
 
-Exit codes: 0 all is well or under way; 1 the boot stopped, or the question could not be answered (stderr says why);
+Exit codes: 0 all is well or under way; 1 the boot stopped or would stop, or the question could not be answered;
 2 wrong arguments."
 )]
 pub struct Args {
@@ -36,6 +37,7 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     Timeline(Timeline),
+    Preview(Preview),
 }
 
 /// Show a machine's last boots, step by step, and say where and why the newest one stopped.
@@ -66,6 +68,77 @@ pub struct Timeline {
     pub cluster: Cluster,
 }
 
+/// Show all that a machine would get, before it is powered on: DHCP answers, loader, script, command line, Ignition config,
+/// join. Made by the code that serves it; capabilities, and what looks secret, are masked.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kubectl magnetite preview r7-u01                                 from a cluster
+  kubectl magnetite preview r7-u01 --open --show ignition          as if its boot window were open
+  kubectl magnetite preview r7-u01 --catalog ./site --firmware bios
+
+Exit codes: 0 the chain is whole; 1 it ends where stderr says, or nothing could be read; 2 wrong arguments.")]
+pub struct Preview {
+    /// Name of the Machine.
+    pub machine: String,
+
+    /// Read a folder of YAML files instead of a cluster, as the boot server's --catalog.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "context"])]
+    pub catalog: Option<PathBuf>,
+
+    /// The kind of box. Default: what it was when it was last seen, or uefi.
+    #[arg(long, value_enum)]
+    pub firmware: Option<BoxKind>,
+
+    /// What to show.
+    #[arg(long, value_enum, default_value_t = Show::All)]
+    pub show: Show,
+
+    /// As if the Machine's boot window had just been opened. Always so with --catalog.
+    #[arg(long)]
+    pub open: bool,
+
+    /// Address of the boot server, for the links.
+    #[arg(long, value_name = "IPV4", default_value = "192.0.2.1")]
+    pub address: Ipv4Addr,
+
+    /// Folder with the boot server's loaders. Without it all of them are taken to be there.
+    #[arg(long, value_name = "DIR")]
+    pub ipxe_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// A kind of box.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoxKind {
+    /// PC BIOS, PXE.
+    Bios,
+    /// UEFI on 64-bit x86, PXE.
+    Uefi,
+    /// UEFI on 64-bit x86, HTTP boot.
+    UefiHttp,
+    /// UEFI on 64-bit Arm, PXE.
+    Arm64,
+    /// UEFI on 64-bit Arm, HTTP boot.
+    Arm64Http,
+}
+
+/// A part of the chain.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// What firmware and iPXE are answered.
+    Dhcp,
+    /// Script, files and command line.
+    Script,
+    /// The Ignition config.
+    Ignition,
+    /// How it joins.
+    Join,
+    /// All of it.
+    All,
+}
+
 /// Which cluster to ask, as kubectl's flags say it.
 #[derive(clap::Args, Debug, Default)]
 #[command(next_help_heading = "Cluster")]
@@ -78,7 +151,7 @@ pub struct Cluster {
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
 
-    /// Namespace of the boot servers. Machines have none.
+    /// Namespace of the boot servers, where the ConfigMaps of Profiles are. Machines have none.
     #[arg(short, long, value_name = "NAME", default_value = "magnetite")]
     pub namespace: String,
 }
@@ -115,6 +188,8 @@ mod tests {
     #[case(&["timeline", "box", "-o", "xml"])]
     #[case(&["timeline", "box", "--catalog-data", "/d", "--context", "lab"])]
     #[case(&["timeline", "box", "--completion", "bash"])]
+    #[case(&["preview", "box", "--firmware", "amiga"])]
+    #[case(&["preview", "box", "--catalog", "/d", "--kubeconfig", "/k"])]
     #[case(&["no-such-command"])]
     #[case(&[])]
     fn wrong_arguments_are_2(#[case] args: &[&str]) {

@@ -83,7 +83,11 @@ pub async fn read(client: &Client, name: &str) -> Result<Known, Error> {
     })
 }
 
-async fn machine(client: &Client, name: &str) -> Result<Machine, Error> {
+/// One Machine.
+///
+/// # Errors
+/// If there is none, it may not be read, or its kind is not there.
+pub async fn machine(client: &Client, name: &str) -> Result<Machine, Error> {
     let api: Api<Machine> = Api::all(client.clone());
     match api.get_opt(name).await {
         Ok(Some(machine)) => return Ok(machine),
@@ -100,7 +104,8 @@ async fn machine(client: &Client, name: &str) -> Result<Machine, Error> {
     Err(Error::NoMachine { name: name.to_owned(), near })
 }
 
-fn refusal(what: &str, error: kube::Error) -> Error {
+/// An error of the API server, in words.
+pub fn refusal(what: &str, error: kube::Error) -> Error {
     match error {
         kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
             Error::Forbidden(what.to_owned(), status.message.clone())

@@ -44,6 +44,16 @@ pub enum Error {
         /// What may have been meant.
         near: Vec<String>,
     },
+    /// The folder declares no such Machine.
+    #[error("the catalog declares no Machine {name:?}{}{}", meant(.near), unusable(.problems))]
+    NotInCatalog {
+        /// The name.
+        name: String,
+        /// What may have been meant.
+        near: Vec<String>,
+        /// What of the folder cannot be used.
+        problems: Vec<String>,
+    },
     /// A file could not be read.
     #[error("{0} cannot be read")]
     Read(PathBuf, #[source] std::io::Error),
@@ -63,6 +73,14 @@ fn meant(near: &[String]) -> String {
         [] => String::new(),
         [one] => format!("; did you mean {one}?"),
         [most @ .., last] => format!("; did you mean {} or {last}?", most.join(", ")),
+    }
+}
+
+/// What is declared and cannot be used may be what was looked for.
+fn unusable(problems: &[String]) -> String {
+    match problems.len() {
+        0 => String::new(),
+        n => format!("; {n} of its documents cannot be used: {}", problems.join("; ")),
     }
 }
 

@@ -1,9 +1,11 @@
-//! `kubectl magnetite`: where a machine's boot is, and why it stopped.
+//! `kubectl magnetite`: where a machine's boot is and why it stopped, and what a machine would get.
 #![allow(missing_docs, reason = "a binary: its public items are public to itself")]
 
 mod args;
 mod cluster;
+mod declared;
 mod error;
+mod preview;
 mod records;
 mod style;
 mod suggest;
@@ -21,7 +23,9 @@ use serde::Serialize;
 
 use crate::{
     args::{Args, Command, Output},
+    declared::Declared,
     error::Error,
+    preview::{Preview, Supposed},
     style::Style,
     timeline::Timeline,
 };
@@ -47,12 +51,13 @@ fn main() -> ExitCode {
     magnetite_daemon::crypto::install();
     let answered = match command {
         Command::Timeline(args) => timeline(&args),
+        Command::Preview(args) => preview(&args),
     };
     match answered {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(STOPPED),
         Err(error) => {
-            drop(writeln!(std::io::stderr(), "error: {}", error::chain(&error)));
+            say(&format!("error: {}", error::chain(&error)));
             ExitCode::from(STOPPED)
         }
     }
@@ -75,6 +80,35 @@ fn timeline(args: &args::Timeline) -> Result<bool, Error> {
     Ok(!timeline.is_stopped())
 }
 
+/// Shows what a machine would get; true if that is all it needs.
+fn preview(args: &args::Preview) -> Result<bool, Error> {
+    let args::Preview { machine, catalog, firmware, show, open, address, ipxe_dir, cluster } = args;
+    let now = clock::now();
+    let declared = match catalog {
+        Some(folder) => Declared::of_catalog(folder, machine, now)?,
+        None => wait(async {
+            let client = cluster::client(cluster).await?;
+            Declared::of_cluster(&client, &cluster.namespace, machine).await
+        })?,
+    };
+    for problem in &declared.problems {
+        say(&format!("not served: {problem}"));
+    }
+    let declared = if *open { declared.opened(now) } else { declared };
+    let loaders = ipxe_dir.as_deref().map(preview::loaders).transpose()?;
+    let supposed = Supposed { kind: *firmware, address: *address, loaders };
+    let preview = Preview::of(&declared, &supposed, now);
+    write(&preview.text(*show, Style::of_stdout()))?;
+    if let Some(failed) = &preview.failed {
+        say(&format!("the boot would stop at the {}: {}", failed.stage, style::plain(&failed.why)));
+    }
+    Ok(preview.failed.is_none())
+}
+
+fn say(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
 /// Waits for what the network has to say, and says so when that takes long.
 fn wait<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
@@ -85,7 +119,7 @@ fn wait<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
             () = tokio::time::sleep(LONG) => {}
         }
         if std::io::stderr().is_terminal() {
-            drop(writeln!(std::io::stderr(), "waiting for the API server…"));
+            say("waiting for the API server…");
         }
         asking.await
     })
@@ -99,6 +133,10 @@ fn print<T: Serialize>(value: &T, output: Output, text: impl FnOnce() -> String)
             serde_saphyr::to_string(value).map_err(|error| Error::Write(std::io::Error::other(error.to_string())))?
         }
     };
+    write(&text)
+}
+
+fn write(text: &str) -> Result<(), Error> {
     match std::io::stdout().write_all(text.as_bytes()) {
         // `| head` has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
