@@ -89,10 +89,10 @@ pub async fn read(client: &Client, name: &str) -> Result<Known, Error> {
 /// If there is none, it may not be read, or its kind is not there.
 pub async fn machine(client: &Client, name: &str) -> Result<Machine, Error> {
     let api: Api<Machine> = Api::all(client.clone());
-    match api.get_opt(name).await {
-        Ok(Some(machine)) => return Ok(machine),
-        // It may be the kind that is not there.
-        Ok(None) => {}
+    match api.get(name).await {
+        Ok(machine) => return Ok(machine),
+        // That one, or the kind: the list tells.
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
         Err(error) => return Err(refusal(&format!("the Machine {name}"), error)),
     }
     let near = match api.list(&ListParams::default()).await {
@@ -111,5 +111,87 @@ pub fn refusal(what: &str, error: kube::Error) -> Error {
             Error::Forbidden(what.to_owned(), status.message.clone())
         }
         other => Error::Ask(what.to_owned(), Box::new(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A client of an API server that answers each path as a real one was seen to: a status and a body.
+    fn client(answer: impl Fn(&str) -> (u16, String) + Clone + Send + 'static) -> Client {
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let (status, body) = answer(request.uri().path());
+            let response = http::Response::builder().status(status).body(Body::from(body.into_bytes()));
+            std::future::ready(response.map_err(std::io::Error::other))
+        });
+        Client::new(service, "default")
+    }
+
+    fn status(code: u16, reason: &str, message: &str) -> (u16, String) {
+        let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason, "code": code });
+        (code, status.to_string())
+    }
+
+    fn list(kind: &str, version: &str, items: &[Value]) -> (u16, String) {
+        let metadata = json!({ "resourceVersion": "1" });
+        (200, json!({ "kind": kind, "apiVersion": version, "metadata": metadata, "items": items }).to_string())
+    }
+
+    fn machine(name: &str) -> Value {
+        json!({ "apiVersion": "magnetite.dev/v1alpha1", "kind": "Machine", "metadata": {"name": name, "uid": "uid-1"}, "spec": {"serial": "X1"} })
+    }
+
+    const MACHINES: &str = "/apis/magnetite.dev/v1alpha1/machines";
+
+    #[tokio::test]
+    async fn a_kind_that_is_not_there_is_told_from_a_machine_that_is_not() {
+        let nothing = client(|_| (404, "404 page not found\n".to_owned()));
+        let error = read(&nothing, "r7-u02").await.unwrap_err();
+        assert!(matches!(error, Error::NotInstalled("machines")), "{error:?}");
+        let others = client(|path| match path {
+            MACHINES => list("MachineList", "magnetite.dev/v1alpha1", &[machine("r7-u01"), machine("gpu-1")]),
+            _ => status(404, "NotFound", "machines.magnetite.dev \"r7-u02\" not found"),
+        });
+        let error = read(&others, "r7-u02").await.unwrap_err();
+        assert_eq!(error.to_string(), "there is no Machine \"r7-u02\"; did you mean r7-u01?");
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_read_is_missing_and_the_rest_is_there() {
+        let some = client(|path| match path.strip_prefix(MACHINES) {
+            Some("/r7-u01") => (200, machine("r7-u01").to_string()),
+            _ => status(403, "Forbidden", "nobody cannot list that"),
+        });
+        let known = read(&some, "r7-u01").await.unwrap();
+        assert_eq!(known.machine.name_any(), "r7-u01");
+        assert_eq!(known.missing.len(), 2, "{:?}", known.missing);
+        assert_eq!(known.missing[0], "you may not read boot reports: nobody cannot list that");
+        let none = client(|_| status(403, "Forbidden", "nobody"));
+        assert!(matches!(read(&none, "r7-u01").await, Err(Error::Forbidden(..))));
+    }
+
+    #[tokio::test]
+    async fn what_is_about_another_of_the_same_name_is_left_out() {
+        let report = |name: &str, uid: &str| {
+            let subject = json!({"kind": "Machine", "name": "r7-u01", "uid": uid});
+            json!({ "apiVersion": "magnetite.dev/v1alpha1", "kind": "BootReport", "metadata": {"name": name}, "spec": {"subject": subject, "server": "rack-7"} })
+        };
+        let event = |name: &str, uid: &str| json!({ "metadata": {"name": name}, "involvedObject": {"kind": "Machine", "name": "r7-u01", "uid": uid} });
+        let both = client(move |path| match path {
+            "/api/v1/namespaces/default/events" => list("EventList", "v1", &[event("a", "uid-1"), event("b", "uid-0")]),
+            "/apis/magnetite.dev/v1alpha1/bootreports" => {
+                let reports = [report("a", "uid-0"), report("b", "uid-1")];
+                list("BootReportList", "magnetite.dev/v1alpha1", &reports)
+            }
+            _ => (200, machine("r7-u01").to_string()),
+        });
+        let known = read(&both, "r7-u01").await.unwrap();
+        assert_eq!(known.reports.iter().map(|report| report.name_any()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(known.events.iter().map(|event| event.name_any()).collect::<Vec<_>>(), ["a"]);
+        assert!(known.missing.is_empty());
     }
 }

@@ -57,14 +57,19 @@ pub struct Timeline {
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Its phase.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Why, in a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The Profile that it boots.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     /// Its Node, once that is registered.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The intent and its window.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub intent: Option<IntentStatus>,
     /// With `--all`: the conditions.
     #[serde(skip_serializing_if = "Vec::is_empty")]

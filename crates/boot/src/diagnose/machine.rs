@@ -15,7 +15,9 @@ const POWER_ON: SignedDuration = SignedDuration::from_mins(10);
 
 /// Where a Machine is, and why it is there. `boot` is its newest boot, if there was one.
 pub fn diagnose_machine(machine: &Machine, boot: Option<&BootRecord>, now: Timestamp) -> Diagnosis {
-    let Some(status) = machine.status.as_ref() else { return boot.map_or_else(unseen, |boot| diagnose(boot, now)) };
+    let Some(status) = machine.status.as_ref() else {
+        return boot.map_or_else(nobody_looked, |boot| diagnose(boot, now));
+    };
     // What the box did before it was told to boot anew says nothing of whether it does.
     let opened = status.intent.as_ref().map(|intent| intent.opened_at.0);
     let boot = boot.filter(|boot| opened.is_none_or(|opened| boot.last_seen.0 + SKEW >= opened));
@@ -53,6 +55,13 @@ fn ready(status: &MachineStatus) -> String {
         Some(node) => format!("the Node {node} is Ready"),
         None => "the system booted".to_owned(),
     }
+}
+
+/// Without a status there is no window either.
+fn nobody_looked() -> Diagnosis {
+    let mut found = unseen();
+    found.message.push_str(", and no controller has looked at its Machine: does one run?");
+    found
 }
 
 /// Nobody saw the box. Before it can be expected somebody must power it on, and a server's firmware takes minutes.

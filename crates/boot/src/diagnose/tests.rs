@@ -213,6 +213,12 @@ fn an_expired_window_does_not_hide_where_the_boot_stopped() {
 
 #[test]
 fn before_the_box_was_seen() {
+    let created = machine("box").mac("52:54:00:30:00:10").arc();
+    assert!(diagnose_machine(&created, None, at(0)).message.contains("no controller has looked"));
+    assert_eq!(
+        diagnose_machine(&created, Some(&record(&[(LoaderSent, 5, 1)])), at(LATER)).reason,
+        Reason::LoaderSilent
+    );
     let open = status(Phase::Pending, "NotSeen", IntentState::Open);
     let soon = diagnose_machine(&open, None, at(0));
     assert_eq!((soon.progress, soon.reason), (Progress::UnderWay, Reason::NeverAsked));

@@ -171,7 +171,7 @@ fn verdict(out: &mut String, diagnosis: &Diagnosis, style: Style) -> fmt::Result
         (_, None) => (Bold, format!("Waiting: {reason}")),
     };
     writeln!(out, "\n{}", style.paint(tone, first))?;
-    writeln!(out, "  {}.", plain(message).trim_end_matches('.'))?;
+    writeln!(out, "  {}", sentence(plain(message).trim_end_matches('.')))?;
     if let Some(until) = until {
         writeln!(out, "  Without another word of the box, this is judged anew at {}.", clock(until.0))?;
     }
