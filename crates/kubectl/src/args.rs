@@ -69,7 +69,7 @@ pub struct Timeline {
 }
 
 /// Show all that a machine would get, before it is powered on: DHCP answers, loader, script, command line, Ignition config,
-/// join. Made by the code that serves it; capabilities, and what looks secret, are masked.
+/// join. Made by the code that serves it, as a boot server with `--dhcp proxy` does; capabilities, and what looks secret, are masked.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kubectl magnetite preview r7-u01                                 from a cluster

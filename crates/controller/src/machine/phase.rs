@@ -10,7 +10,7 @@ use magnetite_api::{
     profile::JoinMode,
     report::{BootFailure, BootRecord, BootStepName},
 };
-use magnetite_boot::diagnose::{Diagnosis, Reason, diagnose};
+use magnetite_boot::diagnose::{Diagnosis, Progress, Reason, diagnose};
 
 use super::observe::Observed;
 use crate::node::{NodeSeen, Readiness};
@@ -264,8 +264,11 @@ fn under_way(boot: &BootRecord, prefix: Option<&str>, now: Timestamp) -> Verdict
     };
     let prefix = prefix.map_or(String::new(), |prefix| format!("{prefix}; "));
     let diagnosis = diagnose(boot, now);
-    let reason = if diagnosis.reason == Reason::UnderWay { step.name.as_str() } else { diagnosis.reason.as_str() };
-    let message = format!("{prefix}last step: {}{}", last_step(boot), says_why(&diagnosis));
+    // A box that was sent to its own disk does as it should, and one that is on its way too.
+    let why = diagnosis.progress == Progress::Stopped || diagnosis.reason == Reason::ScriptWaits;
+    let reason = if why { diagnosis.reason.as_str() } else { step.name.as_str() };
+    let message =
+        format!("{prefix}last step: {}{}", last_step(boot), if why { says_why(&diagnosis) } else { String::new() });
     let verdict = verdict(phase, reason, message);
     diagnosis.until.map_or(verdict.clone(), |until| verdict.until(until))
 }

@@ -178,6 +178,17 @@ fn the_same_step_again_and_again_means_something() {
 }
 
 #[test]
+fn a_box_that_boots_its_disk_again_is_not_told_to_do_otherwise() {
+    let script = |words: &str| {
+        let mut world = World::joined().boots(500, &[(FirmwareSeen, 500), (ScriptServed, 505)]);
+        world.0.boot.as_mut().unwrap().steps[1].detail = Some(words.to_owned());
+        world
+    };
+    script("local boot: no window is open").says(510, Phase::Booting, "ScriptServed", "rebooting");
+    script("waits: the kernel is fetched").says(510, Phase::Booting, "ScriptWaits", "the kernel is fetched");
+}
+
+#[test]
 fn silence_means_something_too_and_is_waited_for() {
     let world = World::new().boots(5, &[(FirmwareSeen, 5), (LoaderSent, 40)]);
     world.says(129, Phase::Booting, "LoaderSent", "last step: LoaderSent");
