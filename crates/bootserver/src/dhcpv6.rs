@@ -140,7 +140,7 @@ impl Server {
             tracing::info_span!("dhcpv6", iface = self.us.iface, %peer, mac = %sender, xid = format_args!("{xid:06x}"));
         let url = span.in_scope(|| self.decide(&request, sender))?;
         let answer = BootAnswer { server: self.us.id.clone(), url, parameters: Vec::new(), class };
-        let packet = match reply::answer(&message, kind, &answer) {
+        let packet = match reply::answer(&message, kind, &answer, !relays.is_empty()) {
             Ok(message) => reply::through_relays(&relays, message),
             Err(error) => {
                 tracing::error!(error = chain(&error), "a boot file's URL does not fit");

@@ -128,3 +128,45 @@ impl Served {
         Ok(Self { dhcp, address, tftp: net::udp(Some(iface), address, 69)?, http, https })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use magnetite_wire::tftp::{Packet, ReadRequest};
+
+    use super::*;
+    use crate::fixtures::Site;
+
+    /// A block that fits Ethernet behind IPv4's header would be cut in two behind IPv6's.
+    #[tokio::test]
+    async fn tftp_over_ipv6_sends_blocks_that_fit_behind_the_longer_header() {
+        let site = Site::new().await;
+        let socket = net::udp(None, Ipv6Addr::LOCALHOST, 0).unwrap();
+        let address = socket.local_addr().unwrap();
+        let source = tftp::Source { address: Ipv6Addr::LOCALHOST.into(), interface: None };
+        let stop = CancellationToken::new();
+        let server = tftp::Server::new(socket, source, 1500, Arc::clone(&site.app));
+        let running = tokio::spawn(server.run(stop.clone()));
+        let client = UdpSocket::bind("[::1]:0").await.unwrap();
+        let mut out = Vec::new();
+        let file = "undionly.kpxe".to_owned();
+        Packet::Read(ReadRequest { file, block_size: Some(1468), ..ReadRequest::default() }).encode(&mut out);
+        client.send_to(&out, address).await.unwrap();
+        let mut buffer = [0; 2048];
+        let heard = tokio::time::timeout(Duration::from_secs(10), client.recv_from(&mut buffer)).await;
+        let (len, peer) = heard.expect("an answer").unwrap();
+        let Packet::Oack(options) = Packet::decode(&buffer[..len]).unwrap() else { panic!("no OACK") };
+        assert!(options.contains(&("blksize".to_owned(), "1448".to_owned())), "{options:?}");
+        let mut out = Vec::new();
+        Packet::Ack(0).encode(&mut out);
+        client.send_to(&out, peer).await.unwrap();
+        let (len, peer) = client.recv_from(&mut buffer).await.unwrap();
+        assert!(matches!(Packet::decode(&buffer[..len]).unwrap(), Packet::Data { block: 1, bytes: b"loader" }));
+        let mut out = Vec::new();
+        Packet::Ack(1).encode(&mut out);
+        client.send_to(&out, peer).await.unwrap();
+        stop.cancel();
+        running.await.unwrap().unwrap();
+    }
+}

@@ -6,6 +6,8 @@ use crate::reader::Reader;
 
 const SOLICITATION: u8 = 133;
 const ADVERTISEMENT: u8 = 134;
+/// Flags: addresses come by DHCPv6, or other things do.
+const DHCPV6: u8 = 0xc0;
 /// A datagram of 64 KiB could hold 8,000 options; routers send about five.
 const MOST_OPTIONS: usize = 256;
 
@@ -58,10 +60,10 @@ pub struct Advertisement {
 }
 
 impl Advertisement {
-    /// True if it gives hosts anything to route by: its sender is a router, and its link has IPv6.
+    /// True if it gives hosts anything to go by, be it that there is DHCPv6: its sender is a router, and its link has IPv6.
     pub fn is_of_a_router(&self) -> bool {
         let routes = |option: &NdOption| matches!(option.kind, OptionKind::PREFIX | OptionKind::ROUTE);
-        self.lifetime > 0 || self.options.iter().any(routes)
+        self.lifetime > 0 || self.flags & DHCPV6 != 0 || self.options.iter().any(routes)
     }
 }
 

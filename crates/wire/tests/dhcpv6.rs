@@ -161,7 +161,7 @@ fn an_answer_goes_back_by_the_relays_that_its_request_came_by() {
     let outer = relayed(&relayed(&Packet::Message(solicit.clone()), 0), 1);
     let (relays, inner) = decode(&encode(&outer)).unwrap().unwrap_relays().unwrap();
     assert_eq!((relays.len(), relays[0].hops, &inner), (2, 1, &solicit));
-    let answer = reply::answer(&inner, MessageType::ADVERTISE, &boots(Class::Pxe)).unwrap();
+    let answer = reply::answer(&inner, MessageType::ADVERTISE, &boots(Class::Pxe), false).unwrap();
     let back = reply::through_relays(&relays, answer.clone()).unwrap();
     let (back, inner) = decode(&encode(&back)).unwrap().unwrap_relays().unwrap();
     assert_eq!(inner, answer);
@@ -236,17 +236,19 @@ fn only_boot_questions_are_answered(
 #[test]
 fn the_offer_is_one_that_edk2_takes_for_a_proxys() {
     let solicit = message(MessageType::SOLICIT, &[(1, CLIENT), (3, &[0; 12]), (16, PXE)]);
-    let offer = reply::answer(&solicit, MessageType::ADVERTISE, &boots(Class::Pxe)).unwrap();
+    let offer = reply::answer(&solicit, MessageType::ADVERTISE, &boots(Class::Pxe), false).unwrap();
     assert_eq!((offer.kind, offer.xid), (MessageType::ADVERTISE, solicit.xid));
     let codes = |message: &Message| message.options.iter().map(|(code, _)| code.0).collect::<Vec<_>>();
     assert_eq!(codes(&offer), [1, 2, 16], "no address, no status, no URL");
     assert_eq!(offer.options.get(OptionCode::CLIENT_ID), Some(CLIENT));
     // EDK2 wants 13 bytes or more: enterprise, length, and nine letters.
     assert_eq!(offer.options.get(OptionCode::VENDOR_CLASS), Some(&b"\0\0\x01\x57\0\x09PXEClient"[..]));
-    let reply = reply::answer(&solicit, MessageType::REPLY, &boots(Class::Pxe)).unwrap();
+    let reply = reply::answer(&solicit, MessageType::REPLY, &boots(Class::Pxe), false).unwrap();
     assert_eq!(codes(&reply), [1, 2, 59, 16]);
+    let relayed = reply::answer(&solicit, MessageType::ADVERTISE, &boots(Class::Pxe), true).unwrap();
+    assert_eq!(codes(&relayed), [1, 2, 59, 16], "no relay passes on what goes to port 4011");
     let with_parameters = BootAnswer { parameters: vec![b"quiet".to_vec()], ..boots(Class::Http) };
-    let http = reply::answer(&solicit, MessageType::ADVERTISE, &with_parameters).unwrap();
+    let http = reply::answer(&solicit, MessageType::ADVERTISE, &with_parameters, false).unwrap();
     assert_eq!(codes(&http), [1, 2, 59, 60, 16]);
     assert_eq!(http.options.boot_parameters().unwrap(), [b"quiet"]);
     let bytes = encode(&Packet::Message(http));
@@ -259,12 +261,12 @@ fn a_url_that_would_be_read_as_another_is_not_sent() {
     let solicit = message(MessageType::SOLICIT, &[(1, CLIENT)]);
     for url in ["", "http://a\0b", &"x".repeat(1025)] {
         let wrong = BootAnswer { url: url.into(), ..boots(Class::Http) };
-        let error = reply::answer(&solicit, MessageType::REPLY, &wrong).unwrap_err();
+        let error = reply::answer(&solicit, MessageType::REPLY, &wrong, false).unwrap_err();
         assert_eq!(error, ReplyError::Url { had: url.len() });
         assert!(!error.to_string().contains("http"), "the URL of a script holds a capability");
     }
     let wrong = BootAnswer { parameters: vec![vec![0; 2000]], ..boots(Class::Http) };
-    assert!(reply::answer(&solicit, MessageType::REPLY, &wrong).is_err());
+    assert!(reply::answer(&solicit, MessageType::REPLY, &wrong, false).is_err());
 }
 
 #[rstest]
@@ -316,7 +318,7 @@ fn ask(packet: Packet) {
     );
     if let Ok((relays, message)) = packet.unwrap_relays()
         && let Some(kind) = reply::kind(&message, &ours())
-        && let Ok(answer) = reply::answer(&message, kind, &boots(Class::Http))
+        && let Ok(answer) = reply::answer(&message, kind, &boots(Class::Http), false)
         && let Ok(packet) = reply::through_relays(&relays, answer)
     {
         assert_eq!(decode(&encode(&packet)), Ok(packet));

@@ -42,6 +42,7 @@ fn a_router_is_whoever_gives_something_to_route_by() {
     assert!(!Advertisement::default().is_of_a_router());
     let says = |lifetime, options| Advertisement { lifetime, options, ..Advertisement::default() }.is_of_a_router();
     assert!(says(1, vec![]));
+    assert!(Advertisement { flags: 0x40, ..Advertisement::default() }.is_of_a_router(), "there is DHCPv6");
     assert!(says(0, vec![option(3, 30)]), "a prefix without a default route");
     assert!(says(0, vec![option(24, 6)]), "a route to somewhere");
     assert!(!says(0, vec![option(1, 6), option(5, 6)]), "its address and the MTU");

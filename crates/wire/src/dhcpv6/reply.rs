@@ -69,12 +69,13 @@ pub fn kind(request: &Message, ours: &Duid) -> Option<MessageType> {
 
 /// The answer to a message for which [`kind`] says `kind`: no address, no status.
 ///
-/// The offer to a PXE client has no URL: EDK2 then sends its second REQUEST to all servers on the link, from its
-/// link-local address. To the host of a URL it would need a route, which it does not have yet.
+/// The offer to a PXE client on our own link has no URL: EDK2 then sends its second REQUEST to all servers on the link, from
+/// its link-local address. To the host of a URL it would need a route, which it may not have yet; behind a relay
+/// (`relayed`), which passes on nothing that goes to port 4011, there is no other way.
 ///
 /// # Errors
 /// If the URL or a parameter does not fit.
-pub fn answer(request: &Message, kind: MessageType, answer: &BootAnswer) -> Result<Message, ReplyError> {
+pub fn answer(request: &Message, kind: MessageType, answer: &BootAnswer, relayed: bool) -> Result<Message, ReplyError> {
     let url = answer.url.as_bytes();
     if url.is_empty() || url.len() > LONGEST || url.contains(&0) {
         return Err(ReplyError::Url { had: url.len() });
@@ -84,7 +85,7 @@ pub fn answer(request: &Message, kind: MessageType, answer: &BootAnswer) -> Resu
         options.push(OptionCode::CLIENT_ID, client);
     }
     options.push(OptionCode::SERVER_ID, answer.server.as_bytes());
-    if kind != MessageType::ADVERTISE || answer.class == Class::Http {
+    if kind != MessageType::ADVERTISE || answer.class == Class::Http || relayed {
         options.push(OptionCode::BOOT_URL, url);
         if !answer.parameters.is_empty() {
             options.push(OptionCode::BOOT_PARAMETERS, counted(&answer.parameters)?);
