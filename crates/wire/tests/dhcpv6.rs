@@ -49,6 +49,78 @@ fn boots(class: Class) -> BootAnswer {
     BootAnswer { server: ours(), url: "tftp://[fd30::1]/m/0011/snponly.efi".into(), parameters: Vec::new(), class }
 }
 
+/// OVMF 2022.11 looks for an address, over PXE.
+const OVMF_PXE: &str = "016a5ad00001001200045e2c0d3f2b1d3a4c9f000000000000000008000200000003000cfc96fcd6ffffffffffffffff0006\
+    0008003b003c00170010003e0003010300003d0002000700100026000001570020505845436c69656e743a417263683a3030\
+    3030373a554e44493a303033303030";
+/// The same box asks the boot server whose offer it kept, from port 4011 to 4011 of ff02::1:2.
+const OVMF_PXE_4011: &str = "036a5ad00002000a000300013e702c0671ed0001001200045e2c0d3f2b1d3a4c9f000000000000000008000206a400060008\
+    003b003c00170010003e0003010300003d0002000700100026000001570020505845436c69656e743a417263683a30303030\
+    373a554e44493a303033303030";
+/// OVMF 2022.11, HTTP boot.
+const OVMF_HTTP: &str = "01b320b70001001200045e2c0d3f2b1d3a4c9f000000000000010008000200000003000c6def0f09ffffffffffffffff0006\
+    0008003b003c00170010003e0003010300003d000200100010002700000157002148545450436c69656e743a417263683a30\
+    303031363a554e44493a303033303030";
+/// iPXE 1.0.0+git-20190125 where routers say that addresses come by DHCPv6.
+const IPXE: &str = "01d9188a0001001200043f0d2c5e1d2b4c3a9f000000000000000003000cb509350300000000000000000006000800170018\
+    003b003c00100026000001570020505845436c69656e743a417263683a30303030373a554e44493a303033303130003d0002\
+    0007003e000301030a000f0006000469505845000800020000";
+/// dnsmasq 2.90 gives OVMF an address, and a status that says that it did.
+const DNSMASQ: &str = "02685ad00001001200045e2c0d3f2b1d3a4c9f000000000000000002000e00010001329432398aa77210822400030028f57d\
+    7f720000070800000c4e00050018fd30000000000000000000000000011b00000e1000000e10000d00090000737563636573\
+    730007000100";
+
+fn captured(hex: &str) -> Message {
+    let digits: Vec<u8> = hex.chars().map(|digit| u8::try_from(digit.to_digit(16).unwrap()).unwrap()).collect();
+    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] * 16 + pair[1]).collect();
+    let packet = decode(&bytes).unwrap();
+    assert_eq!(encode(&packet), bytes);
+    let Packet::Message(message) = packet else { panic!("no relay sent it") };
+    message
+}
+
+/// What firmware sent in the lab.
+#[rstest]
+#[case::pxe(OVMF_PXE, Some(Class::Pxe), Arch::EFI_X64, false, [0x5e, 0x2c, 0x0d, 0x3f])]
+#[case::pxe_again(OVMF_PXE_4011, Some(Class::Pxe), Arch::EFI_X64, false, [0x5e, 0x2c, 0x0d, 0x3f])]
+#[case::http(OVMF_HTTP, Some(Class::Http), Arch::EFI_HTTP_X64, false, [0x5e, 0x2c, 0x0d, 0x3f])]
+#[case::ipxe(IPXE, Some(Class::Pxe), Arch::EFI_X64, true, [0x3f, 0x0d, 0x2c, 0x5e])]
+fn firmware_is_understood(
+    #[case] hex: &str,
+    #[case] class: Option<Class>,
+    #[case] arch: Arch,
+    #[case] ipxe: bool,
+    #[case] uuid: [u8; 4],
+) {
+    let message = captured(hex);
+    let options = &message.options;
+    assert_eq!(options.vendor_class().unwrap().unwrap().boot_class(), class);
+    assert_eq!((options.arches().unwrap(), options.is_ipxe()), (vec![arch], ipxe));
+    assert!(options.requested().unwrap().contains(&OptionCode::BOOT_URL));
+    // The same board: as SMBIOS has its UUID, and in network order.
+    assert_eq!(options.client_id().unwrap().unwrap().uuid().unwrap()[..4], uuid);
+}
+
+#[test]
+fn ovmf_asks_again_by_the_id_that_it_was_offered() {
+    let boot_server = Duid::of_mac([0x3e, 0x70, 0x2c, 0x06, 0x71, 0xed]);
+    let (first, again) = (captured(OVMF_PXE), captured(OVMF_PXE_4011));
+    assert_eq!(reply::kind(&first, &boot_server), Some(MessageType::ADVERTISE));
+    assert_eq!(reply::kind(&again, &boot_server), Some(MessageType::REPLY));
+    assert_eq!(reply::kind(&again, &ours()), None, "another boot server's");
+    assert_eq!(again.xid, first.xid, "not a new exchange");
+    assert_eq!(again.options.get(OptionCode::IA_NA), None);
+}
+
+#[test]
+fn the_sites_own_server_is_told_from_ours() {
+    let offer = captured(DNSMASQ);
+    assert_eq!((offer.kind, offer.options.status()), (MessageType::ADVERTISE, Ok(Some((0, &b"success"[..])))));
+    assert_eq!(offer.options.server_id().unwrap().unwrap().mac(), Some([0x8a, 0xa7, 0x72, 0x10, 0x82, 0x24]));
+    assert!(offer.options.get(OptionCode::IA_NA).is_some());
+    assert_eq!(reply::kind(&offer, &ours()), None);
+}
+
 #[test]
 fn duids_tell_who_the_box_is() {
     let mac = Some([0x52, 0x54, 0, 0x30, 0, 0x10]);

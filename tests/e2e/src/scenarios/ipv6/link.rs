@@ -18,7 +18,7 @@ use crate::wait;
 const ADMIN: &str = "127.0.0.1:9091";
 
 /// Dropped from the first field to the last: the namespaces go last.
-pub struct Lan {
+pub struct Link {
     bootserver: Option<Process>,
     servers: Vec<Process>,
     capture: Capture,
@@ -28,7 +28,7 @@ pub struct Lan {
     binaries: Binaries,
 }
 
-impl Lan {
+impl Link {
     /// A link on which nothing is served.
     pub fn start(prepared: &Prepared, binaries: &Binaries, name: &str) -> Result<Self> {
         let run = RunDir::create(&prepared.paths, name)?;
