@@ -197,10 +197,12 @@ async fn a_box_that_is_to_be_asked_for_its_serial_number_gets_ipxe_and_the_quest
 
 #[tokio::test]
 async fn a_box_gone_mad_is_dropped_and_its_neighbour_is_not() {
-    let site = site(|app| app.limits.dhcp = crate::limits::Limiter::new(0)).await;
+    let site = site(|app| app.limits.dhcp = crate::limits::Limiter::new(2)).await;
     let solicit = message(MessageType::SOLICIT, &[(1, EDK2), (16, PXE), (61, &[0, 7])]);
-    assert!(ask(&site, Service::Server, &solicit, peer(CARD, 546)).is_none());
-    assert_eq!(site.counted(&site.app.metrics.dhcpv6, "too_many"), 1);
+    let answered = (0..50).filter(|_| ask(&site, Service::Server, &solicit, peer(CARD, 546)).is_some()).count();
+    // Two a second, and the second may turn meanwhile.
+    assert!((2..=4).contains(&answered), "{answered}");
+    assert!(site.counted(&site.app.metrics.dhcpv6, "too_many") >= 46);
     let nobody = Identity::default();
     let of = |duid: &[u8]| sender(&message(MessageType::SOLICIT, &[(1, duid)]), &nobody);
     assert_ne!(of(b"\0\x02 one box"), of(b"\0\x02 another"));
