@@ -38,6 +38,7 @@ fn main() -> Result<()> {
     }
     let mut seeds = Seeds::new();
     captured(&files, &mut seeds);
+    odd(&mut seeds);
     links(&mut seeds);
     bodies(&mut seeds)?;
     let mut sizes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
@@ -79,6 +80,23 @@ fn captured(files: &[PathBuf], seeds: &mut Seeds) {
     }
 }
 
+/// Forms of DHCP that RFC 2132 (9.3) and 3396 allow and no capture has: options in `file` and `sname`, and one in two parts.
+fn odd(seeds: &mut Seeds) {
+    let Some(plain) = seeds.iter().find(|((target, _), _)| *target == "reply").map(|(_, bytes)| bytes.clone()) else {
+        return;
+    };
+    let mut overloaded = plain.clone();
+    overloaded[108..120].copy_from_slice(b"\x43\x09snponly.e\xff");
+    overloaded[44..50].copy_from_slice(b"\x42\x03lab\xff");
+    overloaded.splice(240..240, [52, 1, 3]);
+    let mut split = plain;
+    split.splice(240..240, *b"\x52\x04\x01\x08eth\x52\x06\x007/1/2");
+    for (name, bytes) in [("overloaded", overloaded), ("split", split)] {
+        seeds.insert(("dhcp", name.to_owned()), bytes.clone());
+        seeds.insert(("reply", name.to_owned()), bytes);
+    }
+}
+
 /// The values that have a form of their own inside: 43, 77 and 175.
 fn options_of(packet: &dhcp::Packet, name: &str, forms: &mut BTreeSet<String>, seeds: &mut Seeds) {
     for code in [dhcp::OptionCode::VENDOR, dhcp::OptionCode::USER_CLASS, dhcp::OptionCode::IPXE] {
@@ -108,6 +126,7 @@ fn transfers(request: &ReadRequest, name: &str, bytes: &[u8], seeds: &mut Seeds)
     let next = |blocks: u16| (kind::ACK_NEXT, blocks);
     let oack = (kind::ACK, 0);
     let worlds = [
+        ("late", 6000, vec![(kind::TIMER, 0), (kind::TIMER, 0), oack]),
         ("fair", 6000, vec![oack, next(1), next(1), next(1), next(1), next(1)]),
         ("probe", 6000, vec![(kind::ERROR, 8)]),
         ("silent", 6000, vec![(kind::TIMER, 0); 3]),
@@ -144,6 +163,7 @@ fn links(seeds: &mut Seeds) {
     let forms = [
         ("script", format!("/m/{id}/{good}/x86_64/boot.ipxe")),
         ("config", format!("/m/{id}/{good}/aarch64/config.ign")),
+        ("cut", format!("/m/{id}/{}/x86_64/kernel", good.get(..24).unwrap_or_default())),
         ("expired", format!("/m/{id}/{old}/x86_64/initrd/0")),
         ("claim", format!("/a/{id}/{agent}/claim")),
         ("loader", format!("/ipxe/{id}/snponly.efi")),

@@ -123,9 +123,10 @@ fn boots(request: &Packet, reply: &Packet, answer: &BootAnswer, named: bool) {
 /// A packet with each option in one piece: one longer than 255 bytes travels in several (RFC 3396).
 fn whole(packet: Packet) -> Packet {
     let mut options = Options::default();
+    let mut seen = [false; 256];
     for (code, _) in packet.options.iter() {
-        if let (None, Some(value)) = (options.get(code), packet.options.get(code)) {
-            options.push(code, value);
+        if !std::mem::replace(&mut seen[usize::from(code.0)], true) {
+            options.push(code, packet.options.get(code).unwrap_or_default());
         }
     }
     Packet { options, ..packet }
