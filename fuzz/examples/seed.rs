@@ -17,7 +17,8 @@ use magnetite_api::{
 use magnetite_boot::capability::{Purpose, machine_id};
 use magnetite_fuzz::{link, transfer::kind};
 use magnetite_wire::{
-    dhcp,
+    dhcp, dhcpv6,
+    icmpv6::{self, Advertisement, NdOption, OptionKind},
     tftp::{self, ErrorCode, ReadRequest, transfer::Limits},
 };
 
@@ -39,6 +40,8 @@ fn main() -> Result<()> {
     let mut seeds = Seeds::new();
     captured(&files, &mut seeds);
     odd(&mut seeds);
+    captured_v6(&files, &mut seeds);
+    routers(&mut seeds);
     links(&mut seeds);
     bodies(&mut seeds)?;
     let mut sizes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
@@ -95,6 +98,80 @@ fn odd(seeds: &mut Seeds) {
         seeds.insert(("dhcp", name.to_owned()), bytes.clone());
         seeds.insert(("reply", name.to_owned()), bytes);
     }
+}
+
+/// The same over IPv6: DHCPv6 and router discovery.
+fn captured_v6(files: &[PathBuf], seeds: &mut Seeds) {
+    let mut forms = BTreeSet::new();
+    for path in files {
+        let capture = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for (index, frame) in pcap::frames(path).iter().enumerate() {
+            let Some((protocol, payload)) = ipv6(frame) else { continue };
+            let name = format!("{capture}-{index}");
+            match (protocol, payload) {
+                (UDP, [_, _, port_high, port_low, _, _, _, _, bytes @ ..])
+                    if [546, 547, 4011].contains(&u16::from_be_bytes([*port_high, *port_low])) =>
+                {
+                    let Ok(dhcpv6::Packet::Message(message)) = dhcpv6::Packet::decode(bytes) else { continue };
+                    let options: Vec<_> = message.options.iter().map(|(code, value)| (code.0, value.len())).collect();
+                    if forms.insert(format!("{:?} {options:?}", message.kind)) {
+                        seeds.insert(("dhcpv6", format!("{name}-relayed")), relayed(bytes));
+                        seeds.insert(("dhcpv6", name), bytes.to_vec());
+                    }
+                }
+                (ICMPV6, bytes @ [133 | 134, ..]) if forms.insert(format!("{:?}", icmpv6::Message::decode(bytes))) => {
+                    seeds.insert(("icmpv6", name), bytes.to_vec());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A packet as two relays would pass it on; no capture has one.
+fn relayed(bytes: &[u8]) -> Vec<u8> {
+    let (link, peer) = ("fd30::1".parse().unwrap(), "fe80::5054:ff:fe30:10".parse().unwrap());
+    [0, 1].into_iter().fold(bytes.to_vec(), |inner, hops| {
+        let mut options = dhcpv6::Options::default();
+        options.push(dhcpv6::OptionCode::INTERFACE_ID, *b"eth7");
+        options.push(dhcpv6::OptionCode::RELAY_MESSAGE, inner);
+        let kind = dhcpv6::MessageType::RELAY_FORWARD;
+        let mut outer = Vec::new();
+        dhcpv6::Packet::Relay(dhcpv6::Relay { kind, hops, link, peer, options }).encode(&mut outer).unwrap();
+        outer
+    })
+}
+
+/// Router discovery as our boot server speaks it, and as a router does; no capture has any.
+fn routers(seeds: &mut Seeds) {
+    let option = |kind, value: &[u8]| NdOption { kind, value: value.to_vec() };
+    let us = option(OptionKind::SOURCE_LINK_LAYER, &[0x52, 0x54, 0, 0x30, 0, 1]);
+    let mut prefix = [0; 30];
+    prefix[..10].copy_from_slice(&[64, 0xc0, 0, 1, 0x51, 0x80, 0, 0, 0x38, 0x40]);
+    prefix[14..16].copy_from_slice(&[0xfd, 0x30]);
+    let route = option(OptionKind::ROUTE, &[0, 0, 0, 0, 7, 8]);
+    let options = vec![us.clone(), option(OptionKind::PREFIX, &prefix), route];
+    let router = Advertisement { hop_limit: 64, flags: 0xc0, lifetime: 1800, options, ..Advertisement::default() };
+    let none = Advertisement { flags: 0x40, options: vec![us.clone()], ..Advertisement::default() };
+    for (name, message) in [
+        ("solicitation", icmpv6::Message::Solicitation(vec![us])),
+        ("router", icmpv6::Message::Advertisement(router)),
+        ("no-router", icmpv6::Message::Advertisement(none)),
+    ] {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes).unwrap();
+        seeds.insert(("icmpv6", name.to_owned()), bytes);
+    }
+}
+
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+
+/// Protocol and payload of an Ethernet frame of IPv6 without extension headers.
+fn ipv6(frame: &[u8]) -> Option<(u8, &[u8])> {
+    let packet = frame.get(12..)?.strip_prefix(&[0x86, 0xdd])?;
+    let len = u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]);
+    Some((*packet.get(6)?, packet.get(40..)?.get(..usize::from(len))?))
 }
 
 /// The values that have a form of their own inside: 43, 77 and 175.

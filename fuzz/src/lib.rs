@@ -5,6 +5,8 @@
 //! (`regressions/`) through the same functions, and needs no fuzzer for it.
 
 pub mod dhcp;
+pub mod dhcpv6;
+pub mod icmpv6;
 pub mod join;
 pub mod link;
 pub mod pxe;
@@ -21,8 +23,10 @@ pub struct Target {
 }
 
 /// All targets; a new decoder gets its line here, its `[[bin]]` in Cargo.toml and its seeds in `examples/seed.rs`.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "dhcp", check: dhcp::check },
+    Target { name: "dhcpv6", check: dhcpv6::check },
+    Target { name: "icmpv6", check: icmpv6::check },
     Target { name: "join", check: join::check },
     Target { name: "link", check: link::check },
     Target { name: "pxe", check: pxe::check },

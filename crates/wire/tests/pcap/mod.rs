@@ -24,8 +24,13 @@ pub fn datagrams(name: &str) -> Vec<Datagram> {
     datagrams_of(&folder().join(name))
 }
 
-/// The UDP datagrams of a classic pcap or pcapng file of Ethernet frames with IPv4 in them.
+/// The UDP datagrams over IPv4 of a capture.
 pub fn datagrams_of(path: &Path) -> Vec<Datagram> {
+    frames(path).iter().filter_map(|frame| udp(frame)).collect()
+}
+
+/// The frames of a classic pcap or pcapng file of Ethernet.
+pub fn frames(path: &Path) -> Vec<Vec<u8>> {
     let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let mut frames = Vec::new();
@@ -34,7 +39,7 @@ pub fn datagrams_of(path: &Path) -> Vec<Datagram> {
         while at + 12 <= bytes.len() {
             let (kind, len) = (u32_at(at), u32_at(at + 4));
             if kind == 6 {
-                frames.push(&bytes[at + 28..at + 28 + u32_at(at + 20)]);
+                frames.push(bytes[at + 28..at + 28 + u32_at(at + 20)].to_vec());
             }
             at += len;
         }
@@ -42,11 +47,11 @@ pub fn datagrams_of(path: &Path) -> Vec<Datagram> {
         let mut at = 24;
         while at + 16 <= bytes.len() {
             let len = u32_at(at + 8);
-            frames.push(&bytes[at + 16..at + 16 + len]);
+            frames.push(bytes[at + 16..at + 16 + len].to_vec());
             at += 16 + len;
         }
     }
-    frames.into_iter().filter_map(udp).collect()
+    frames
 }
 
 fn udp(frame: &[u8]) -> Option<Datagram> {
