@@ -1,6 +1,6 @@
 //! Writes the seeds (fuzz/corpus): packets of real firmware out of the lab's captures, cut into what each target reads, and,
-//! where no capture has any, the few forms that our own programs write. Run by `cargo xtask fuzz --seed [FOLDER]`; a further
-//! folder of captures adds packets whose form is new.
+//! where no capture has any, the few forms that our own programs write. Run by `cargo xtask fuzz --seed`; a further folder of
+//! captures (`--from FOLDER`) adds packets whose form is new. What stands in the corpus already is left there.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for the terminal that stops at the first fault")]
 
 use std::{

@@ -74,12 +74,12 @@ fn ask_everything(options: &Options) {
     }
     assert!(!options.is_ipxe() || len(OptionCode::USER_CLASS).is_some());
     assert!(options.client_mac().is_none() || len(OptionCode::CLIENT_LINK_LAYER) == Some(8));
-    assert_eq!(
-        options.boot_url().ok().flatten().map(str::len).is_none(),
-        options.boot_url() == Ok(None) || options.boot_url().is_err()
-    );
+    let text = options.get(OptionCode::BOOT_URL).map(str::from_utf8).transpose();
+    assert_eq!(options.boot_url().ok(), text.ok(), "a URL is the whole option, or none");
     if let Ok(Some(class)) = options.vendor_class() {
-        assert!(class.boot_class().is_none() || !class.classes.is_empty());
+        let counted = 4 + class.classes.iter().map(|class| class.len() + 2).sum::<usize>();
+        let mut values = options.iter().filter(|(code, _)| *code == OptionCode::VENDOR_CLASS);
+        assert!(values.any(|(_, value)| value.len() == counted), "{class:?}");
     }
 }
 

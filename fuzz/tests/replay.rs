@@ -51,6 +51,11 @@ fn targets_binaries_and_folders_are_the_same() {
     let binaries: BTreeSet<String> =
         binaries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     assert_eq!(binaries, names, "fuzz/targets");
+    for entry in fs::read_dir(folder("dictionaries")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(names.contains(name), "fuzz/dictionaries/{name}.dict belongs to no target");
+    }
     for kind in ["corpus", "regressions"] {
         for entry in fs::read_dir(folder(kind)).unwrap() {
             let entry = entry.unwrap();

@@ -145,10 +145,12 @@ fn one(name: &str, seconds: u32, binaries: &Path, progress: &Progress) -> Result
     let shown = |path: &Path| path.display().to_string();
     let binary = binaries.join(name);
     let inputs = ["corpus", "regressions"].map(|kind| root.join("fuzz").join(kind).join(name));
+    let words = root.join("fuzz/dictionaries").join(format!("{name}.dict"));
     let command = Cmd::new(&binary)
         .arg(shown(&found))
         .args(inputs.iter().filter(|dir| dir.is_dir()).map(|dir| shown(dir)))
         .args([format!("-max_total_time={seconds}"), format!("-artifact_prefix={}/", crashes.display())])
+        .args(words.is_file().then(|| format!("-dict={}", words.display())))
         // DHCP and TFTP are read into 4096 and 2048 bytes. One input in more than ten seconds is a fault too.
         .args(["-max_len=4096", "-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"]);
     let step = progress.step(format!("fuzz {name}"));
