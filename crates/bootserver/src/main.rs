@@ -15,6 +15,7 @@ mod limits;
 mod loaders;
 mod metrics;
 mod net;
+mod quantity;
 mod ra;
 mod record;
 mod report;
