@@ -346,6 +346,8 @@ pub enum ArtifactState {
     Missing,
     /// There, with another sum.
     WrongSum,
+    /// A kernel for another architecture than the field's.
+    WrongArchitecture,
     /// Could not be fetched or read.
     Failed,
 }

@@ -10,6 +10,7 @@ pub mod command_line;
 pub mod diagnose;
 pub mod fleet;
 pub mod history;
+pub mod image;
 pub mod ladder;
 pub mod plan;
 pub mod render;

@@ -184,7 +184,7 @@ impl Site {
             let reports = crate::artifacts::reports(&self.app.library, &profile);
             let done = reports.iter().all(|report| report.state != magnetite_api::report::ArtifactState::Fetching);
             let artifacts = crate::artifacts::artifacts(&profile);
-            let mut checked = artifacts.iter().filter_map(|(_, artifact)| self.app.library.get(artifact));
+            let mut checked = artifacts.iter().filter_map(|(_, named)| self.app.library.get(*named));
             let fresh = checked.all(|file| std::fs::metadata(file.path()).is_ok_and(|meta| file.is_same(&meta)));
             done && fresh
         })

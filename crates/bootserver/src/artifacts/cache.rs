@@ -12,6 +12,7 @@ use std::{
 };
 
 use magnetite_api::Sha256;
+use magnetite_boot::image::Image;
 use magnetite_daemon::{clock, log::chain};
 
 use super::room::{Bound, Held, Rank, Shortage, make_room};
@@ -66,10 +67,12 @@ impl Drop for Coming<'_> {
     }
 }
 
-/// Who needs what: asked only when room must be made.
+/// Who needs what.
 pub trait Needs: Send + Sync {
     /// How much each file is needed that is needed at all.
     fn ranks(&self) -> HashMap<Sha256, Rank>;
+    /// What an image is for, if it is for none of the fields that name this sum.
+    fn refuses(&self, sum: Sha256, image: Image) -> Option<&'static str>;
     /// How many of a file's leases are not for reading it.
     fn idle_leases(&self, sum: Sha256) -> usize;
     /// Sees to it that nobody begins to read a file. False if somebody has.

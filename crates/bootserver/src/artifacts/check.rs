@@ -9,6 +9,7 @@ use std::{
 };
 
 use magnetite_api::Sha256;
+use magnetite_boot::image::{HEAD, Image};
 use sha2::Digest;
 
 use super::cache::Lease;
@@ -42,25 +43,33 @@ impl Stamp {
 pub struct Checked {
     path: PathBuf,
     stamp: Stamp,
+    image: Image,
     lease: Arc<Lease>,
 }
 
 impl PartialEq for Checked {
     fn eq(&self, other: &Self) -> bool {
-        let Self { path, stamp, lease: _ } = self;
+        let Self { path, stamp, image: _, lease: _ } = self;
         other.is(path, *stamp)
     }
 }
 
 impl Checked {
     /// A file whose content was found right at this stamp.
-    pub fn new(path: &Path, stamp: Stamp, lease: Arc<Lease>) -> Self {
-        Self { path: path.to_owned(), stamp, lease }
+    pub fn new(path: &Path, stamp: Stamp, lease: Arc<Lease>) -> std::io::Result<Self> {
+        let mut head = Vec::with_capacity(HEAD);
+        File::open(path)?.take(HEAD as u64).read_to_end(&mut head)?;
+        Ok(Self { path: path.to_owned(), stamp, image: Image::of(&head), lease })
     }
 
     /// A file that needs no sum, being our own.
     pub fn trusted(path: &Path) -> std::io::Result<Self> {
-        Ok(Self::new(path, Stamp::of(&std::fs::metadata(path)?), Arc::default()))
+        Self::new(path, Stamp::of(&std::fs::metadata(path)?), Arc::default())
+    }
+
+    /// What it is for, should it be a kernel.
+    pub fn image(&self) -> Image {
+        self.image
     }
 
     /// Its lease.

@@ -12,6 +12,7 @@ use std::{
 
 use futures::StreamExt;
 use magnetite_api::{Sha256, report::ArtifactState};
+use magnetite_boot::image::{HEAD, Image};
 use reqwest::{Client, Response, StatusCode, Url, header};
 use tokio::time::Instant;
 
@@ -100,6 +101,12 @@ pub enum FetchError {
     /// The cache could not be written.
     #[error("{0} cannot be written")]
     Write(PathBuf, #[source] std::io::Error),
+    /// Every field that names it wants a kernel for another architecture.
+    #[error("{}", kernel(name))]
+    WrongArchitecture {
+        /// The architecture that it is for.
+        name: &'static str,
+    },
     /// It is another file.
     #[error("{url} has SHA-256 {got}, and {want} is declared")]
     WrongSum {
@@ -117,6 +124,7 @@ impl FetchError {
     pub fn state(&self) -> ArtifactState {
         match self {
             Self::WrongSum { .. } => ArtifactState::WrongSum,
+            Self::WrongArchitecture { .. } => ArtifactState::WrongArchitecture,
             Self::Taken => ArtifactState::Fetching,
             Self::Url(_)
             | Self::Address { .. }
@@ -258,6 +266,8 @@ impl Job {
         match response.status() {
             StatusCode::PARTIAL_CONTENT if fits(&response, start, origin.total) => {
                 tracing::info!(url = self.url, bytes = start, "fetching goes on where it stopped");
+                progress(start, origin.total);
+                self.admit(origin.total.unwrap_or(start + STEP)).await?;
                 self.receive(response, start, origin.total, progress).await.map(|()| true)
             }
             // The server has another version of the file now, or knows no ranges.
@@ -284,6 +294,8 @@ impl Job {
 
     async fn receive_whole(&self, response: Response, progress: &impl Fn(u64, Option<u64>)) -> Result<(), FetchError> {
         let total = response.content_length();
+        progress(0, total);
+        self.admit(total.unwrap_or(STEP)).await?;
         let origin = validator(&response).map(|validator| Origin { url: self.url.clone(), validator, total });
         self.write(move |partial| partial.restart(origin.as_ref())).await?;
         self.receive(response, 0, total, progress).await
@@ -297,16 +309,19 @@ impl Job {
         total: Option<u64>,
         progress: &impl Fn(u64, Option<u64>),
     ) -> Result<(), FetchError> {
-        progress(bytes, total);
-        self.admit(total.unwrap_or(bytes + STEP)).await?;
         let (mut stream, mut buffer) = (response.bytes_stream(), Vec::with_capacity(WRITE));
-        let (mut told, mut looked) = (Instant::now(), bytes);
+        // What an earlier fetch left was judged by it.
+        let (mut told, mut looked, mut judged) = (Instant::now(), bytes, bytes > 0);
         loop {
             let chunk = stream.next().await;
             let ended = !matches!(chunk, Some(Ok(_)));
             if let Some(Ok(chunk)) = &chunk {
                 bytes += chunk.len() as u64;
                 buffer.extend_from_slice(chunk);
+            }
+            if !judged && (buffer.len() >= HEAD || ended) {
+                judged = true;
+                self.judge(&buffer)?;
             }
             if buffer.len() >= WRITE || ended {
                 let full = std::mem::replace(&mut buffer, Vec::with_capacity(WRITE));
@@ -331,6 +346,14 @@ impl Job {
         }
         match total.filter(|told| *told != bytes) {
             Some(told) => Err(FetchError::Short { url: self.url.clone(), got: bytes, told }),
+            None => Ok(()),
+        }
+    }
+
+    /// Fetches no more of a kernel that starts nowhere.
+    fn judge(&self, head: &[u8]) -> Result<(), FetchError> {
+        match self.needs.refuses(self.want, Image::of(head)) {
+            Some(name) => Err(FetchError::WrongArchitecture { name }),
             None => Ok(()),
         }
     }
@@ -368,6 +391,12 @@ impl Job {
     ) -> Result<(), FetchError> {
         self.with(work).await?.map_err(|error| full(self.cache.folder(), error))
     }
+}
+
+/// What a kernel is, in words.
+pub fn kernel(name: &str) -> String {
+    let article = if name.starts_with(['a', 'x']) { "an" } else { "a" };
+    format!("is {article} {name} kernel")
 }
 
 fn cut_short<T>(error: tokio::task::JoinError) -> std::io::Result<T> {

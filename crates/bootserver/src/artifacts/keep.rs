@@ -11,6 +11,7 @@ use std::{
 
 use kube::ResourceExt;
 use magnetite_api::{Sha256, report::ArtifactState};
+use magnetite_boot::image::Image;
 use magnetite_daemon::{
     backoff::{Backoff, Retries},
     log::chain,
@@ -168,12 +169,10 @@ impl Keeper {
                 let place = cache.place(key.sha256);
                 let lease = cache.lease(key.sha256);
                 lease.touch();
-                let checked = check::stamp(&place).map(|stamp| State::Checked(Checked::new(&place, stamp, lease)));
+                let checked = check::stamp(&place).and_then(|stamp| Checked::new(&place, stamp, lease).ok());
+                let vanished = || State::not(ArtifactState::Fetching, "vanished from the cache");
                 attempts.retries.reset();
-                library.set(
-                    key,
-                    checked.unwrap_or_else(|| State::not(ArtifactState::Fetching, "vanished from the cache")),
-                );
+                library.set(key, checked.map_or_else(vanished, State::Checked));
             }
             Err(error) => {
                 if error.got() > attempts.furthest {
@@ -182,7 +181,9 @@ impl Keeper {
                     attempts.retries.reset();
                 }
                 let mut pause = attempts.retries.next_delay();
-                if error.is_full() {
+                if error.state() == ArtifactState::WrongArchitecture {
+                    pause = RETRY.ceiling;
+                } else if error.is_full() {
                     attempts.no_room = Some(whole.into_inner());
                     pause = pause.min(FULL);
                 }
@@ -194,12 +195,16 @@ impl Keeper {
 }
 
 fn failed(error: &FetchError) -> State {
-    State::not(error.state(), format!("{}; trying again", chain(error)))
+    match error.state() {
+        // Said by the Profile; trying again is no use as long as it says so.
+        state @ ArtifactState::WrongArchitecture => State::not(state, error.to_string()),
+        state => State::not(state, format!("{}; trying again", chain(error))),
+    }
 }
 
 fn wanted(view: &View) -> BTreeSet<Key> {
     let all = view.profiles.iter().flat_map(|profile| artifacts(profile));
-    all.filter_map(|(_, artifact)| Key::of(artifact)).collect()
+    all.filter_map(|(_, named)| Key::of(named.artifact)).collect()
 }
 
 /// What the view's Profiles and Machines need.
@@ -216,12 +221,22 @@ impl Needs for Needed {
         let mut ranks = HashMap::new();
         for profile in &view.profiles {
             let rank = if booted.contains(&profile.name_any()) { Rank::Pinned } else { Rank::Spare };
-            for (_, artifact) in artifacts(profile) {
-                let known = ranks.entry(artifact.sha256).or_insert(rank);
+            for (_, named) in artifacts(profile) {
+                let known = ranks.entry(named.artifact.sha256).or_insert(rank);
                 *known = rank.max(*known);
             }
         }
         ranks
+    }
+
+    fn refuses(&self, sum: Sha256, image: Image) -> Option<&'static str> {
+        let view = Arc::clone(&self.view.borrow());
+        let named = view.profiles.iter().flat_map(|profile| artifacts(profile)).map(|(_, named)| named);
+        let mut refused = None;
+        for named in named.filter(|named| named.artifact.sha256 == sum) {
+            refused = Some(image.contradicts(named.kernel_of?)?);
+        }
+        refused
     }
 
     fn idle_leases(&self, sum: Sha256) -> usize {

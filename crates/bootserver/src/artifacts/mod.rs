@@ -11,7 +11,7 @@ mod room;
 mod target;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 pub use check::Checked;
 pub use fetch::Fetcher;
@@ -24,7 +24,7 @@ use std::{
 };
 
 use magnetite_api::{
-    Profile, Sha256,
+    Architecture, Profile, Sha256,
     profile::Artifact,
     report::{ArtifactReport, ArtifactState},
 };
@@ -111,9 +111,11 @@ impl Library {
         Self { folder, cache, files: RwLock::default(), sums: Semaphore::new(SUMS), changed: Notify::new() }
     }
 
-    /// The file, if it was checked. It stays as long as the answer is kept.
-    pub fn get(&self, artifact: &Artifact) -> Option<Checked> {
-        match self.state(&Key::of(artifact)?)? {
+    /// The file, if it was checked, and is for its architecture. It stays as long as the answer is kept.
+    pub fn get<'a>(&self, named: impl Into<Named<'a>>) -> Option<Checked> {
+        let named = named.into();
+        match self.state(&Key::of(named.artifact)?)? {
+            State::Checked(checked) if named.contradiction(&checked).is_some() => None,
             State::Checked(checked) => {
                 checked.lease().touch();
                 Some(checked)
@@ -123,29 +125,37 @@ impl Library {
     }
 
     /// Why a file cannot be served yet; nothing if it can.
-    pub fn obstacle(&self, field: &str, artifact: &Artifact) -> Option<Obstacle> {
-        let ArtifactReport { state, message, .. } = self.report(field, artifact);
+    pub fn obstacle<'a>(&self, field: &str, named: impl Into<Named<'a>>) -> Option<Obstacle> {
+        let ArtifactReport { state, message, .. } = self.report(field, named);
         let on_its_way = match state {
             ArtifactState::Ready => return None,
             ArtifactState::Fetching => true,
-            ArtifactState::Missing | ArtifactState::WrongSum | ArtifactState::Failed => false,
+            ArtifactState::Missing
+            | ArtifactState::WrongSum
+            | ArtifactState::WrongArchitecture
+            | ArtifactState::Failed => false,
         };
         Some(Obstacle { on_its_way, message: message.unwrap_or_else(|| format!("{field} is not there yet")) })
     }
 
     /// The state of a file, for the Profile's condition.
-    pub fn report(&self, field: &str, artifact: &Artifact) -> ArtifactReport {
-        let (state, bytes, total, message) = match Key::of(artifact).and_then(|key| self.state(&key)) {
+    pub fn report<'a>(&self, field: &str, named: impl Into<Named<'a>>) -> ArtifactReport {
+        let named = named.into();
+        let (state, bytes, total, message) = match Key::of(named.artifact).and_then(|key| self.state(&key)) {
+            Some(State::Checked(checked)) if let Some(name) = named.contradiction(&checked) => {
+                (ArtifactState::WrongArchitecture, 0, None, Some(fetch::kernel(name)))
+            }
             Some(State::Checked(checked)) => (ArtifactState::Ready, checked.size(), Some(checked.size()), None),
             Some(State::Coming { bytes, total }) => (ArtifactState::Fetching, bytes, total, None),
             Some(State::Not { state, message, stamp: _ }) => (state, 0, None, Some(message)),
             None => (ArtifactState::Fetching, 0, None, Some("not looked at yet".to_owned())),
         };
         let number = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let (bytes, total_bytes, sha256) = (number(bytes), total.map(number), artifact.sha256);
+        let (bytes, total_bytes, sha256) = (number(bytes), total.map(number), named.artifact.sha256);
         let mut report = ArtifactReport { field: clean(field, 128), sha256, state, bytes, total_bytes, message: None };
         let coming = (state == ArtifactState::Fetching).then(|| format!("being fetched: {}", report.progress()));
-        report.message = message.or(coming).map(|message| clean(&format!("{field}: {message}"), 500));
+        let colon = if state == ArtifactState::WrongArchitecture { "" } else { ":" };
+        report.message = message.or(coming).map(|message| clean(&format!("{field}{colon} {message}"), 500));
         report
     }
 
@@ -210,7 +220,10 @@ impl Library {
         let state = match check::sum(path) {
             // What changed while it was summed is summed again with the next look.
             _ if check::stamp(path) != Some(stamp) => State::not(ArtifactState::Fetching, "being written"),
-            Ok(sum) if sum == key.sha256 => State::Checked(Checked::new(path, stamp, self.lease(key))),
+            Ok(sum) if sum == key.sha256 => match Checked::new(path, stamp, self.lease(key)) {
+                Ok(checked) => State::Checked(checked),
+                Err(error) => not(ArtifactState::Failed, format!("cannot be read: {error}")),
+            },
             Ok(sum) => {
                 not(ArtifactState::WrongSum, format!("the file has SHA-256 {sum}, and {} is declared", key.sha256))
             }
@@ -230,19 +243,43 @@ impl Key {
     }
 }
 
+/// A file as a Profile names it.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    /// Where it is, and what.
+    pub artifact: &'a Artifact,
+    /// Of a kernel: what it must run on.
+    pub kernel_of: Option<Architecture>,
+}
+
+impl Named<'_> {
+    /// What a file is for, if it is a kernel that does not run where it must.
+    fn contradiction(self, checked: &Checked) -> Option<&'static str> {
+        checked.image().contradicts(self.kernel_of?)
+    }
+}
+
+/// One that is no kernel.
+impl<'a> From<&'a Artifact> for Named<'a> {
+    fn from(artifact: &'a Artifact) -> Self {
+        Self { artifact, kernel_of: None }
+    }
+}
+
 /// Every artifact of a Profile, with its field.
-pub fn artifacts(profile: &Profile) -> Vec<(String, &Artifact)> {
+pub fn artifacts(profile: &Profile) -> Vec<(String, Named<'_>)> {
     let mut out = Vec::new();
     for (architecture, boot) in profile.spec.boot.architectures() {
         let at = |rest: String| format!("spec.boot.{architecture}.{rest}");
-        out.push((at("kernel".to_owned()), &boot.kernel));
-        out.extend(boot.initrds.iter().enumerate().map(|(index, initrd)| (at(format!("initrds[{index}]")), initrd)));
-        out.extend(boot.files.iter().map(|(name, file)| (at(format!("files.{name}")), file)));
+        out.push((at("kernel".to_owned()), Named { artifact: &boot.kernel, kernel_of: Some(architecture) }));
+        let initrds = boot.initrds.iter().enumerate();
+        out.extend(initrds.map(|(index, initrd)| (at(format!("initrds[{index}]")), initrd.into())));
+        out.extend(boot.files.iter().map(|(name, file)| (at(format!("files.{name}")), file.into())));
     }
     out
 }
 
 /// The state of every artifact of a Profile.
 pub fn reports(library: &Library, profile: &Profile) -> Vec<ArtifactReport> {
-    artifacts(profile).into_iter().take(64).map(|(field, artifact)| library.report(&field, artifact)).collect()
+    artifacts(profile).into_iter().take(64).map(|(field, named)| library.report(&field, named)).collect()
 }

@@ -13,7 +13,7 @@ use magnetite_api::Sha256;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use crate::store::snapshot::write_whole;
+use crate::store::snapshot::{SnapshotError, write_whole};
 
 /// What nobody went on with for so long is not gone on with any more.
 const STALE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -87,7 +87,11 @@ impl Partial {
         self.file.set_len(0)?;
         (self.hasher, self.bytes) = (sha2::Sha256::new(), 0);
         match origin.and_then(|origin| serde_json::to_vec(origin).ok()) {
-            Some(text) => write_whole(&self.origin_path(), &text, 0o600).map_err(std::io::Error::other),
+            Some(text) => write_whole(&self.origin_path(), &text, 0o600).map_err(|error| match error {
+                // Whether the disk is full is to be seen.
+                SnapshotError::Write(_, error) => error,
+                other @ (SnapshotError::Read(..) | SnapshotError::Parse(..)) => std::io::Error::other(other),
+            }),
             None => gone(std::fs::remove_file(self.origin_path())),
         }
     }

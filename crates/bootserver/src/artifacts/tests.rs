@@ -1,8 +1,9 @@
 //! Never a byte that was not checked.
 
+mod architecture;
 mod quota;
 mod resume;
-mod upstream;
+pub mod upstream;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -58,6 +59,13 @@ impl Shelf {
         p.spec.boot = BootSpec { x86_64: Some(boot), ..BootSpec::default() };
         let (writer, reader) = watch::channel(Arc::new(View { profiles: vec![Arc::new(p)], ..View::default() }));
         let fetcher = Fetcher::new(allowed).unwrap();
+        self.running = Some(tokio::spawn(Arc::clone(&self.library).run(reader, fetcher, self.stop.clone())));
+        writer
+    }
+
+    fn follow(&mut self, view: Arc<View>) -> watch::Sender<Arc<View>> {
+        let (writer, reader) = watch::channel(view);
+        let fetcher = Fetcher::new(|_| true).unwrap();
         self.running = Some(tokio::spawn(Arc::clone(&self.library).run(reader, fetcher, self.stop.clone())));
         writer
     }

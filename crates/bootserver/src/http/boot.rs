@@ -92,7 +92,7 @@ pub async fn script(
 fn obstacle(app: &App, profile: &Profile, architecture: Architecture) -> Option<Obstacle> {
     let field = format!("spec.boot.{architecture}.");
     let all = artifacts::artifacts(profile).into_iter().filter(|(name, _)| name.starts_with(&field));
-    all.filter_map(|(name, artifact)| app.library.obstacle(&name, artifact)).min_by_key(|found| found.on_its_way)
+    all.filter_map(|(name, named)| app.library.obstacle(&name, named)).min_by_key(|found| found.on_its_way)
 }
 
 /// The machine's Ignition config.

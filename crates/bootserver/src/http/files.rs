@@ -22,7 +22,13 @@ use tokio::{
 };
 
 use super::{Host, Peer, boot::open, later, refuse_unknown};
-use crate::{app::App, artifacts::Checked, loaders, metrics::Way, record::Detail};
+use crate::{
+    app::App,
+    artifacts::{Checked, Named},
+    loaders,
+    metrics::Way,
+    record::Detail,
+};
 
 /// Bytes that are read at once.
 const CHUNK: usize = 128 << 10;
@@ -93,10 +99,12 @@ async fn artifact(
         // The Profile changed under the machine: it must start anew with the new script.
         return later("ProfileChanged", format!("the Profile has no {what} any more; restart the machine"), 30);
     };
-    match app.library.get(&artifact) {
+    let kernel_of = (step == BootStepName::KernelFetched).then_some(architecture);
+    let named = Named { artifact: &artifact, kernel_of };
+    match app.library.get(named) {
         Some(checked) => send(app, (machine, step, what.to_owned()), peer, &checked, asked).await,
         None => {
-            let why = app.library.obstacle(what, &artifact).map(|obstacle| obstacle.message);
+            let why = app.library.obstacle(what, named).map(|obstacle| obstacle.message);
             later("ArtifactNotReady", why.unwrap_or_default(), 5)
         }
     }

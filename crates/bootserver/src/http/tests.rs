@@ -3,7 +3,7 @@
 mod claims;
 mod limits;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Body,
@@ -114,6 +114,25 @@ async fn a_file_that_is_not_the_declared_one_is_never_served_and_the_machine_wai
     assert!(script.text().contains("Waiting: ") && !script.text().contains("\nkernel "), "{}", script.text());
     let failure = site.app.records.all()["box"].boot.failure.clone().unwrap();
     assert!(failure.message.contains("spec.boot.x86_64.kernel"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_kernel_for_another_architecture_is_not_served_though_its_sum_is_right() {
+    let site = Site::new().await;
+    let kernel = include_bytes!("../../../boot/src/image/linux-arm64.head");
+    std::fs::write(site.folder.path().join("files/arm"), kernel).unwrap();
+    site.change(|view| {
+        let mut profile = magnetite_api::Profile::clone(&view.profiles[0]);
+        let boot = profile.spec.boot.x86_64.as_mut().unwrap();
+        (boot.kernel.file, boot.kernel.sha256) = (Some("arm".to_owned()), magnetite_api::Sha256::of(kernel));
+        view.profiles = vec![Arc::new(profile)];
+    });
+    site.check_files().await;
+    let answer = get(&site, &format!("{}/kernel", site.base())).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.text().contains("kernel is an aarch64 kernel"), "{}", answer.text());
+    let script = get(&site, &format!("{}/boot.ipxe", site.base())).await;
+    assert!(script.text().contains("spec.boot.x86_64.kernel is an aarch64 kernel"), "{}", script.text());
 }
 
 #[tokio::test]

@@ -47,8 +47,12 @@ fn by_server(profile: &Profile, reports: &[impl AsRef<BootReport>]) -> Vec<Files
         let current: Vec<&ArtifactReport> =
             spec.artifacts.iter().filter(|file| declared.values().any(|sum| *sum == file.sha256)).collect();
         let describe = |file: &ArtifactReport| describe(file, &spec.server);
-        let bad = |file: &&&ArtifactReport| {
-            matches!(file.state, ArtifactState::Missing | ArtifactState::WrongSum | ArtifactState::Failed)
+        let bad = |file: &&&ArtifactReport| match file.state {
+            ArtifactState::Ready | ArtifactState::Fetching => false,
+            ArtifactState::Missing
+            | ArtifactState::WrongSum
+            | ArtifactState::WrongArchitecture
+            | ArtifactState::Failed => true,
         };
         if let Some(file) = current.iter().find(bad) {
             return Files::Failed(describe(file));
@@ -68,6 +72,9 @@ fn by_server(profile: &Profile, reports: &[impl AsRef<BootReport>]) -> Vec<Files
 fn describe(file: &ArtifactReport, server: &str) -> String {
     let ArtifactReport { field, sha256: _, state, bytes, total_bytes, message } = file;
     let counted = *bytes > 0 || total_bytes.is_some();
+    if let (ArtifactState::WrongArchitecture, Some(words)) = (state, message) {
+        return crate::machine::fold::clean(&format!("{words} on {server}"), 512);
+    }
     // The boot server's words begin with the field, for those who have only them.
     let words = message.as_deref().map(|words| words.strip_prefix(&format!("{field}: ")).unwrap_or(words));
     let text = match state {
@@ -76,6 +83,7 @@ fn describe(file: &ArtifactReport, server: &str) -> String {
         ArtifactState::Ready => format!("{field} is at hand on {server}"),
         ArtifactState::Missing => format!("{field} is missing on {server}"),
         ArtifactState::WrongSum => format!("{field} has another SHA-256 than declared on {server}"),
+        ArtifactState::WrongArchitecture => format!("{field} is a kernel for another architecture on {server}"),
         ArtifactState::Failed => format!("{field} could not be fetched or read on {server}"),
     };
     let detail = words.filter(|_| !counted).map_or(String::new(), |words| format!(": {words}"));
@@ -161,6 +169,15 @@ mod tests {
         assert_eq!(message(for_machine(&profile(), &reports)), most);
         let begun = report("boot-3", &[("k", Fetching), ("i", ArtifactState::Ready)]);
         assert_eq!(message(for_profile(&profile(), &[begun])), "fetching spec.boot.x86_64.k on boot-3");
+    }
+
+    #[test]
+    fn a_kernel_for_another_architecture_is_named() {
+        let mut report = report("boot-1", &[("k", ArtifactState::WrongArchitecture), ("i", ArtifactState::Ready)]);
+        let message = "spec.boot.aarch64.kernel is an x86_64 kernel".to_owned();
+        Arc::make_mut(&mut report).spec.artifacts[0].message = Some(message);
+        let words = "spec.boot.aarch64.kernel is an x86_64 kernel on boot-1".to_owned();
+        assert_eq!(for_profile(&profile(), &[report]), Files::Failed(words));
     }
 
     #[test]

@@ -46,13 +46,6 @@ fn shelf(folder: tempfile::TempDir) -> Shelf {
 }
 
 impl Shelf {
-    fn follow(&mut self, view: Arc<View>) -> watch::Sender<Arc<View>> {
-        let (writer, reader) = watch::channel(view);
-        let fetcher = Fetcher::new(|_| true).unwrap();
-        self.running = Some(tokio::spawn(Arc::clone(&self.library).run(reader, fetcher, self.stop.clone())));
-        writer
-    }
-
     fn has(&self, artifact: &Artifact) -> bool {
         self.cached().contains(&artifact.sha256.to_string())
     }

@@ -19,6 +19,10 @@ impl cache::Needs for Nothing {
         HashMap::new()
     }
 
+    fn refuses(&self, _: Sha256, _: magnetite_boot::image::Image) -> Option<&'static str> {
+        None
+    }
+
     fn idle_leases(&self, _: Sha256) -> usize {
         0
     }

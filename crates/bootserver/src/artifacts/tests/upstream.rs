@@ -27,6 +27,8 @@ pub struct Ways {
     pub unknown_length: bool,
     /// The connection breaks after so many bytes of a body.
     pub cut: Option<usize>,
+    /// After so many bytes of a body no more come.
+    pub stall: Option<usize>,
     /// What it answers instead.
     pub status: Option<u16>,
 }
@@ -89,14 +91,18 @@ async fn answer(State(upstream): State<Arc<Upstream>>, headers: HeaderMap) -> Re
         out.insert(header::CONTENT_LENGTH, body.len().into());
     }
     let cut = ways.cut.filter(|cut| *cut < body.len());
-    let chunks = futures::stream::unfold((body, cut, 0), async |(body, cut, sent)| match sent {
-        0 => Some((Ok(body[..cut.unwrap_or(body.len())].to_vec()), (body, cut, 1))),
-        1 if cut.is_some() => {
-            // What came before the break is sent off first.
-            tokio::task::yield_now().await;
-            Some((Err(std::io::Error::other("the line broke")), (body, cut, 2)))
+    let (end, stall) = (cut.or(ways.stall).unwrap_or(body.len()), ways.stall.is_some());
+    let chunks = futures::stream::unfold((body, 0), move |(body, sent)| async move {
+        match sent {
+            0 => Some((Ok(body[..end].to_vec()), (body, 1))),
+            1 if stall => std::future::pending().await,
+            1 if cut.is_some() => {
+                // What came before the break is sent off first.
+                tokio::task::yield_now().await;
+                Some((Err(std::io::Error::other("the line broke")), (body, 2)))
+            }
+            _ => None,
         }
-        _ => None,
     });
     let status = if start.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     (status, out, Body::from_stream(chunks)).into_response()
