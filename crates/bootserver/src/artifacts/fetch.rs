@@ -294,6 +294,9 @@ impl Job {
 
     async fn receive_whole(&self, response: Response, progress: &impl Fn(u64, Option<u64>)) -> Result<(), FetchError> {
         let total = response.content_length();
+        if total.is_some_and(|total| total > LARGEST) {
+            return Err(FetchError::TooLarge { url: self.url.clone() });
+        }
         progress(0, total);
         self.admit(total.unwrap_or(STEP)).await?;
         let origin = validator(&response).map(|validator| Origin { url: self.url.clone(), validator, total });

@@ -4,6 +4,7 @@ mod architecture;
 mod quota;
 mod resume;
 pub mod upstream;
+mod wrong;
 
 use std::{
     net::{IpAddr, SocketAddr},

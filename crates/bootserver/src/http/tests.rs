@@ -1,6 +1,7 @@
 //! The routes, asked without a socket.
 
 mod claims;
+mod crowd;
 mod limits;
 
 use std::{net::SocketAddr, sync::Arc};
