@@ -5,26 +5,23 @@
 
 use std::{
     net::IpAddr,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures::StreamExt;
-use magnetite_api::{Sha256, report::ArtifactState};
+use magnetite_api::Sha256;
 use magnetite_boot::image::{HEAD, Image};
 use reqwest::{Client, Response, StatusCode, Url, header};
 use tokio::time::Instant;
 
 use super::{
     cache::{Cache, Needs},
+    error::{FetchError, LARGEST, full},
     partial::{Origin, Partial},
-    room::Shortage,
     target::{Resolver, shown, target},
 };
 
-/// No file is larger: an endless stream ends here.
-const LARGEST: u64 = 16 << 30;
 /// No fetch takes longer. What came until then is gone on with by the next.
 const LONGEST: Duration = Duration::from_secs(2 * 60 * 60);
 /// Bytes that are written at once.
@@ -33,132 +30,6 @@ const WRITE: usize = 1 << 20;
 pub const STEP: u64 = 16 << 20;
 /// Progress is told this often.
 const TELL: Duration = Duration::from_secs(1);
-
-/// Why a file was not fetched.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// The URL is none that is fetched.
-    #[error("{0} is not fetched: it needs http or https, a host, and no credentials")]
-    Url(String),
-    /// The address is this host's, or its link's.
-    #[error("{host} is not fetched from: {address} is an address of this host or of its link only")]
-    Address {
-        /// As the URL says.
-        host: String,
-        /// The address.
-        address: IpAddr,
-    },
-    /// The other server did not answer, or stopped half-way.
-    #[error("fetching {url} stopped after {bytes} bytes")]
-    Http {
-        /// Where from.
-        url: String,
-        /// Bytes at hand.
-        bytes: u64,
-        /// Why.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// The other server has something else to say.
-    #[error("{url}: the server answers {status}; name the file's own URL")]
-    Status {
-        /// Where from.
-        url: String,
-        /// What it says.
-        status: StatusCode,
-    },
-    /// It does not end.
-    #[error("{url} is larger than {LARGEST} bytes")]
-    TooLarge {
-        /// Where from.
-        url: String,
-    },
-    /// It does not end today.
-    #[error("{url} took longer than two hours")]
-    TooLong {
-        /// Where from.
-        url: String,
-    },
-    /// The file came to an end before the length that the server told.
-    #[error("{url}: the server sent {got} of {told} bytes")]
-    Short {
-        /// Where from.
-        url: String,
-        /// Bytes that came.
-        got: u64,
-        /// Bytes that were told.
-        told: u64,
-    },
-    /// Another Profile names the same file, or another process has the same --data-dir.
-    #[error("another fetch is at it")]
-    Taken,
-    /// The cache has no room for it.
-    #[error(transparent)]
-    NoRoom(#[from] Shortage),
-    /// The disk is full.
-    #[error("the disk of {0} is full: make room there")]
-    Full(PathBuf),
-    /// The cache could not be written.
-    #[error("{0} cannot be written")]
-    Write(PathBuf, #[source] std::io::Error),
-    /// Every field that names it wants a kernel for another architecture.
-    #[error("{}", kernel(name))]
-    WrongArchitecture {
-        /// The architecture that it is for.
-        name: &'static str,
-    },
-    /// It is another file.
-    #[error("{url} has SHA-256 {got}, and {want} is declared")]
-    WrongSum {
-        /// Where from.
-        url: String,
-        /// What it has.
-        got: Sha256,
-        /// What it should have.
-        want: Sha256,
-    },
-}
-
-impl FetchError {
-    /// As a Profile's condition says it.
-    pub fn state(&self) -> ArtifactState {
-        match self {
-            Self::WrongSum { .. } => ArtifactState::WrongSum,
-            Self::WrongArchitecture { .. } => ArtifactState::WrongArchitecture,
-            Self::Taken => ArtifactState::Fetching,
-            Self::Url(_)
-            | Self::Address { .. }
-            | Self::Http { .. }
-            | Self::Status { .. }
-            | Self::TooLarge { .. }
-            | Self::TooLong { .. }
-            | Self::Short { .. }
-            | Self::NoRoom(_)
-            | Self::Full(_)
-            | Self::Write(..) => ArtifactState::Failed,
-        }
-    }
-
-    /// Whether what came is the beginning of the file, as far as is known. Of a full disk even that is given back: the
-    /// boot records are on it.
-    fn is_cut(&self) -> bool {
-        let cut = matches!(self, Self::Http { .. } | Self::Status { .. } | Self::TooLong { .. } | Self::Short { .. });
-        cut || matches!(self, Self::NoRoom(_))
-    }
-
-    /// Whether it is for want of room only, which may come back at any time.
-    pub fn is_full(&self) -> bool {
-        matches!(self, Self::NoRoom(_) | Self::Full(_))
-    }
-
-    /// Bytes at hand when it stopped half-way.
-    pub fn got(&self) -> u64 {
-        match self {
-            Self::Http { bytes: got, .. } | Self::Short { got, .. } => *got,
-            _ => 0,
-        }
-    }
-}
 
 /// Fetches files.
 #[derive(Debug)]
@@ -396,22 +267,8 @@ impl Job {
     }
 }
 
-/// What a kernel is, in words.
-pub fn kernel(name: &str) -> String {
-    let article = if name.starts_with(['a', 'x']) { "an" } else { "a" };
-    format!("is {article} {name} kernel")
-}
-
 fn cut_short<T>(error: tokio::task::JoinError) -> std::io::Result<T> {
     Err(std::io::Error::other(error))
-}
-
-fn full(cache: &Path, error: std::io::Error) -> FetchError {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    match error.kind() {
-        StorageFull | QuotaExceeded => FetchError::Full(cache.to_owned()),
-        _ => FetchError::Write(cache.to_owned(), error),
-    }
 }
 
 /// What `If-Range` may name the file's version by: a strong ETag, or the time of its last change (RFC 9110, 13.1.5).

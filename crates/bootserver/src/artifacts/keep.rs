@@ -26,7 +26,8 @@ use super::{
     Key, Library, Source, State, artifacts,
     cache::{Lease, Needs},
     check::{self, Checked},
-    fetch::{FetchError, Fetcher, STEP},
+    error::FetchError,
+    fetch::{Fetcher, STEP},
     room::Rank,
     target::shown,
 };

@@ -4,6 +4,7 @@
 
 mod cache;
 mod check;
+mod error;
 mod fetch;
 mod keep;
 mod partial;
@@ -143,7 +144,7 @@ impl Library {
         let named = named.into();
         let (state, bytes, total, message) = match Key::of(named.artifact).and_then(|key| self.state(&key)) {
             Some(State::Checked(checked)) if let Some(name) = named.contradiction(&checked) => {
-                (ArtifactState::WrongArchitecture, 0, None, Some(fetch::kernel(name)))
+                (ArtifactState::WrongArchitecture, 0, None, Some(error::kernel(name)))
             }
             Some(State::Checked(checked)) => (ArtifactState::Ready, checked.size(), Some(checked.size()), None),
             Some(State::Coming { bytes, total }) => (ArtifactState::Fetching, bytes, total, None),

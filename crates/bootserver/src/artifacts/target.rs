@@ -11,7 +11,7 @@ use reqwest::{
     dns::{Name, Resolve, Resolving},
 };
 
-use super::fetch::FetchError;
+use super::error::FetchError;
 
 /// False of an address that leads to this host, or no further than its own link (cloud metadata is there).
 pub fn is_fetched_from(address: IpAddr) -> bool {

@@ -1,5 +1,7 @@
 //! The cache of the real boot server, killed at any moment and with a full disk: never a wrong byte.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
+
 mod site;
 
 use std::{sync::Arc, time::Duration};

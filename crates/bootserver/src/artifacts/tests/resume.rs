@@ -32,7 +32,7 @@ impl cache::Needs for Nothing {
     }
 }
 
-async fn fetch(url: &str, cache: &Path) -> Result<(), fetch::FetchError> {
+async fn fetch(url: &str, cache: &Path) -> Result<(), error::FetchError> {
     let cache = Arc::new(Cache::new(cache.to_owned(), Some(1 << 30)));
     let needs: Arc<dyn cache::Needs> = Arc::new(Nothing);
     Fetcher::new(|_| true).unwrap().fetch(url, Sha256::of(FILE), &cache, &needs, |_, _| ()).await
@@ -49,7 +49,7 @@ impl Line {
         Self { upstream: Upstream::start(ways).await, cache: tempfile::tempdir().unwrap() }
     }
 
-    async fn fetch(&self) -> Result<(), fetch::FetchError> {
+    async fn fetch(&self) -> Result<(), error::FetchError> {
         fetch(&self.upstream.url(), self.cache.path()).await
     }
 
