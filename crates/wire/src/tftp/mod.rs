@@ -4,4 +4,4 @@ pub mod packet;
 pub mod transfer;
 
 pub use packet::{DecodeError, ErrorCode, Packet, ReadRequest};
-pub use transfer::{Event, Failure, Negotiated, Output, Transfer};
+pub use transfer::{Event, Failure, Negotiated, Output, Step, Transfer};

@@ -104,6 +104,26 @@ pub enum Output {
     Failed(Failure),
 }
 
+/// What a transfer wants done after an event, in one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing; the timer goes on.
+    Nothing,
+    /// Send the OACK and set the timer to [`RETRANSMIT`].
+    Oack,
+    /// Send these blocks, in their order, and set the timer to [`RETRANSMIT`].
+    Blocks {
+        /// The first of them.
+        first: u64,
+        /// The last of them.
+        last: u64,
+    },
+    /// The whole file is acknowledged.
+    Done,
+    /// It is over without that.
+    Failed(Failure),
+}
+
 /// Why a transfer ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -201,13 +221,27 @@ impl Transfer {
         self.over
     }
 
-    /// Takes one event, says what to do.
+    /// Takes one event, says what to do, packet by packet: [`Transfer::step`] spelled out.
     pub fn on(&mut self, event: Event) -> Vec<Output> {
+        match self.step(event) {
+            Step::Nothing => Vec::new(),
+            Step::Oack => vec![Output::Oack, Output::ArmTimer(RETRANSMIT)],
+            Step::Blocks { first, last } => {
+                let blocks = (first..=last).map(|block| Output::Data { block });
+                blocks.chain([Output::ArmTimer(RETRANSMIT)]).collect()
+            }
+            Step::Done => vec![Output::Done],
+            Step::Failed(failure) => vec![Output::Failed(failure)],
+        }
+    }
+
+    /// Takes one event, says what to do. Allocates nothing: there is an event for every packet of every client.
+    pub fn step(&mut self, event: Event) -> Step {
         if self.over {
-            return Vec::new();
+            return Step::Nothing;
         }
         match event {
-            Event::Start if self.started => Vec::new(),
+            Event::Start if self.started => Step::Nothing,
             Event::Start => self.send(),
             Event::Ack(number) => self.ack(number),
             Event::Timer => self.timer(),
@@ -219,34 +253,32 @@ impl Transfer {
         }
     }
 
-    fn fail(&mut self, failure: Failure) -> Vec<Output> {
+    fn fail(&mut self, failure: Failure) -> Step {
         self.over = true;
-        vec![Output::Failed(failure)]
+        Step::Failed(failure)
     }
 
-    fn send(&mut self) -> Vec<Output> {
+    fn send(&mut self) -> Step {
         let again = std::mem::replace(&mut self.started, true);
         if self.awaiting_oack {
             self.resent = self.resent.saturating_add(u64::from(again));
-            return vec![Output::Oack, Output::ArmTimer(RETRANSMIT)];
+            return Step::Oack;
         }
         // No more than one block goes to an address that nobody has proved.
         let window = if self.heard { u64::from(self.agreed.window.max(1)) } else { 1 };
-        let end = self.acked.saturating_add(window).min(self.last);
-        let mut out: Vec<_> = (self.next..=end).map(|block| Output::Data { block }).collect();
-        let old = self.highest.min(end).saturating_add(1).saturating_sub(self.next);
+        let (first, last) = (self.next, self.acked.saturating_add(window).min(self.last));
+        let old = self.highest.min(last).saturating_add(1).saturating_sub(first);
         self.resent = self.resent.saturating_add(old);
-        self.blocks_sent = self.blocks_sent.saturating_add(out.len() as u64);
-        self.highest = self.highest.max(end);
-        self.next = end.saturating_add(1);
-        out.push(Output::ArmTimer(RETRANSMIT));
-        out
+        self.blocks_sent = self.blocks_sent.saturating_add(last.saturating_add(1).saturating_sub(first));
+        self.highest = self.highest.max(last);
+        self.next = last.saturating_add(1);
+        Step::Blocks { first, last }
     }
 
-    fn ack(&mut self, number: u16) -> Vec<Output> {
+    fn ack(&mut self, number: u16) -> Step {
         if self.awaiting_oack {
             if number != 0 {
-                return Vec::new();
+                return Step::Nothing;
             }
             (self.awaiting_oack, self.heard, self.tries) = (false, true, 0);
             return self.send();
@@ -256,19 +288,19 @@ impl Transfer {
         let ahead = u64::from(number.wrapping_sub(Self::wire_number(self.acked)));
         let named = self.acked.saturating_add(ahead);
         if ahead == 0 || named >= self.next {
-            return Vec::new();
+            return Step::Nothing;
         }
         (self.acked, self.heard, self.tries) = (named, true, 0);
         if self.acked == self.last {
             self.over = true;
-            return vec![Output::Done];
+            return Step::Done;
         }
         // RFC 7440, 4: an ACK inside the window says that the rest of it was lost.
         self.next = self.acked.saturating_add(1);
         self.send()
     }
 
-    fn timer(&mut self) -> Vec<Output> {
+    fn timer(&mut self) -> Step {
         let most = if self.heard { TRIES } else { TRIES_BEFORE_ACK };
         if self.tries >= most {
             return self.fail(Failure::Silent);
