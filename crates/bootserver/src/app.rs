@@ -99,6 +99,8 @@ pub struct App {
     pub server: String,
     /// Whether unknown firmware is asked for its serial number.
     pub identify_by_serial: bool,
+    /// Whether all TFTP packets go out from the port that requests come to.
+    pub tftp_single_port: bool,
     /// Where claims go.
     pub cluster: Cluster,
     /// Claims that were passed on.

@@ -107,6 +107,12 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_IDENTIFY_BY_SERIAL")]
     pub identify_by_serial: bool,
 
+    /// Send all TFTP packets from port 69. Use it where a Service, NAT or a firewall stands before this server and lets nothing
+    /// through but port 69. Otherwise leave it: a transfer has another port then, which all firmware expects (RFC 1350), and
+    /// two transfers to one port of a client are told apart.
+    #[arg(long, env = "MAGNETITE_TFTP_SINGLE_PORT")]
+    pub tftp_single_port: bool,
+
     /// Name of this server in reports: lower-case letters, digits, '-' and '.'. Default: the host's name.
     #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = server_name)]
     pub server_name: Option<String>,

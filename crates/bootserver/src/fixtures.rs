@@ -157,6 +157,7 @@ impl Site {
             https_port: 8443,
             server: "test".into(),
             identify_by_serial: false,
+            tftp_single_port: false,
             cluster: Cluster::None(Arc::new(windows)),
             passed: Passed::default(),
             limits: Limits {

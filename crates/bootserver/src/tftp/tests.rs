@@ -1,12 +1,12 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use magnetite_api::report::BootStepName;
+use magnetite_wire::tftp::{ErrorCode, Packet, ReadRequest};
+
+use rstest::rstest;
 
 use super::*;
 use crate::fixtures::Site;
-
-fn server(socket: UdpSocket, site: &Site) -> Server {
-    let source = Source { address: Ipv4Addr::LOCALHOST.into(), interface: None };
-    Server::new(socket, source, 1500, Arc::clone(&site.app))
-}
 
 /// Asks, and gives up nothing: the socket of the transfer.
 async fn ask(server: SocketAddr, request: ReadRequest) -> UdpSocket {
@@ -31,7 +31,8 @@ fn wants(file: &str) -> ReadRequest {
 
 /// A client in lock step, as every ROM is one.
 async fn fetch(server: SocketAddr, file: &str) -> Result<Vec<u8>, String> {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let here = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+    let socket = UdpSocket::bind(here).await.unwrap();
     let mut out = Vec::new();
     Packet::Read(ReadRequest { file: file.to_owned(), block_size: Some(1468), size: true, ..ReadRequest::default() })
         .encode(&mut out);
@@ -60,35 +61,45 @@ async fn fetch(server: SocketAddr, file: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-#[tokio::test]
-async fn loaders_are_sent_and_nothing_else_is() {
-    let site = Site::new().await;
-    let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
-    let address = socket.local_addr().unwrap();
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(server(socket, &site).run(stop.clone()));
-    let id = magnetite_boot::capability::machine_id(&site.machine);
-    assert_eq!(fetch(address, &format!("m/{id}/undionly.kpxe")).await.unwrap(), b"loader");
-    assert_eq!(fetch(address, "/undionly.kpxe").await.unwrap(), b"loader");
-    for name in ["../../etc/passwd", "/etc/passwd", "m/x/../undionly.kpxe", "undionly.kpxe/", "UNDIONLY.KPXE"] {
-        assert_eq!(fetch(address, name).await, Err("no such file".to_owned()), "{name}");
-    }
-    stop.cancel();
-    running.await.unwrap().unwrap();
-    let steps = site.app.records.all()["box"].boot.steps.clone();
-    assert_eq!((steps[0].name, steps[0].bytes), (BootStepName::LoaderSent, Some(6)));
-}
-
 /// A server on the loopback, while `work` runs.
 async fn serving<F: Future<Output = ()>>(site: &Site, mtu: u16, work: impl FnOnce(SocketAddr) -> F) {
-    let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
-    let address = socket.local_addr().unwrap();
-    let source = Source { address: Ipv4Addr::LOCALHOST.into(), interface: None };
+    serving_at(Ipv4Addr::LOCALHOST.into(), site, mtu, work).await;
+}
+
+async fn serving_at<F: Future<Output = ()>>(
+    address: IpAddr,
+    site: &Site,
+    mtu: u16,
+    work: impl FnOnce(SocketAddr) -> F,
+) {
+    let socket = net::udp(None, address, 0).unwrap();
+    let bound = socket.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let running = tokio::spawn(Server::new(socket, source, mtu, Arc::clone(&site.app)).run(stop.clone()));
-    work(address).await;
+    let server = Server::new(socket, Source { address, interface: None }, mtu, Arc::clone(&site.app));
+    let running = tokio::spawn(server.run(stop.clone()));
+    work(bound).await;
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[rstest]
+#[case(IpAddr::V4(Ipv4Addr::LOCALHOST), false)]
+#[case(IpAddr::V4(Ipv4Addr::LOCALHOST), true)]
+#[case(IpAddr::V6(Ipv6Addr::LOCALHOST), false)]
+#[tokio::test]
+async fn loaders_are_sent_and_nothing_else_is(#[case] address: IpAddr, #[case] single_port: bool) {
+    let site = Site::with(|app| app.tftp_single_port = single_port).await;
+    serving_at(address, &site, 1500, async |server| {
+        let id = magnetite_boot::capability::machine_id(&site.machine);
+        assert_eq!(fetch(server, &format!("m/{id}/undionly.kpxe")).await.unwrap(), b"loader");
+        assert_eq!(fetch(server, "/undionly.kpxe").await.unwrap(), b"loader");
+        for name in ["../../etc/passwd", "/etc/passwd", "m/x/../undionly.kpxe", "undionly.kpxe/", "UNDIONLY.KPXE"] {
+            assert_eq!(fetch(server, name).await, Err("no such file".to_owned()), "{name}");
+        }
+    })
+    .await;
+    let steps = site.app.records.all()["box"].boot.steps.clone();
+    assert_eq!((steps[0].name, steps[0].bytes), (BootStepName::LoaderSent, Some(6)));
 }
 
 #[tokio::test]
@@ -165,4 +176,92 @@ async fn a_block_fits_the_interface() {
         })
         .await;
     }
+}
+
+fn abort() -> Vec<u8> {
+    let mut out = Vec::new();
+    Packet::Error { code: ErrorCode::UNDEFINED, message: String::new() }.encode(&mut out);
+    out
+}
+
+fn ack(block: u16) -> Vec<u8> {
+    let mut out = Vec::new();
+    Packet::Ack(block).encode(&mut out);
+    out
+}
+
+/// Windows go out as one piece and come as packets, whatever they end with.
+#[rstest]
+#[case(16 * 1468 * 3, "a window that ends with an empty block")]
+#[case(16 * 1468 * 3 - 1, "a short block at the end of a window")]
+#[case(100_000, "a window that the file ends within")]
+#[tokio::test]
+async fn windows_come_as_packets(#[case] size: usize, #[case] what: &str) {
+    let file: Arc<[u8]> = (0..size).map(|at| (at % 251) as u8).collect();
+    let site = Site::with(|app| drop(app.loaders.insert("undionly.kpxe".to_owned(), Arc::clone(&file)))).await;
+    serving(&site, 1500, async |server| {
+        let socket = ask(server, ReadRequest { window: Some(16), ..wants("undionly.kpxe") }).await;
+        let (_, peer) = hear(&socket).await;
+        socket.send_to(&ack(0), peer).await.unwrap();
+        let (mut got, mut blocks) = (Vec::new(), 0u16);
+        loop {
+            let (packet, _) = hear(&socket).await;
+            let Packet::Data { block, bytes } = Packet::decode(&packet).unwrap() else { panic!("{what}: {packet:?}") };
+            blocks += 1;
+            assert_eq!(block, blocks, "{what}");
+            got.extend(bytes);
+            if blocks % 16 == 0 || bytes.len() < 1468 {
+                socket.send_to(&ack(block), peer).await.unwrap();
+            }
+            if bytes.len() < 1468 {
+                break;
+            }
+        }
+        assert!(got == *file, "{what}");
+    })
+    .await;
+    assert_eq!(site.counted(&site.app.metrics.tftp, "done"), 1, "{what}");
+}
+
+/// The same request from the same port again: a second transfer, which the client tells from the first by its port. Where there
+/// is but one port, it is the first one still, and a request for something else is a client that began anew.
+#[rstest]
+#[case(false)]
+#[case(true)]
+#[tokio::test]
+async fn one_port_of_a_client_asks_twice(#[case] single_port: bool) {
+    let site = Site::with(|app| {
+        app.tftp_single_port = single_port;
+        app.loaders.insert("other.efi".to_owned(), Arc::from(&b"another loader"[..]));
+    })
+    .await;
+    serving(&site, 1500, async |server| {
+        let socket = ask(server, wants("undionly.kpxe")).await;
+        let (_, first) = hear(&socket).await;
+        assert_eq!(first.port() == server.port(), single_port);
+        let again = |file: &str| {
+            let mut out = Vec::new();
+            Packet::Read(wants(file)).encode(&mut out);
+            out
+        };
+        socket.send_to(&again("undionly.kpxe"), server).await.unwrap();
+        if single_port {
+            socket.send_to(&again("other.efi"), server).await.unwrap();
+        }
+        // An OACK that a slow machine's timer sent again may come in between.
+        let (answer, second) = loop {
+            let (answer, peer) = hear(&socket).await;
+            let size = if single_port { &b"\0tsize\014\0"[..] } else { &b"\0tsize\06\0"[..] };
+            let of_second = answer.windows(size.len()).any(|part| part == size) && (single_port || peer != first);
+            if of_second {
+                break (answer, peer);
+            }
+        };
+        assert!(matches!(Packet::decode(&answer).unwrap(), Packet::Oack(_)), "{answer:?}");
+        socket.send_to(&abort(), second).await.unwrap();
+        socket.send_to(&abort(), first).await.unwrap();
+    })
+    .await;
+    let counted = |outcome| site.counted(&site.app.metrics.tftp, outcome);
+    assert_eq!((counted("size_probe"), counted("aborted")), if single_port { (1, 1) } else { (2, 0) });
 }

@@ -216,6 +216,11 @@ impl Transfer {
         self.acked.saturating_mul(u64::from(self.agreed.block_size)).min(self.size)
     }
 
+    /// True once the client has acknowledged anything.
+    pub fn is_heard(&self) -> bool {
+        self.heard
+    }
+
     /// True once it is done or failed.
     pub fn is_over(&self) -> bool {
         self.over
