@@ -130,6 +130,14 @@ fn commands_as_ipxe_reads_them(script: &str) -> Vec<Vec<String>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
+    /// What is not given to the template engine is what the engine would have made of it.
+    #[test]
+    fn plain_text_renders_to_itself(template in "[ -~\\t\\r\\n]{0,12}") {
+        if is_plain(&template) {
+            prop_assert_eq!(ENVIRONMENT.render_str(&template, ()).unwrap(), template);
+        }
+    }
+
     /// S11: whatever a Profile's author writes, the script has the commands that were meant and no others.
     #[test]
     fn no_argument_becomes_a_command(arguments in prop::collection::vec("[ -~\t\r\n\\\\#;&|\"']{1,12}", 0..4), name in "[a-z]{1,8}") {
