@@ -3,6 +3,7 @@
 mod boot;
 mod claim;
 mod files;
+mod paced;
 mod progress;
 mod serve;
 

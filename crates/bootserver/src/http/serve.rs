@@ -3,10 +3,15 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use axum::Router;
-use axum_server::{Handle, tls_rustls::RustlsConfig};
+use axum_server::{
+    Handle,
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
 use hyper_util::{rt::TokioTimer, server::conn::auto::Builder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use super::paced::Pace;
 
 /// How long a client may take over the head of a request, and how long it may be silent between two: iPXE keeps its
 /// connection while it starts the kernel that it fetched.
@@ -20,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// If the listener breaks.
 pub async fn plain(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
     let handle = Handle::new();
-    let mut server = axum_server::from_tcp(listener.into_std()?)?.http1_only().handle(handle.clone());
+    let mut server = axum_server::from_tcp(listener.into_std()?)?.acceptor(Pace).http1_only().handle(handle.clone());
     patience(server.http_builder());
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     until(server.serve(service), handle, stop).await
@@ -37,7 +42,10 @@ pub async fn tls(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let handle = Handle::new();
-    let mut server = axum_server::from_tcp_rustls(listener.into_std()?, config)?.http1_only().handle(handle.clone());
+    let mut server = axum_server::from_tcp(listener.into_std()?)?
+        .acceptor(RustlsAcceptor::new(config).acceptor(Pace))
+        .http1_only()
+        .handle(handle.clone());
     patience(server.http_builder());
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     until(server.serve(service), handle, stop).await
