@@ -1,6 +1,10 @@
 //! Files: loaders, kernels, initrds, what else a Profile names, and the agent.
 
-use std::sync::Arc;
+use std::{
+    fs::File,
+    io::{Error, Read, Seek, SeekFrom},
+    sync::Arc,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -15,11 +19,7 @@ use magnetite_api::{
     report::BootStepName,
 };
 use magnetite_daemon::clock;
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt, AsyncSeekExt, SeekFrom},
-    sync::OwnedSemaphorePermit,
-};
+use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking};
 
 use super::{Host, Peer, boot::open, later, refuse_unknown};
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Bytes that are read at once.
-const CHUNK: usize = 128 << 10;
+const CHUNK: usize = 256 << 10;
 
 type Id = (String, String, String);
 
@@ -39,13 +39,16 @@ type Id = (String, String, String);
 pub struct Asked {
     method: Method,
     range: Option<String>,
+    if_range: Option<String>,
+    if_none_match: Option<String>,
 }
 
 impl<S: Sync> axum::extract::FromRequestParts<S> for Asked {
     type Rejection = std::convert::Infallible;
     async fn from_request_parts(parts: &mut axum::http::request::Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let range = parts.headers.get(header::RANGE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok(Self { method: parts.method.clone(), range })
+        let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (range, if_range) = (text(header::RANGE), text(header::IF_RANGE));
+        Ok(Self { method: parts.method.clone(), range, if_range, if_none_match: text(header::IF_NONE_MATCH) })
     }
 }
 
@@ -102,7 +105,10 @@ async fn artifact(
     let kernel_of = (step == BootStepName::KernelFetched).then_some(architecture);
     let named = Named { artifact: &artifact, kernel_of };
     match app.library.get(named) {
-        Some(checked) => send(app, (machine, step, what.to_owned()), peer, &checked, asked).await,
+        Some(checked) => {
+            let tag = format!("\"{}\"", artifact.sha256);
+            send(app, (machine, step, what.to_owned()), peer, (checked, Some(tag)), asked).await
+        }
         None => {
             let why = app.library.obstacle(what, named).map(|obstacle| obstacle.message);
             later("ArtifactNotReady", why.unwrap_or_default(), 5)
@@ -115,7 +121,8 @@ pub async fn agent(State(app): State<Arc<App>>, peer: Peer, Path((id, cap, arch)
     let Some((machine, architecture)) = open(&app, &app.view(), &id, &cap, &arch) else { return refuse_unknown() };
     match app.agents.get(architecture.as_str()) {
         Some(agent) => {
-            send(&app, (machine, BootStepName::AgentFetched, String::new()), peer, &agent.file.clone(), asked).await
+            let file = (agent.file.clone(), None);
+            send(&app, (machine, BootStepName::AgentFetched, String::new()), peer, file, asked).await
         }
         None => later("NoAgent", format!("this boot server has no agent for {architecture}"), 30),
     }
@@ -142,13 +149,58 @@ pub async fn loader(
             app.records.step(&machine, BootStepName::LoaderSent, detail, clock::now());
         }
     }
-    let mut headers = HeaderMap::new();
     // Some firmware takes no other type.
     let kind = if efi { "application/efi" } else { "text/plain; charset=utf-8" };
+    let Part { status, headers, range } = part(&asked, bytes.len() as u64, kind, None);
+    let range = range.and_then(|(start, end)| usize::try_from(start).ok().zip(usize::try_from(end).ok()));
+    let body = match range {
+        Some((start, end)) if asked.method != Method::HEAD => Body::from(Bytes::from_owner(bytes).slice(start..end)),
+        _ => Body::empty(),
+    };
+    (status, headers, body).into_response()
+}
+
+/// What of a file is asked for, and how the answer begins.
+struct Part {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// The first byte and the one after the last; nothing, if the answer has no bytes.
+    range: Option<(u64, u64)>,
+}
+
+/// Reads a request for a file of `size` bytes. The answer is whole, a part of it, or that nothing is to be sent: since the client
+/// has the file of this `tag` (304), or the file is shorter (416).
+fn part(asked: &Asked, size: u64, kind: &'static str, tag: Option<&str>) -> Part {
+    let mut headers = HeaderMap::new();
+    if let Some(value) = tag.and_then(|tag| tag.parse().ok()) {
+        headers.insert(header::ETAG, value);
+    }
+    let has =
+        |list: &str| list.trim() == "*" || list.split(',').any(|one| Some(one.trim().trim_start_matches("W/")) == tag);
+    if tag.is_some() && asked.if_none_match.as_deref().is_some_and(has) {
+        return Part { status: StatusCode::NOT_MODIFIED, headers, range: None };
+    }
+    // A part of another file is of no use (RFC 9110, 13.1.5).
+    let same = asked.if_range.as_deref().is_none_or(|wanted| Some(wanted.trim()) == tag);
+    let (start, end, status) = match range(asked.range.as_deref().filter(|_| same), size) {
+        Range::Whole => (0, size, StatusCode::OK),
+        Range::Part(start, end) => (start, end, StatusCode::PARTIAL_CONTENT),
+        Range::Bad => {
+            if let Ok(value) = format!("bytes */{size}").parse() {
+                headers.insert(header::CONTENT_RANGE, value);
+            }
+            return Part { status: StatusCode::RANGE_NOT_SATISFIABLE, headers, range: None };
+        }
+    };
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(bytes.len()));
-    let body = if asked.method == Method::HEAD { Body::empty() } else { Body::from(Bytes::from_owner(bytes)) };
-    (headers, body).into_response()
+    headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(end - start));
+    headers.insert(header::ACCEPT_RANGES, header::HeaderValue::from_static("bytes"));
+    if status == StatusCode::PARTIAL_CONTENT
+        && let Ok(value) = format!("bytes {start}-{}/{size}", end - 1).parse()
+    {
+        headers.insert(header::CONTENT_RANGE, value);
+    }
+    Part { status, headers, range: Some((start, end)) }
 }
 
 /// Streams a checked file, whole or one range of it; records the step once the last byte left.
@@ -156,64 +208,52 @@ async fn send(
     app: &Arc<App>,
     step: (Arc<Machine>, BootStepName, String),
     peer: Peer,
-    checked: &Checked,
+    (checked, tag): (Checked, Option<String>),
     asked: Asked,
 ) -> Response {
-    let Some(mut file) = open_checked(checked).await else {
+    let Part { status, headers, range } = part(&asked, checked.size(), "application/octet-stream", tag.as_deref());
+    let Some((start, end)) = range else { return (status, headers).into_response() };
+    let opened = checked.clone();
+    let Ok(Some(file)) = spawn_blocking(move || open_checked(&opened, start)).await else {
         return later("ArtifactNotReady", "the file changed or is gone; it is being checked again", 5);
     };
-    let (start, end, status) = match range(asked.range.as_deref(), checked.size()) {
-        Range::Whole => (0, checked.size(), StatusCode::OK),
-        Range::Part(start, end) => (start, end, StatusCode::PARTIAL_CONTENT),
-        Range::Bad => {
-            let size = format!("bytes */{}", checked.size());
-            return (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, size)]).into_response();
-        }
-    };
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(end - start));
-    headers.insert(header::ACCEPT_RANGES, header::HeaderValue::from_static("bytes"));
-    if status == StatusCode::PARTIAL_CONTENT
-        && let Ok(value) = format!("bytes {start}-{}/{}", end - 1, checked.size()).parse()
-    {
-        headers.insert(header::CONTENT_RANGE, value);
-    }
     if asked.method == Method::HEAD {
         return (status, headers).into_response();
     }
     let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
         return later("Busy", "too many files are being sent at once", 2);
     };
-    if start > 0 && file.seek(SeekFrom::Start(start)).await.is_err() {
-        return later("ArtifactNotReady", "the file cannot be read", 5);
-    }
     let sent = Sent { app: Arc::clone(app), step, peer, bytes: 0, want: end - start, _place: place };
-    (status, headers, Body::from_stream(stream(file, checked.clone(), sent))).into_response()
+    (status, headers, Body::from_stream(stream(file, checked, sent))).into_response()
 }
 
-/// The file, if it is still the one that was checked.
-async fn open_checked(checked: &Checked) -> Option<File> {
-    let file = File::open(checked.path()).await.ok()?;
-    let meta = file.metadata().await.ok()?;
-    checked.is_same(&meta).then_some(file)
+/// The file from `start` on, if it is still the one that was checked.
+fn open_checked(checked: &Checked, start: u64) -> Option<File> {
+    let mut file = File::open(checked.path()).ok()?;
+    let same = checked.is_same(&file.metadata().ok()?);
+    (same && (start == 0 || file.seek(SeekFrom::Start(start)).is_ok())).then_some(file)
 }
 
-/// The file's bytes. The last of them are kept back until it is certain that nobody wrote to the file meanwhile: a
-/// client that does not get them all throws the rest away, and comes again.
+/// The file's bytes, read by a thread that may wait for the disk, into memory that nobody clears first. The last of them are kept
+/// back until it is certain that nobody wrote to the file meanwhile: a client that does not get them all throws the rest
+/// away, and comes again.
 fn stream(file: File, checked: Checked, sent: Sent) -> impl Stream<Item = std::io::Result<Bytes>> {
-    futures::stream::try_unfold((file, checked, sent), async |(mut file, checked, mut sent)| {
+    futures::stream::try_unfold((file, checked, sent), async |(file, checked, mut sent)| {
         let left = sent.want - sent.bytes;
         if left == 0 {
             return Ok(None);
         }
-        let mut chunk = vec![0; usize::try_from(left).unwrap_or(CHUNK).min(CHUNK)];
-        let read = file.read(&mut chunk).await?;
-        chunk.truncate(read);
-        let whole = chunk.len() as u64 == left;
-        if chunk.is_empty() || (whole && !checked.is_same(&file.metadata().await?)) {
-            return Err(std::io::Error::other("the file changed while it was sent"));
-        }
+        let read = move || {
+            let size = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            let mut chunk = Vec::with_capacity(size);
+            (&file).take(size as u64).read_to_end(&mut chunk)?;
+            let whole = chunk.len() as u64 == left;
+            if chunk.is_empty() || (whole && !checked.is_same(&file.metadata()?)) {
+                return Err(Error::other("the file changed while it was sent"));
+            }
+            Ok((file, checked, chunk))
+        };
+        let (file, checked, chunk) = spawn_blocking(read).await.map_err(Error::other)??;
         sent.bytes += chunk.len() as u64;
         Ok(Some((Bytes::from(chunk), (file, checked, sent))))
     })

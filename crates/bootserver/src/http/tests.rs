@@ -156,6 +156,38 @@ async fn parts_and_heads_of_files() {
 }
 
 #[tokio::test]
+async fn a_file_has_its_sum_as_a_tag() {
+    let site = Site::new().await;
+    let ask = |name, value: String| {
+        let request = Request::get(format!("{}/kernel", site.base())).header(header::RANGE, "bytes=0-3");
+        send(public(site.app.clone()), request.header(name, value).body(Body::empty()).unwrap())
+    };
+    let tag = format!("\"{}\"", magnetite_api::Sha256::of(KERNEL));
+    let part = ask(header::IF_RANGE, tag.clone()).await;
+    assert_eq!((part.status, part.body.as_slice()), (StatusCode::PARTIAL_CONTENT, &KERNEL[..4]));
+    assert_eq!(part.headers[header::ETAG], tag);
+    let other = ask(header::IF_RANGE, "\"another\"".to_owned()).await;
+    assert_eq!((other.status, other.body.as_slice()), (StatusCode::OK, KERNEL), "a part of another file is of no use");
+    let known = ask(header::IF_NONE_MATCH, format!("\"another\", W/{tag}")).await;
+    assert_eq!((known.status, known.body.len()), (StatusCode::NOT_MODIFIED, 0));
+    assert_eq!(ask(header::IF_NONE_MATCH, "\"another\"".to_owned()).await.status, StatusCode::PARTIAL_CONTENT);
+}
+
+#[tokio::test]
+async fn parts_of_loaders() {
+    let site = Site::new().await;
+    let ask = |range: &str| {
+        let request = Request::get("/ipxe/undionly.kpxe").header(header::RANGE, range);
+        send(public(site.app.clone()), request.body(Body::empty()).unwrap())
+    };
+    let part = ask("bytes=2-3").await;
+    assert_eq!((part.status, part.body.as_slice()), (StatusCode::PARTIAL_CONTENT, &b"ad"[..]));
+    assert_eq!(part.headers[header::CONTENT_RANGE], "bytes 2-3/6");
+    assert_eq!(part.headers[header::CONTENT_TYPE], "application/efi");
+    assert_eq!(ask("bytes=6-").await.status, StatusCode::RANGE_NOT_SATISFIABLE);
+}
+
+#[tokio::test]
 async fn without_a_cluster_a_claim_is_put_off_and_never_refused_for_good() {
     let site = Site::new().await;
     let claim =
