@@ -87,12 +87,12 @@ fn ask_everything(options: &Options) {
 fn answer(bytes: &[u8], relays: &[Relay], request: &Message) {
     let ours = Duid::of_mac([0x52, 0x54, 0, 0x30, 0, 1]);
     let Some(kind) = reply::kind(request, &ours) else { return };
-    let client = request.options.get(OptionCode::CLIENT_ID);
+    let (client, relayed) = (request.options.get(OptionCode::CLIENT_ID), !relays.is_empty());
     assert!(client.is_some() && matches!(kind, MessageType::ADVERTISE | MessageType::REPLY));
     for class in [Class::Pxe, Class::Http] {
         let url = "http://[fd30::1]:8080/ipxe/0123456789abcdef/snponly.efi".to_owned();
         let boot = BootAnswer { server: ours.clone(), url, parameters: vec![b"a".to_vec()], class };
-        let message = reply::answer(request, kind, &boot).expect("the URL fits");
+        let message = reply::answer(request, kind, &boot, relayed).expect("the URL fits");
         assert_eq!((message.kind, message.xid), (kind, request.xid));
         assert_eq!(message.options.get(OptionCode::CLIENT_ID), client, "the client's id is given back");
         assert_eq!(message.options.get(OptionCode::SERVER_ID), Some(ours.as_bytes()));
@@ -101,6 +101,8 @@ fn answer(bytes: &[u8], relays: &[Relay], request: &Message) {
         }
         let class = message.options.vendor_class().ok().flatten().and_then(|class| class.boot_class());
         assert_eq!(class, Some(boot.class));
+        let later = kind == MessageType::ADVERTISE && boot.class == Class::Pxe && !relayed;
+        assert_eq!(message.options.get(OptionCode::BOOT_URL).is_none(), later, "only a PXE client on our link asks twice");
 
         let packet = reply::through_relays(relays, message.clone()).expect("an answer can be wrapped");
         let mut written = Vec::new();
