@@ -15,11 +15,8 @@ use magnetite_e2e::{
 
 use crate::{link::SERVER, load::Dhcp};
 
-/// The peers that come from Go's module proxy, in versions that are named.
-const GO_PEERS: [(&str, &str); 2] = [
-    ("matchbox", "github.com/poseidon/matchbox/cmd/matchbox@v0.11.0"),
-    ("pixiecore", "go.universe.tf/netboot/cmd/pixiecore@v0.0.0-20240513205428-3bc5cf41fc0f"),
-];
+/// matchbox, through Go's module proxy.
+const MATCHBOX_MODULE: (&str, &str) = ("github.com/poseidon/matchbox", "v0.11.0");
 
 /// What the servers serve, and where their files are.
 pub struct Stage {
@@ -222,10 +219,11 @@ impl Stage {
         self.listening("pixiecore", command, "udp", 67)
     }
 
+    /// A peer that was built, or that somebody put on the PATH: Go's proxy has no pixiecore.
     fn built(&self, name: &str) -> Result<PathBuf> {
-        let program = self.go.join(name);
-        ensure!(program.exists(), "it could not be built (see {})", self.go.join("build.log").display());
-        Ok(program)
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut places = std::iter::once(self.go.clone()).chain(std::env::split_paths(&path)).map(|dir| dir.join(name));
+        places.find(|program| program.is_file()).with_context(|| format!("{name} is neither built nor on the PATH"))
     }
 
     fn listening(&self, name: &str, command: Cmd, protocol: &str, port: u16) -> Result<Process> {
@@ -241,25 +239,30 @@ impl Stage {
     }
 }
 
-/// Builds the peers that come from Go's module proxy, once. One that cannot be built is a line of the table that says so.
+/// Builds matchbox, once. If it cannot be built, its lines of the table say so.
 pub fn build(progress: &Progress, paths: &Paths) -> Result<PathBuf> {
-    let dir = paths.lab().join("peers");
-    std::fs::create_dir_all(&dir)?;
-    for (name, module) in GO_PEERS {
-        if dir.join(name).exists() {
-            continue;
+    let (dir, (module, version)) = (paths.lab().join("peers"), MATCHBOX_MODULE);
+    let place = dir.join("matchbox");
+    if place.exists() {
+        return Ok(dir);
+    }
+    // A module of our own that requires it: `go install` asks for lists of versions, which not every proxy has.
+    let source = dir.join("source");
+    std::fs::create_dir_all(&source)?;
+    std::fs::write(source.join("go.mod"), format!("module peers\n\ngo 1.24\n\nrequire {module} {version}\n"))?;
+    let step = progress.step(format!("building matchbox {version} (once; a minute)"));
+    let command = Cmd::new("go")
+        .dir(&source)
+        .args(["build", "-o", &dir.join("matchbox.new").display().to_string(), &format!("{module}/cmd/matchbox")])
+        .env("GOFLAGS", "-mod=mod")
+        .env("CGO_ENABLED", "0")
+        .timeout(Duration::from_secs(900));
+    match command.run_watched(&step, &dir.join("build.log")) {
+        Ok(()) => {
+            std::fs::rename(dir.join("matchbox.new"), place)?;
+            step.done("built");
         }
-        let step = progress.step(format!("building {name} (once)"));
-        let command = Cmd::new("go")
-            .args(["install", module])
-            .env("GOBIN", dir.display().to_string())
-            .env("GOFLAGS", "-mod=mod")
-            .env("CGO_ENABLED", "0")
-            .timeout(Duration::from_secs(900));
-        match command.run_watched(&step, &dir.join("build.log")) {
-            Ok(()) => drop(step.done(module)),
-            Err(error) => drop(step.done(format!("left out: {error:#}").lines().next().unwrap_or_default())),
-        }
+        Err(error) => drop(step.done(format!("left out: {error:#}").lines().next().unwrap_or_default())),
     }
     Ok(dir)
 }
