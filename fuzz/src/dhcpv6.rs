@@ -102,7 +102,11 @@ fn answer(bytes: &[u8], relays: &[Relay], request: &Message) {
         let class = message.options.vendor_class().ok().flatten().and_then(|class| class.boot_class());
         assert_eq!(class, Some(boot.class));
         let later = kind == MessageType::ADVERTISE && boot.class == Class::Pxe && !relayed;
-        assert_eq!(message.options.get(OptionCode::BOOT_URL).is_none(), later, "only a PXE client on our link asks twice");
+        assert_eq!(
+            message.options.get(OptionCode::BOOT_URL).is_none(),
+            later,
+            "only a PXE client on our link asks twice"
+        );
 
         let packet = reply::through_relays(relays, message.clone()).expect("an answer can be wrapped");
         let mut written = Vec::new();

@@ -112,8 +112,9 @@ mod tests {
     #[test]
     fn a_row_is_read_by_people_and_by_programs() {
         let text = row().text();
-        assert!(text.contains("61,000    2.00 x dnsmasq           (59,000 .. 70,000)         p99 0.9 ms"), "{text}");
-        assert!(text.contains("pixiecore                         -  could not be built"), "{text}");
+        let words: Vec<Vec<_>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[2].join(" "), "magnetite 61,000 2.00 x dnsmasq (59,000 .. 70,000) p99 0.9 ms", "{text}");
+        assert_eq!(words[4].join(" "), "pixiecore - could not be built", "{text}");
         let json = row().json();
         assert_eq!((&json[0]["ratio"], &json[2]["median"]), (&json!(2.0), &Value::Null));
     }
