@@ -17,9 +17,11 @@
 pub mod apt;
 pub mod capture;
 pub mod control_plane;
+pub mod crowd;
 pub mod demo;
 pub mod guest;
 pub mod interrupt;
+pub mod kea;
 pub mod kube_build;
 pub mod kubectl;
 pub mod lan;

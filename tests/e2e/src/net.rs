@@ -39,8 +39,7 @@ pub struct Network {
 impl Network {
     /// Builds the network, with room for `machines` machines.
     pub fn create(machines: u8) -> Result<Self> {
-        let number = COUNTER.fetch_add(1, Ordering::SeqCst);
-        let network = Self { stem: format!("{PREFIX}{}-{number}", std::process::id()) };
+        let network = Self { stem: stem() };
         for name in [network.switch(), network.dhcp(), network.server()] {
             Cmd::new("ip").args(["netns", "add", &name]).run()?;
         }
@@ -104,8 +103,14 @@ impl Drop for Network {
     }
 }
 
+/// What the names of a lab's namespaces begin with: each lab's own.
+pub(crate) fn stem() -> String {
+    let number = COUNTER.fetch_add(1, Ordering::SeqCst);
+    format!("{PREFIX}{}-{number}", std::process::id())
+}
+
 /// Ends what still runs in a namespace that a lab made, and removes it.
-fn remove(name: &str) {
+pub(crate) fn remove(name: &str) {
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
     // Not through `Cmd`: this must also work after a Ctrl-C.
@@ -155,6 +160,7 @@ mod tests {
     fn only_a_labs_namespaces_have_an_owner() {
         assert_eq!(owner("mgt123-0-sw"), Some(123));
         assert_eq!(owner("mgt123-0-sw-node0.monitor"), Some(123));
+        assert_eq!(owner("mgt123-0-srv-1"), Some(123));
         for other in ["mgt-0-sw", "pxe-sw", "mgtx-0-srv", "mgt12-0-other", "mgt12-sw"] {
             assert_eq!(owner(other), None, "{other}");
         }

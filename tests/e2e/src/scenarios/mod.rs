@@ -4,6 +4,7 @@ mod away;
 mod catalog;
 mod conflict;
 mod crash;
+mod fire;
 mod firmware;
 mod ipv6;
 mod join;
@@ -52,6 +53,26 @@ pub const ALL: &[Scenario] = &[
         name: "ipv6",
         about: "UEFI boxes boot by PXE and by HTTP over IPv6, beside a DHCPv6 server that names no loader",
         run: ipv6::boot,
+    },
+    Scenario {
+        name: "storm",
+        about: "thousands of boxes power on at once: every offer in time, every script; memory and files come down again",
+        run: fire::storm,
+    },
+    Scenario {
+        name: "loss",
+        about: "one packet of twenty, then one of five is lost, and they overtake each other: the boxes boot",
+        run: fire::loss,
+    },
+    Scenario {
+        name: "flood",
+        about: "junk as fast as it can be sent, and clients that stop in the middle: declared boxes boot",
+        run: fire::flood,
+    },
+    Scenario {
+        name: "replicas",
+        about: "three boot servers, one killed every few seconds: no box needs more than one attempt more",
+        run: fire::replicas,
     },
     Scenario {
         name: "join",
