@@ -7,7 +7,7 @@ use magnetite_wire::{
     reader::Reader,
     tftp::{
         ErrorCode, Event, Failure, Negotiated, Output, Packet, Transfer,
-        transfer::{Limits, TRIES, TRIES_BEFORE_ACK},
+        transfer::{Limits, PATIENCE, TRIES, TRIES_BEFORE_ACK, TRIES_OF_A_BLOCK},
     },
 };
 
@@ -115,7 +115,12 @@ impl Model {
             },
             Event::Timer => {
                 self.tries += 1;
-                let most = if self.heard { TRIES } else { TRIES_BEFORE_ACK };
+                if !self.heard && self.tries == self.before_ack() + 1 {
+                    // Nothing more goes to an address that nobody proved; its ACK is waited for.
+                    self.started = true;
+                    return assert_eq!(outputs, [Output::ArmTimer(PATIENCE)]);
+                }
+                let most = if self.heard { TRIES } else { self.before_ack() + 1 };
                 (self.tries > most).then_some(Output::Failed(Failure::Silent))
             }
             Event::Error(code) => {
@@ -132,6 +137,10 @@ impl Model {
             self.sent(&outputs);
         }
         self.count();
+    }
+
+    fn before_ack(&self) -> u32 {
+        if self.agreed.oack { TRIES_BEFORE_ACK } else { TRIES_OF_A_BLOCK }
     }
 
     /// The block in flight that an acknowledgement names.
@@ -167,7 +176,7 @@ impl Model {
         }
         if !self.heard {
             self.unproven += 1;
-            assert!(self.unproven <= 1 + TRIES_BEFORE_ACK && packets.len() == 1, "an amplifier");
+            assert!(self.unproven <= 1 + self.before_ack() && packets.len() == 1, "an amplifier");
         }
     }
 

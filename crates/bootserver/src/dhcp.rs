@@ -1,6 +1,7 @@
 //! DHCP on port 67 and the PXE boot server on 4011: packets in, packets out.
 
 mod decide;
+mod repeat;
 mod reservation;
 mod strangers;
 
@@ -18,9 +19,13 @@ use magnetite_wire::dhcp::{
     MessageType, Packet,
     reply::{self, Destination},
 };
-use tokio::net::UdpSocket;
+use tokio::{
+    net::UdpSocket,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
+use repeat::{Copy, Repeats};
 pub use strangers::Strangers;
 
 use crate::{
@@ -70,16 +75,28 @@ impl Server {
     /// # Errors
     /// If the socket fails again and again.
     pub async fn run(self, stop: CancellationToken) -> std::io::Result<()> {
-        let (mut buffer, mut out) = (vec![0; 4096], Vec::with_capacity(512));
+        let (mut buffer, mut repeats) = (vec![0; 4096], Repeats::default());
         let mut errors = 0;
         loop {
+            let next = repeats.next();
             let received = tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                    while let Some(copy) = repeats.due(Instant::now()) {
+                        self.count("offered_again");
+                        self.send(&copy).await;
+                    }
+                    continue;
+                }
                 received = self.socket.recv_from(&mut buffer) => received,
             };
-            let (len, peer) = match received {
-                Ok((len, SocketAddr::V4(peer))) => (len, peer),
-                Ok(_) => continue,
+            match received {
+                Ok((len, SocketAddr::V4(peer))) => {
+                    errors = 0;
+                    self.packet(buffer.get(..len).unwrap_or_default(), peer, &mut repeats).await;
+                }
+                Ok(_) => {}
                 Err(error) => {
                     errors += 1;
                     count(&self.app.metrics.dhcp, "receive_failed");
@@ -87,29 +104,41 @@ impl Server {
                     if errors >= MOST_ERRORS {
                         return Err(error);
                     }
-                    continue;
                 }
-            };
-            errors = 0;
-            let Some((packet, to)) = self.answer(buffer.get(..len).unwrap_or_default(), peer) else { continue };
-            out.clear();
-            if let Err(error) = packet.encode(&mut out) {
-                tracing::error!(error = chain(&error), "a DHCP answer could not be written");
-                continue;
-            }
-            if let Err(error) = net::send_from(&self.socket, self.interface.address, &out, to.address()).await {
-                count(&self.app.metrics.dhcp, "send_failed");
-                tracing::warn!(error = chain(&error), peer = %to.address(), "a DHCP answer could not be sent");
             }
         }
     }
 
-    /// The answer to a packet, if it gets one.
-    pub fn answer(&self, bytes: &[u8], peer: SocketAddrV4) -> Option<(Packet, Destination)> {
-        let Ok(packet) = Packet::decode(bytes) else {
+    async fn packet(&self, bytes: &[u8], peer: SocketAddrV4, repeats: &mut Repeats) {
+        let Ok(question) = Packet::decode(bytes) else {
             self.count("malformed");
-            return None;
+            return;
         };
+        let asker = (question.mac().unwrap_or_default(), question.xid);
+        if self.service == Service::Proxy && question.options.message_type() == Ok(Some(MessageType::REQUEST)) {
+            repeats.heard(asker);
+        }
+        let Some((packet, to)) = self.answer(&question, peer) else { return };
+        let mut answer = Copy { bytes: Vec::with_capacity(512), to: to.address() };
+        if let Err(error) = packet.encode(&mut answer.bytes) {
+            tracing::error!(error = chain(&error), "a DHCP answer could not be written");
+            return;
+        }
+        self.send(&answer).await;
+        if self.service == Service::Proxy {
+            repeats.sent(Instant::now(), asker, answer);
+        }
+    }
+
+    async fn send(&self, Copy { bytes, to }: &Copy) {
+        if let Err(error) = net::send_from(&self.socket, self.interface.address, bytes, *to).await {
+            count(&self.app.metrics.dhcp, "send_failed");
+            tracing::warn!(error = chain(&error), peer = %to, "a DHCP answer could not be sent");
+        }
+    }
+
+    /// The answer to a packet, if it gets one.
+    pub fn answer(&self, packet: &Packet, peer: SocketAddrV4) -> Option<(Packet, Destination)> {
         let kind = packet.options.message_type().ok().flatten();
         let ours = match self.service {
             // A REQUEST on 67 is for the site's own server.
@@ -124,7 +153,7 @@ impl Server {
             self.count("not_ours");
             return None;
         };
-        let request = decide::read(&packet);
+        let request = decide::read(packet);
         if request.is_none() && self.service != Service::Reservations {
             self.count("not_pxe");
             return None;
@@ -138,12 +167,12 @@ impl Server {
         let span =
             tracing::info_span!("dhcp", iface = interface, %peer, %mac, xid = format_args!("{:08x}", packet.xid));
         let reply = span.in_scope(|| match (self.service, &request) {
-            (Service::Reservations, request) => self.reserve(&packet, kind, request.as_ref()),
+            (Service::Reservations, request) => self.reserve(packet, kind, request.as_ref()),
             (Service::Proxy, Some((request, class))) => {
-                Some(reply::proxy_offer(&packet, &self.decide(request, *class)?))
+                Some(reply::proxy_offer(packet, &self.decide(request, *class)?))
             }
             (Service::BootServer, Some((request, class))) => {
-                Some(reply::boot_server_ack(&packet, &self.decide(request, *class)?, peer))
+                Some(reply::boot_server_ack(packet, &self.decide(request, *class)?, peer))
             }
             (Service::Proxy | Service::BootServer, None) => None,
         })?;

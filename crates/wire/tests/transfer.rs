@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use magnetite_wire::tftp::{
     ErrorCode, Event, Failure, Negotiated, Output, ReadRequest, Transfer,
-    transfer::{Limits, TRIES, TRIES_BEFORE_ACK},
+    transfer::{Limits, PATIENCE, TRIES, TRIES_BEFORE_ACK, TRIES_OF_A_BLOCK},
 };
 use proptest::prelude::*;
 
@@ -120,8 +120,8 @@ fn an_ack_inside_the_window_sends_the_rest_again() {
 
 #[test]
 fn an_address_that_nobody_proved_gets_little() {
-    for oack in [true, false] {
-        let mut transfer = Transfer::new(1 << 20, Negotiated { oack, ..agreed(1468, 16) });
+    for (oack, tries) in [(true, TRIES_BEFORE_ACK), (false, TRIES_OF_A_BLOCK)] {
+        let mut transfer = Transfer::new(1 << 20, Negotiated { oack, ..agreed(if oack { 1468 } else { 512 }, 16) });
         let mut packets = 0;
         let mut outputs = transfer.on(Event::Start);
         while !transfer.is_over() {
@@ -129,9 +129,35 @@ fn an_address_that_nobody_proved_gets_little() {
             outputs = transfer.on(Event::Timer);
         }
         assert_eq!(outputs, [Output::Failed(Failure::Silent)]);
-        assert_eq!(packets, 1 + TRIES_BEFORE_ACK as usize, "whatever the window");
-        assert_eq!((transfer.retries(), transfer.resent()), (2, 2));
+        assert_eq!(packets, 1 + tries as usize, "whatever the window");
+        assert_eq!((transfer.retries(), transfer.resent()), (tries.into(), tries.into()));
     }
+}
+
+/// Bytes out for bytes in, headers counted, towards a client that never acknowledges: at most 3 with options, 25 without.
+#[test]
+fn a_forged_request_is_worth_little() {
+    const HEADERS: usize = 20 + 8;
+    let request = HEADERS + "\0\x01undionly.kpxe\0octet\0".len();
+    let blocks = (HEADERS + 4 + 512) * (1 + TRIES_OF_A_BLOCK as usize);
+    assert!(blocks <= 25 * request, "{blocks} bytes for {request}");
+    let request = request + "tsize\x000\0blksize\x001468\0".len();
+    let oacks = (HEADERS + "\0\x06tsize\x001048576\0blksize\x001468\0".len()) * (1 + TRIES_BEFORE_ACK as usize);
+    assert!(oacks <= 3 * request, "{oacks} bytes for {request}");
+}
+
+/// All three OACKs were lost, or the ACK of each: EDK2 goes on to acknowledge the one that it had, and never asks anew.
+#[test]
+fn a_first_ack_that_comes_late_is_still_heard() {
+    let mut transfer = Transfer::new(1000, agreed(512, 1));
+    transfer.on(Event::Start);
+    assert!(matches!(transfer.on(Event::Timer)[..], [Output::Oack, _]));
+    assert!(matches!(transfer.on(Event::Timer)[..], [Output::Oack, _]) && !transfer.is_quiet());
+    assert_eq!(transfer.on(Event::Timer), [Output::ArmTimer(PATIENCE)], "not a byte more");
+    assert!(transfer.is_quiet());
+    let mut forgotten = transfer.clone();
+    assert!(matches!(transfer.on(Event::Ack(0))[..], [Output::Data { block: 1 }, _]) && !transfer.is_quiet());
+    assert_eq!(forgotten.on(Event::Timer), [Output::Failed(Failure::Silent)]);
 }
 
 #[test]

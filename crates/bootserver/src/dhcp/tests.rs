@@ -12,6 +12,12 @@ fn server(site: &Site, service: Service) -> Server {
     Server::new(socket, service, interface, Arc::clone(&site.app), Arc::default())
 }
 
+impl Server {
+    fn hear(&self, bytes: &[u8], peer: SocketAddrV4) -> Option<(Packet, Destination)> {
+        self.answer(&Packet::decode(bytes).ok()?, peer)
+    }
+}
+
 fn request(mac: &str, kind: MessageType, class: &'static str, ipxe: bool) -> Vec<u8> {
     let persona = Persona { vendor_class: class, ipxe, ..Persona::BIOS };
     bytes(&persona.request(kind, mac.parse::<MacAddr>().unwrap().0, None, 7))
@@ -32,12 +38,11 @@ async fn declared_boxes_are_answered_and_nobody_else() {
     let file =
         |answer: Option<(Packet, Destination)>| answer.map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap());
     let mine = crate::fixtures::MAC;
-    let loader =
-        file(proxy.answer(&request(mine, MessageType::DISCOVER, "PXEClient:Arch:00000", false), PEER)).unwrap();
+    let loader = file(proxy.hear(&request(mine, MessageType::DISCOVER, "PXEClient:Arch:00000", false), PEER)).unwrap();
     assert_eq!(Path::new(&loader).file_name().unwrap(), "undionly.kpxe");
-    let script = file(proxy.answer(&request(mine, MessageType::DISCOVER, "PXEClient", true), PEER)).unwrap();
+    let script = file(proxy.hear(&request(mine, MessageType::DISCOVER, "PXEClient", true), PEER)).unwrap();
     assert!(script.starts_with("http://127.0.0.1:8080/m/") && script.ends_with("/x86_64/boot.ipxe"), "{script}");
-    assert_eq!(file(boot.answer(&request(mine, MessageType::REQUEST, "PXEClient", false), PEER)).unwrap(), loader);
+    assert_eq!(file(boot.hear(&request(mine, MessageType::REQUEST, "PXEClient", false), PEER)).unwrap(), loader);
     // The choice of the site's own server, a DISCOVER of no firmware, and a stranger.
     for bytes in [
         request(mine, MessageType::REQUEST, "PXEClient", false),
@@ -45,7 +50,7 @@ async fn declared_boxes_are_answered_and_nobody_else() {
         request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false),
         vec![1; 12],
     ] {
-        assert!(proxy.answer(&bytes, PEER).is_none());
+        assert!(proxy.hear(&bytes, PEER).is_none());
     }
 }
 
@@ -55,7 +60,7 @@ async fn strangers_get_ipxe_where_serial_numbers_are_asked_for() {
     let proxy = server(&site, Service::Proxy);
     let file = |ipxe| {
         let bytes = request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", ipxe);
-        proxy.answer(&bytes, PEER).map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap())
+        proxy.hear(&bytes, PEER).map(|(packet, _)| String::from_utf8(packet.bootfile()).unwrap())
     };
     assert_eq!(file(false).unwrap(), "undionly.kpxe");
     assert_eq!(file(true).unwrap(), "http://127.0.0.1:8080/identify.ipxe");
@@ -66,13 +71,13 @@ async fn a_stranger_is_remembered_once_and_only_so_many() {
     let site = Site::new().await;
     let proxy = server(&site, Service::Proxy);
     for _ in 0..3 {
-        proxy.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false), PEER);
+        proxy.hear(&request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false), PEER);
     }
     assert_eq!(proxy.strangers.len(), 1);
     for number in 0..5000u16 {
         let [high, low] = number.to_be_bytes();
         let mac = format!("52:54:00:77:{high:02x}:{low:02x}");
-        proxy.answer(&request(&mac, MessageType::DISCOVER, "PXEClient", false), PEER);
+        proxy.hear(&request(&mac, MessageType::DISCOVER, "PXEClient", false), PEER);
     }
     assert_eq!(proxy.strangers.len(), strangers::MOST);
 }
@@ -108,7 +113,7 @@ async fn an_unknown_box_is_counted_each_time_and_logged_once() {
     let site = Site::new().await;
     let proxy = server(&site, Service::Proxy);
     for _ in 0..3 {
-        proxy.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false), PEER);
+        proxy.hear(&request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false), PEER);
     }
     assert_eq!(site.counted(&site.app.metrics.dhcp, "unknown"), 3);
     assert!(!proxy.strangers.is_new("52:54:00:99:99:99".parse().unwrap()));
@@ -119,7 +124,7 @@ async fn an_unknown_box_is_counted_each_time_and_logged_once() {
 async fn who_cannot_be_helped_gets_no_offer() {
     let site = Site::with(|app| app.loaders.clear()).await;
     let proxy = server(&site, Service::Proxy);
-    let ask = |mac, ipxe| proxy.answer(&request(mac, MessageType::DISCOVER, "PXEClient", ipxe), PEER);
+    let ask = |mac, ipxe| proxy.hear(&request(mac, MessageType::DISCOVER, "PXEClient", ipxe), PEER);
     assert!(ask(crate::fixtures::MAC, false).is_none(), "a loader that is not there is not offered");
     assert_eq!(site.counted(&site.app.metrics.dhcp, "no_loader"), 1);
     assert!(ask(crate::fixtures::MAC, true).is_some(), "iPXE needs none");
@@ -137,7 +142,7 @@ async fn one_box_gone_mad_is_not_answered_more_than_it_can_use() {
     let site = Site::with(|app| app.limits.dhcp = crate::limits::Limiter::new(2)).await;
     let proxy = server(&site, Service::Proxy);
     let asked = request(crate::fixtures::MAC, MessageType::DISCOVER, "PXEClient", true);
-    let answered = (0..50).filter(|_| proxy.answer(&asked, PEER).is_some()).count();
+    let answered = (0..50).filter(|_| proxy.hear(&asked, PEER).is_some()).count();
     // Two a second, and the second may turn meanwhile.
     assert!((2..=4).contains(&answered), "{answered}");
     assert!(site.counted(&site.app.metrics.dhcp, "too_many") >= 46);
@@ -151,7 +156,7 @@ async fn the_link_of_an_offer_fits_and_is_good_for_its_machine() {
     .await;
     let proxy = server(&site, Service::Proxy);
     let (packet, _) =
-        proxy.answer(&request(crate::fixtures::MAC, MessageType::DISCOVER, "PXEClient", true), PEER).unwrap();
+        proxy.hear(&request(crate::fixtures::MAC, MessageType::DISCOVER, "PXEClient", true), PEER).unwrap();
     let link = String::from_utf8(packet.bootfile()).unwrap();
     assert!(link.len() < 128, "{link}");
     let parts: Vec<_> = link.split('/').collect();
@@ -177,24 +182,24 @@ async fn a_declared_address_is_given_to_its_machine_and_to_nobody_else() {
     let site = with_address(|spec| spec.address = Some("127.0.0.21/24".parse().unwrap())).await;
     let server = server(&site, Service::Reservations);
     let mine = crate::fixtures::MAC;
-    let (offer, to) = server.answer(&request(mine, MessageType::DISCOVER, "PXEClient", false), PEER).unwrap();
+    let (offer, to) = server.hear(&request(mine, MessageType::DISCOVER, "PXEClient", false), PEER).unwrap();
     assert_eq!((offer.yiaddr, to), (Ipv4Addr::new(127, 0, 0, 21), Destination::Broadcast));
     assert!(offer.bootfile().ends_with(b"undionly.kpxe"));
     // The system that was booted asks too, and boots nothing.
-    let (offer, _) = server.answer(&request(mine, MessageType::DISCOVER, "systemd", false), PEER).unwrap();
+    let (offer, _) = server.hear(&request(mine, MessageType::DISCOVER, "systemd", false), PEER).unwrap();
     assert!(offer.bootfile().is_empty() && offer.yiaddr == Ipv4Addr::new(127, 0, 0, 21));
     let mut choice = Persona::BIOS.request(MessageType::REQUEST, mine.parse::<MacAddr>().unwrap().0, None, 8);
     choice.options.push(OptionCode::SERVER_ID, Ipv4Addr::LOCALHOST.octets());
     choice.options.push(OptionCode::REQUESTED_IP, [127, 0, 0, 99]);
-    let (nak, _) = server.answer(&bytes(&choice), PEER).unwrap();
+    let (nak, _) = server.hear(&bytes(&choice), PEER).unwrap();
     assert_eq!(nak.options.message_type().unwrap(), Some(MessageType::NAK));
-    assert!(server.answer(&request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false), PEER).is_none());
+    assert!(server.hear(&request("52:54:00:99:99:99", MessageType::DISCOVER, "PXEClient", false), PEER).is_none());
     let counts = ["offered", "refused", "unknown"].map(|outcome| site.counted(&site.app.metrics.dhcp, outcome));
     assert_eq!(counts, [2, 1, 1]);
 
     let none = Site::new().await;
     let server = self::server(&none, Service::Reservations);
-    assert!(server.answer(&request(mine, MessageType::DISCOVER, "PXEClient", false), PEER).is_none(), "no address");
+    assert!(server.hear(&request(mine, MessageType::DISCOVER, "PXEClient", false), PEER).is_none(), "no address");
     assert_eq!(none.counted(&none.app.metrics.dhcp, "no_address"), 1);
 }
 
@@ -207,13 +212,13 @@ async fn a_machine_may_be_told_its_loader_on_4011_and_may_name_it() {
     let asked = request(crate::fixtures::MAC, MessageType::DISCOVER, "PXEClient", false);
     let later = magnetite_api::netboot::ProxyDialect::BootServer;
     let site = with_address(|spec| spec.netboot = netboot(None, Some(later))).await;
-    let (offer, _) = server(&site, Service::Proxy).answer(&asked, PEER).unwrap();
+    let (offer, _) = server(&site, Service::Proxy).hear(&asked, PEER).unwrap();
     assert!(offer.bootfile().is_empty() && offer.options.get(OptionCode::VENDOR).is_none());
     let ask = request(crate::fixtures::MAC, MessageType::REQUEST, "PXEClient", false);
-    let (ack, _) = server(&site, Service::BootServer).answer(&ask, PEER).unwrap();
+    let (ack, _) = server(&site, Service::BootServer).hear(&ask, PEER).unwrap();
     assert!(ack.bootfile().ends_with(b"undionly.kpxe"));
     let site = with_address(|spec| spec.netboot = netboot(Some("own.kpxe"), None)).await;
-    assert!(server(&site, Service::Proxy).answer(&asked, PEER).is_none(), "not there");
+    assert!(server(&site, Service::Proxy).hear(&asked, PEER).is_none(), "not there");
     let failure = site.app.records.all()["box"].boot.failure.clone().unwrap();
     assert_eq!(failure.reason, "NoLoader");
 }

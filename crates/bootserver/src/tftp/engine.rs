@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, VecDeque},
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, UdpSocket},
     os::{fd::AsFd, unix::net::UnixStream},
@@ -18,7 +18,7 @@ use std::{
 use magnetite_daemon::log::chain;
 use magnetite_wire::tftp::{
     ErrorCode, Event, Negotiated, Packet, ReadRequest, Step,
-    transfer::{Limits, RETRANSMIT},
+    transfer::{Limits, PATIENCE, RETRANSMIT},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -43,8 +43,10 @@ pub struct Engine {
     limits: Limits,
     app: Arc<App>,
     sessions: HashMap<Key, Session>,
-    /// Transfers of each client.
+    /// Transfers of each client, the quiet ones apart.
     clients: HashMap<IpAddr, usize>,
+    /// Transfers that only wait for an ACK, the oldest first, and some that did once. They give way to whoever needs room.
+    quiet: VecDeque<(Key, u64)>,
     /// One entry for each transfer, no later than its timer: which is moved with every packet, and looked at twice a second.
     timers: BinaryHeap<Reverse<(Instant, u64, Key)>>,
     /// Counts transfers.
@@ -64,6 +66,7 @@ impl Engine {
             app,
             sessions: HashMap::new(),
             clients: HashMap::new(),
+            quiet: VecDeque::new(),
             timers: BinaryHeap::new(),
             started: 0,
             stopping: false,
@@ -168,7 +171,7 @@ impl Engine {
         let Some(key) = self.place(peer, request) else { return };
         let most = self.app.limits.transfers;
         let of_client = self.clients.get(&peer.ip()).copied().unwrap_or(0);
-        if self.sessions.len() >= MOST {
+        if self.sessions.len() >= MOST && !self.make_room() {
             count(&self.app.metrics.tftp, "too_many");
             return;
         }
@@ -190,6 +193,12 @@ impl Engine {
     fn place(&mut self, peer: SocketAddr, request: &ReadRequest) -> Option<Key> {
         let first = usize::from(self.sockets.len() > 1);
         let mut keys = (first..self.sockets.len()).map(|socket| (socket, peer));
+        // A client that asks again from the same port has not heard our answer to what it asked before.
+        let quiet = |key: &Key| self.sessions.get(key).is_some_and(|session| session.transfer.is_quiet());
+        if let Some(key) = keys.clone().find(quiet) {
+            self.end(key, "silent");
+            return Some(key);
+        }
         if let Some(key) = keys.find(|key| !self.sessions.contains_key(key)) {
             return Some(key);
         }
@@ -203,12 +212,22 @@ impl Engine {
 
     fn event(&mut self, key: Key, event: Event) {
         let Some((session, socket)) = self.sessions.get_mut(&key).zip(self.sockets.get(key.0)) else { return };
+        let was_quiet = session.transfer.is_quiet();
         let step = session.transfer.step(event);
+        if was_quiet && !session.transfer.is_quiet() {
+            *self.clients.entry(key.1.ip()).or_default() += 1;
+        }
         let outcome = match step {
             Step::Nothing => return,
             Step::Oack | Step::Blocks { .. } => {
                 session.timer = self.now + RETRANSMIT;
                 session.send(socket, key.1, step);
+                return;
+            }
+            Step::Quiet => {
+                session.timer = self.now + PATIENCE;
+                let id = session.id;
+                self.fell_quiet(key, id);
                 return;
             }
             Step::Done => "done",
@@ -217,13 +236,44 @@ impl Engine {
         self.end(key, outcome);
     }
 
-    fn end(&mut self, (socket, peer): Key, outcome: &'static str) {
-        let Some(session) = self.sessions.remove(&(socket, peer)) else { return };
-        if let Some(places) = self.clients.get_mut(&peer.ip()) {
+    fn fell_quiet(&mut self, key: Key, id: u64) {
+        self.less_of(key.1.ip());
+        // All have the same patience, so those that are over are the oldest.
+        while self.quiet.front().is_some_and(|(key, id)| !self.is_quiet(*key, *id)) {
+            self.quiet.pop_front();
+        }
+        self.quiet.push_back((key, id));
+    }
+
+    fn is_quiet(&self, key: Key, id: u64) -> bool {
+        self.sessions.get(&key).is_some_and(|session| session.id == id && session.transfer.is_quiet())
+    }
+
+    /// Ends the oldest transfer that only waits for an ACK; whether there was one.
+    fn make_room(&mut self) -> bool {
+        while let Some((key, id)) = self.quiet.pop_front() {
+            if self.is_quiet(key, id) {
+                self.end(key, "silent");
+                return true;
+            }
+        }
+        false
+    }
+
+    fn less_of(&mut self, client: IpAddr) {
+        if let Some(places) = self.clients.get_mut(&client) {
             *places = places.saturating_sub(1);
             if *places == 0 {
-                self.clients.remove(&peer.ip());
+                self.clients.remove(&client);
             }
+        }
+    }
+
+    fn end(&mut self, (socket, peer): Key, outcome: &'static str) {
+        let Some(session) = self.sessions.remove(&(socket, peer)) else { return };
+        // A quiet one was taken off the count when it fell quiet.
+        if !session.transfer.is_quiet() {
+            self.less_of(peer.ip());
         }
         session.over(&self.app, peer, outcome);
     }

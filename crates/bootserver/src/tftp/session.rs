@@ -38,9 +38,9 @@ impl Session {
         Self { id, transfer, timer, request: request.clone(), agreed, file, segments: true }
     }
 
-    /// True if the request is the one that this transfer is for, and the client has not answered yet.
+    /// True if the request is the one that this transfer is for, the client has not answered yet, and the next word is ours.
     pub fn is_unanswered(&self, request: &ReadRequest) -> bool {
-        !self.transfer.is_heard() && self.request == *request
+        !self.transfer.is_heard() && !self.transfer.is_quiet() && self.request == *request
     }
 
     /// Sends what a step wants sent. What a full buffer, or a client that is gone, swallows, the timer sends again.
@@ -60,7 +60,7 @@ impl Session {
                 });
                 send::blocks(socket, peer, blocks, agreed.block_size, segments);
             }
-            Step::Nothing | Step::Done | Step::Failed(_) => {}
+            Step::Nothing | Step::Quiet | Step::Done | Step::Failed(_) => {}
         }
     }
 

@@ -3,8 +3,10 @@
 //! Three rules, each with a scar behind it. DATA is sent again only when a timer says so, never on a duplicate
 //! ACK (RFC 1123, 4.2.3.1: the Sorcerer's Apprentice). Until the first ACK proves that the address is real,
 //! at most two copies more are sent, else a forged request makes us an amplifier (the published factor for
-//! TFTP is about 60). After it the timer is short and patient: at 20 % loss, 0.5 s and 20 tries finish
-//! every file, the usual 3 s and 5 tries hardly any.
+//! TFTP is about 60); then nothing is sent, but an ACK is still waited for: all copies of ours, or the client's
+//! ACK of each, may have been lost, and EDK2 sends that ACK for 24 s and never asks anew. After the first ACK the
+//! timer is short and patient: at 20 % loss, 0.5 s and 20 tries finish every file, the usual 3 s and 5 tries
+//! hardly any.
 
 use std::{ops::Range, time::Duration};
 
@@ -12,8 +14,13 @@ use super::packet::{ErrorCode, ReadRequest};
 
 /// The pause before something is sent again.
 pub const RETRANSMIT: Duration = Duration::from_millis(500);
-/// Tries again before the client's first ACK.
+/// Tries again before the client's first ACK of an OACK.
 pub const TRIES_BEFORE_ACK: u32 = 2;
+/// Tries again before the first ACK where no option was asked for: the answer is a block of 512 bytes to a request of some
+/// twenty, and a second copy of it would be more than 25 bytes for each one, headers counted.
+pub const TRIES_OF_A_BLOCK: u32 = 1;
+/// How long a first ACK is waited for when nothing is sent any more: EDK2 tries six times, four seconds apart.
+pub const PATIENCE: Duration = Duration::from_secs(25);
 /// Tries again after it, for one block.
 pub const TRIES: u32 = 20;
 /// Block size without the option (RFC 1350).
@@ -118,6 +125,8 @@ pub enum Step {
         /// The last of them.
         last: u64,
     },
+    /// Send nothing more, and set the timer to [`PATIENCE`]: only an ACK brings this transfer back.
+    Quiet,
     /// The whole file is acknowledged.
     Done,
     /// It is over without that.
@@ -221,6 +230,20 @@ impl Transfer {
         self.heard
     }
 
+    /// True from when nothing is sent any more, until the ACK that is waited for: whoever needs its room may have it.
+    pub fn is_quiet(&self) -> bool {
+        !self.heard && self.tries > self.most_tries()
+    }
+
+    /// Tries again for what is awaited now.
+    fn most_tries(&self) -> u32 {
+        match (self.heard, self.agreed.oack) {
+            (true, _) => TRIES,
+            (false, true) => TRIES_BEFORE_ACK,
+            (false, false) => TRIES_OF_A_BLOCK,
+        }
+    }
+
     /// True once it is done or failed.
     pub fn is_over(&self) -> bool {
         self.over
@@ -235,6 +258,7 @@ impl Transfer {
                 let blocks = (first..=last).map(|block| Output::Data { block });
                 blocks.chain([Output::ArmTimer(RETRANSMIT)]).collect()
             }
+            Step::Quiet => vec![Output::ArmTimer(PATIENCE)],
             Step::Done => vec![Output::Done],
             Step::Failed(failure) => vec![Output::Failed(failure)],
         }
@@ -306,11 +330,14 @@ impl Transfer {
     }
 
     fn timer(&mut self) -> Step {
-        let most = if self.heard { TRIES } else { TRIES_BEFORE_ACK };
-        if self.tries >= most {
+        let most = self.most_tries();
+        if self.tries > most || (self.heard && self.tries == most) {
             return self.fail(Failure::Silent);
         }
         self.tries = self.tries.saturating_add(1);
+        if self.tries > most {
+            return Step::Quiet;
+        }
         self.retries = self.retries.saturating_add(1);
         self.next = self.acked.saturating_add(1);
         self.send()
