@@ -152,7 +152,7 @@ impl Machine {
             }
             Stage::Loading(transfer) => {
                 let ((waits, tries), (bytes, to)) = (transfer.waits(), transfer.last());
-                (waits.after(tries).ok_or("TFTP: no answer"), Effect::Tftp(to, bytes))
+                (waits.after(tries).ok_or(transfer.awaited()), Effect::Tftp(to, bytes))
             }
             Stage::Off | Stage::Script | Stage::Booted => return,
         };

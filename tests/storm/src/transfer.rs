@@ -78,6 +78,16 @@ impl Transfer {
         (self.last.clone(), self.peer.unwrap_or(self.server))
     }
 
+    /// What does not come, if nothing comes.
+    pub fn awaited(&self) -> &'static str {
+        match (self.stage, self.peer, self.came) {
+            (Stage::Size, ..) => "TFTP: no answer to the question for the size",
+            (Stage::File, None, _) => "TFTP: no answer to the request",
+            (Stage::File, Some(_), 0) => "TFTP: no first block",
+            (Stage::File, Some(_), _) => "TFTP: no next block",
+        }
+    }
+
     /// The timer of the present wait.
     pub fn waits(&self) -> (Waits, usize) {
         (PXE_TFTP, self.tries)
@@ -118,13 +128,13 @@ impl Transfer {
             self.last = self.request();
             return Step::Again(b"\0\x05\0\x08User aborted the transfer\0".to_vec());
         }
-        self.peer = Some(from);
+        (self.peer, self.tries) = (Some(from), 0);
         self.acknowledge()
     }
 
     fn acknowledge(&mut self) -> Step {
         let [.., high, low] = self.came.to_be_bytes();
-        (self.unacknowledged, self.tries) = (0, 0);
+        self.unacknowledged = 0;
         self.last = vec![0, 4, high, low];
         Step::Send(self.last.clone())
     }
@@ -136,15 +146,13 @@ impl Transfer {
         self.peer = Some(from);
         if usize::from(number) != (self.came + 1) & 0xffff {
             // EDK2 acknowledges again what it has, for every block that is not the next one.
-            let [.., high, low] = self.came.to_be_bytes();
-            self.unacknowledged = 0;
-            return Step::Send(vec![0, 4, high, low]);
+            return self.acknowledge();
         }
         let at = self.came * self.block;
         if self.file.get(at..at + data.len()) != Some(data) {
             return Step::Broken(format!("block {number} is not the file's"));
         }
-        self.came += 1;
+        (self.came, self.tries) = (self.came + 1, 0);
         self.unacknowledged += 1;
         if data.len() < self.block {
             return match self.acknowledge() {

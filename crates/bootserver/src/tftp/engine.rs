@@ -47,7 +47,8 @@ pub struct Engine {
     clients: HashMap<IpAddr, usize>,
     /// Transfers that only wait for an ACK, the oldest first, and some that did once. They give way to whoever needs room.
     quiet: VecDeque<(Key, u64)>,
-    /// One entry for each transfer, no later than its timer: which is moved with every packet, and looked at twice a second.
+    /// One entry for each transfer, no later than its timer: which is moved with every packet, and looked at twice a second. Another
+    /// entry than that of the session's next look is stale.
     timers: BinaryHeap<Reverse<(Instant, u64, Key)>>,
     /// Counts transfers.
     started: u64,
@@ -216,6 +217,9 @@ impl Engine {
         let step = session.transfer.step(event);
         if was_quiet && !session.transfer.is_quiet() {
             *self.clients.entry(key.1.ip()).or_default() += 1;
+            // Its timer is far off, and must not be.
+            session.look = self.now + RETRANSMIT;
+            self.timers.push(Reverse((session.look, session.id, key)));
         }
         let outcome = match step {
             Step::Nothing => return,
@@ -284,10 +288,13 @@ impl Engine {
             && at <= self.now
         {
             self.timers.pop();
-            if self.sessions.get(&key).is_some_and(|session| session.id == id && session.timer <= self.now) {
+            let current = |session: &&mut Session| session.id == id && session.look == at;
+            let Some(session) = self.sessions.get_mut(&key).filter(current) else { continue };
+            if session.timer <= self.now {
                 self.event(key, Event::Timer);
             }
-            if let Some(session) = self.sessions.get(&key).filter(|session| session.id == id) {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.look = session.timer;
                 self.timers.push(Reverse((session.timer, id, key)));
             }
         }

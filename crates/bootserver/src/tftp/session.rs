@@ -25,6 +25,8 @@ pub struct Session {
     pub transfer: Transfer,
     /// When something is sent again.
     pub timer: Instant,
+    /// When the timer is looked at next: no later than it goes off.
+    pub look: Instant,
     request: ReadRequest,
     agreed: Negotiated,
     file: Asked,
@@ -35,7 +37,7 @@ pub struct Session {
 impl Session {
     pub fn new(id: u64, request: &ReadRequest, agreed: Negotiated, file: Asked, timer: Instant) -> Self {
         let transfer = Transfer::new(file.bytes.len() as u64, agreed);
-        Self { id, transfer, timer, request: request.clone(), agreed, file, segments: true }
+        Self { id, transfer, timer, look: timer, request: request.clone(), agreed, file, segments: true }
     }
 
     /// True if the request is the one that this transfer is for, the client has not answered yet, and the next word is ours.
