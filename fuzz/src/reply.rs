@@ -149,7 +149,7 @@ fn decision(request: &Packet) {
     let arches = options.arches().unwrap_or_default().into_iter().map(|arch| arch.0).collect();
     let uuid = options.smbios_uuid().unwrap_or_default().map(MachineUuid::from_smbios);
     let identity = Identity { mac: request.mac().map(MacAddr), uuid, serial: None };
-    let asked = Request { class, arches, ipxe: options.is_ipxe(), identity };
+    let asked = Request { class, arches, ipxe: options.is_ipxe(), https: options.ipxe_has_https(), identity };
     let netboot = NetbootSpec::default();
     if let Some(platform) = ladder::platform(&asked) {
         let loader = ladder::loader(platform, &netboot, &[], |_| true);

@@ -20,6 +20,8 @@ pub struct Request {
     pub arches: Vec<u16>,
     /// True if the client is iPXE: user class `iPXE` (option 77) or iPXE's own options (175).
     pub ipxe: bool,
+    /// True if it is an iPXE that has HTTPS, by its feature flags (option 175). Those that do not say have none.
+    pub https: bool,
     /// Who it says it is.
     pub identity: Identity,
 }

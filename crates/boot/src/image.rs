@@ -190,7 +190,8 @@ mod tests {
             (Pxe, 22, arm),
             (Http, 19, arm),
         ] {
-            let request = Request { class, arches: vec![code], ipxe: false, identity: Identity::default() };
+            let request =
+                Request { class, arches: vec![code], ipxe: false, https: false, identity: Identity::default() };
             let platform = crate::ladder::platform(&request).unwrap();
             let through = images.map(|image| Image::of(image).contradicts(platform.architecture).is_none());
             assert_eq!(through, wanted, "code {code}");

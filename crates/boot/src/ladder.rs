@@ -131,7 +131,7 @@ mod tests {
 
     fn request(class: ClientClass, arches: &[u16], mac: &str) -> Request {
         let identity = Identity { mac: mac.parse().ok(), ..Identity::default() };
-        Request { class, arches: arches.to_vec(), ipxe: false, identity }
+        Request { class, arches: arches.to_vec(), ipxe: false, https: false, identity }
     }
 
     #[rstest]

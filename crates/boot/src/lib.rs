@@ -14,6 +14,7 @@ pub mod image;
 pub mod ladder;
 pub mod plan;
 pub mod render;
+pub mod scheme;
 pub mod script;
 pub mod select;
 pub mod site;

@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn request(ipxe: bool, class: ClientClass, arch: u16) -> Request {
-        Request { class, arches: vec![arch], ipxe, identity: Identity::default() }
+        Request { class, arches: vec![arch], ipxe, https: false, identity: Identity::default() }
     }
 
     #[test]

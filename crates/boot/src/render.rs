@@ -44,11 +44,13 @@ impl RenderError {
     }
 }
 
-/// Where the machine fetches its things: all below one URL that carries its capability.
+/// Where the machine fetches its things: all below one path that carries its capability.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Links {
-    /// `http://<address>:<port>/m/<id>/<capability>`, without a slash at its end.
+    /// What iPXE fetches: `http://<address>:<port>/m/<id>/<capability>/<architecture>`, without a slash at its end.
     pub base: String,
+    /// What the system fetches that it starts: the same, over HTTPS only if systems trust us.
+    pub system: String,
 }
 
 impl Links {
@@ -66,11 +68,11 @@ impl Links {
     }
     /// One further file.
     pub fn file(&self, name: &str) -> String {
-        format!("{}/files/{name}", self.base)
+        format!("{}/files/{name}", self.system)
     }
     /// The Ignition config.
     pub fn ignition(&self) -> String {
-        format!("{}/config.ign", self.base)
+        format!("{}/config.ign", self.system)
     }
 }
 
@@ -112,7 +114,7 @@ fn facts(profile: &Profile, machine: &Machine, architecture: Architecture, links
             labels => machine.labels().clone(),
         },
         profile => context! { name => profile.name_any(), revision => profile.spec.revision() },
-        boot => context! { url => links.base.clone(), ignition_url => links.ignition(), arch => architecture.as_str() },
+        boot => context! { url => links.system.clone(), ignition_url => links.ignition(), arch => architecture.as_str() },
         files,
         vars,
     }
@@ -260,7 +262,8 @@ pub fn check(profile: &Profile, ignition: Option<&str>) -> Result<(), RenderErro
 /// # Errors
 /// The first field that does not render.
 pub fn dry_run(profile: &Profile, machine: &Machine, template: Option<&str>) -> Result<(), RenderError> {
-    let links = Links { base: "http://192.0.2.1:8080/m/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned() };
+    let base = "http://192.0.2.1:8080/m/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned();
+    let links = Links { system: base.clone(), base };
     let agent = AgentLink::sample();
     for (architecture, _) in profile.spec.boot.architectures() {
         script(profile, machine, architecture, &links)?;

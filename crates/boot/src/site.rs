@@ -6,10 +6,11 @@ use magnetite_api::{Architecture, Machine, machine::IntentStatus};
 
 use crate::{
     capability::{CapabilityKey, Purpose, machine_id, machine_key},
-    client::ClientClass,
+    client::{ClientClass, Request},
     ladder::Platform,
     plan::Answer,
     render::{AgentLink, Links},
+    scheme::{Scheme, Trust},
 };
 
 /// How long a link to a script is good, in seconds: from the OFFER to iPXE's request for it.
@@ -22,14 +23,39 @@ const AFTER_WINDOW: u64 = 60 * 60;
 pub struct Site<'a> {
     /// The address that machines reach it at.
     pub address: IpAddr,
+    /// By which protocol whoever is spoken to goes on.
+    pub scheme: Scheme,
     /// TCP port of plain HTTP.
     pub http_port: u16,
+    /// The same over TLS.
+    pub tls: Tls,
     /// TCP port of the agents' HTTPS.
     pub https_port: u16,
     /// Key of capability URLs.
     pub key: &'a CapabilityKey,
     /// Pin of the agents' TLS.
     pub pin: &'a str,
+}
+
+/// What is served over plain HTTP, over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tls {
+    /// TCP port.
+    pub port: u16,
+    /// Who is sent there.
+    pub trust: Trust,
+}
+
+impl<'a> Site<'a> {
+    /// A boot server without HTTPS but for the agents.
+    pub fn plain(address: IpAddr, http_port: u16, https_port: u16, key: &'a CapabilityKey, pin: &'a str) -> Self {
+        Self { address, scheme: Scheme::Http, http_port, tls: Tls::default(), https_port, key, pin }
+    }
+
+    /// As it is told to a client that asked by DHCP.
+    pub fn told(self, request: &Request) -> Self {
+        Self { scheme: self.tls.trust.scheme(request), ..self }
+    }
 }
 
 impl Site<'_> {
@@ -40,12 +66,21 @@ impl Site<'_> {
         }
     }
 
-    /// `http://<address>:<port>`.
+    /// `http://<address>:<port>`, or the same with `https`.
     pub fn base(&self) -> String {
-        format!("http://{}", self.authority(self.http_port))
+        self.by(self.scheme)
     }
 
-    /// Links for a machine: short ones for its script, and for what the script leads to as long as its window is open.
+    fn by(&self, scheme: Scheme) -> String {
+        let port = match scheme {
+            Scheme::Http => self.http_port,
+            Scheme::Https => self.tls.port,
+        };
+        format!("{}://{}", scheme.as_str(), self.authority(port))
+    }
+
+    /// Links for a machine: short ones for its script, and for what the script leads to as long as its window is open. What iPXE
+    /// fetches comes as the script does; what the system fetches comes as the site's systems trust.
     pub fn links(
         &self,
         machine: &Machine,
@@ -55,7 +90,8 @@ impl Site<'_> {
     ) -> Links {
         let expires = now.saturating_add(SCRIPT_LINK).max(window_end(intent));
         let cap = self.key.mint(Purpose::Boot, &machine_key(machine), machine.wanted_intent(), expires);
-        Links { base: format!("{}/m/{}/{cap}/{architecture}", self.base(), machine_id(machine)) }
+        let path = format!("/m/{}/{cap}/{architecture}", machine_id(machine));
+        Links { base: self.base() + &path, system: self.by(self.tls.trust.of_system()) + &path }
     }
 
     /// The link of an OFFER.
@@ -79,12 +115,18 @@ impl Site<'_> {
     /// What a loader runs on its own (iPXE 1.21.1+git and later asks for `autoexec.ipxe` beside itself): it asks for an address until it has one, where
     /// iPXE by itself asks once and gives up, and then for the machine's script.
     pub fn autoexec(&self, machine: &Machine, architecture: Architecture, now: u64) -> String {
-        let link = self.script_link(machine, architecture, now);
+        let chain = |scheme| {
+            let link = Self { scheme, ..*self }.script_link(machine, architecture, now);
+            format!("chain --replace --autofree {link} || ")
+        };
+        let mut chains = chain(self.scheme);
+        if self.scheme == Scheme::Http && self.tls.trust.ipxe {
+            // It came by TFTP, and nobody knows which iPXE asked: one without HTTPS says so at once and goes on.
+            chains.insert_str(0, &chain(Scheme::Https));
+        }
         // Over IPv6 it is a router that must be heard; iPXE's `dhcp` is DHCPv4 alone.
         let configure = if self.address.is_ipv6() { "ifconf --configurator ipv6" } else { "dhcp" };
-        format!(
-            "#!ipxe\n:address\n{configure} || goto again\nchain --replace --autofree {link} || goto again\n:again\nsleep 1\ngoto address\n"
-        )
+        format!("#!ipxe\n:address\n{configure} || goto again\n{chains}goto again\n:again\nsleep 1\ngoto address\n")
     }
 
     /// What the agent is told. `verification`: the digest of its binary as Ignition writes one.
@@ -99,7 +141,7 @@ impl Site<'_> {
         let expires = now.max(window_end(intent)).saturating_add(AFTER_WINDOW);
         let cap = self.key.mint(Purpose::Agent, &machine_key(machine), machine.wanted_intent(), expires);
         AgentLink {
-            url: format!("{}/agent", links.base),
+            url: format!("{}/agent", links.system),
             verification: verification.to_owned(),
             server: format!("https://{}/a/{}/{cap}", self.authority(self.https_port), machine_id(machine)),
             pin: self.pin.to_owned(),
@@ -118,9 +160,15 @@ mod tests {
     use crate::{client::Request, fixtures::machine, fleet::Identity, ladder};
 
     fn site(key: &CapabilityKey, address: &str) -> String {
-        let site = Site { address: address.parse().unwrap(), http_port: 8080, https_port: 8443, key, pin: "sha256/00" };
+        let site = Site::plain(address.parse().unwrap(), 8080, 8443, key, "sha256/00");
         let machine = machine("box").arc();
-        let request = Request { class: ClientClass::Pxe, arches: vec![7], ipxe: false, identity: Identity::default() };
+        let request = Request {
+            class: ClientClass::Pxe,
+            arches: vec![7],
+            ipxe: false,
+            https: false,
+            identity: Identity::default(),
+        };
         let answer = Answer::Loader { platform: ladder::platform(&request).unwrap(), file: "snponly.efi".into() };
         let tftp = site.bootfile(&answer, ClientClass::Pxe, &machine, 0).unwrap();
         let http = site.bootfile(&answer, ClientClass::Http, &machine, 0).unwrap();
@@ -137,7 +185,7 @@ mod tests {
     #[test]
     fn a_loader_asks_until_it_has_an_address() {
         let key = CapabilityKey::new([7; 32]);
-        let site = Site { address: [10, 0, 0, 1].into(), http_port: 80, https_port: 443, key: &key, pin: "sha256/00" };
+        let site = Site::plain([10, 0, 0, 1].into(), 80, 443, &key, "sha256/00");
         let script = site.autoexec(&machine("box").arc(), Architecture::Aarch64, 0);
         assert!(script.starts_with("#!ipxe\n") && script.contains("dhcp || goto again"), "{script}");
         assert!(script.contains("/aarch64/boot.ipxe || goto again"), "{script}");
@@ -145,5 +193,77 @@ mod tests {
         let script = six.autoexec(&machine("box").arc(), Architecture::X86_64, 0);
         assert!(script.contains("ifconf --configurator ipv6 || goto again"), "{script}");
         assert!(script.contains(" http://[fd30::1]:80/m/"), "{script}");
+    }
+
+    /// A site with HTTPS that some trust.
+    fn with_tls(key: &CapabilityKey, trust: Trust) -> Site<'_> {
+        let tls = Tls { port: 8444, trust };
+        Site { tls, ..Site::plain([10, 0, 0, 1].into(), 8080, 8443, key, "sha256/00") }
+    }
+
+    /// What iPXE fetches comes as it was asked for, what the system fetches as was said of systems.
+    #[test]
+    fn links_stay_with_their_scheme() {
+        let key = CapabilityKey::new([7; 32]);
+        let machine = machine("box").arc();
+        let system = Trust { system: true, ..Trust::default() };
+        for (scheme, trust, base, below) in [
+            (Scheme::Http, Trust::default(), "http://10.0.0.1:8080/m/", "http://10.0.0.1:8080/m/"),
+            (Scheme::Https, Trust::default(), "https://10.0.0.1:8444/m/", "http://10.0.0.1:8080/m/"),
+            (Scheme::Http, system, "http://10.0.0.1:8080/m/", "https://10.0.0.1:8444/m/"),
+            (Scheme::Https, system, "https://10.0.0.1:8444/m/", "https://10.0.0.1:8444/m/"),
+        ] {
+            let site = Site { scheme, ..with_tls(&key, trust) };
+            let links = site.links(&machine, Architecture::X86_64, None, 0);
+            for link in [links.script(), links.kernel(), links.initrd(0)] {
+                assert!(link.starts_with(base), "{link} {scheme:?} {trust:?}");
+            }
+            let agent = site.agent_link(&machine, &links, "sha512-00", None, 0);
+            for link in [links.ignition(), links.file("rootfs"), agent.url] {
+                assert!(link.starts_with(below), "{link} {scheme:?} {trust:?}");
+            }
+            assert!(agent.server.starts_with("https://10.0.0.1:8443/a/"), "{}", agent.server);
+        }
+    }
+
+    #[test]
+    fn firmware_fetches_its_loader_by_https_only_if_it_trusts_us() {
+        let key = CapabilityKey::new([7; 32]);
+        let machine = machine("box").arc();
+        let request = Request {
+            class: ClientClass::Http,
+            arches: vec![16],
+            ipxe: false,
+            https: false,
+            identity: Identity::default(),
+        };
+        let answer = Answer::Loader { platform: ladder::platform(&request).unwrap(), file: "snponly.efi".into() };
+        for (firmware, want) in [(false, "http://10.0.0.1:8080/ipxe/"), (true, "https://10.0.0.1:8444/ipxe/")] {
+            let site = with_tls(&key, Trust { firmware, ..Trust::default() }).told(&request);
+            let url = site.bootfile(&answer, ClientClass::Http, &machine, 0).unwrap();
+            assert!(url.starts_with(want) && url.ends_with("/snponly.efi"), "{url}");
+        }
+    }
+
+    /// By TFTP nobody knows which iPXE asks; who asked by HTTPS has it.
+    #[test]
+    fn a_loader_s_script_tries_https_and_goes_on_without() {
+        let key = CapabilityKey::new([7; 32]);
+        let site = with_tls(&key, Trust { ipxe: true, ..Trust::default() });
+        let script = |site: Site<'_>| site.autoexec(&machine("box").arc(), Architecture::X86_64, 0);
+        let schemes = |script: &str| {
+            let links = script.lines().find(|line| line.starts_with("chain ")).unwrap();
+            links
+                .split_whitespace()
+                .filter_map(|word| word.split_once("://"))
+                .map(|(scheme, _)| scheme.to_owned())
+                .collect()
+        };
+        let tftp: Vec<_> = schemes(&script(site));
+        assert_eq!(tftp, ["https", "http"]);
+        let https: Vec<_> = schemes(&script(Site { scheme: Scheme::Https, ..site }));
+        assert_eq!(https, ["https"]);
+        let nobody: Vec<_> = schemes(&script(with_tls(&key, Trust::default())));
+        assert_eq!(nobody, ["http"]);
     }
 }

@@ -10,7 +10,7 @@ use magnetite_api::{Architecture, Machine, machine::IntentStatus};
 use magnetite_boot::{
     capability::{CapabilityKey, Purpose, machine_key},
     render::{AgentLink, Links},
-    site::Site,
+    site::{Site, Tls},
 };
 
 use tokio::sync::Semaphore;
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::{
     args::LimitArgs,
     artifacts::{Checked, Library},
-    http::Passed,
+    http::{Passed, Reached},
     limits::Limiter,
     metrics::Metrics,
     net::Interface,
@@ -95,6 +95,8 @@ pub struct App {
     pub http_port: u16,
     /// HTTPS port.
     pub https_port: u16,
+    /// What is served over HTTP, over TLS.
+    pub tls: Tls,
     /// Our name in reports.
     pub server: String,
     /// Whether unknown firmware is asked for its serial number.
@@ -121,19 +123,20 @@ impl App {
 
     /// The boot server at one of its addresses.
     pub fn site(&self, address: IpAddr) -> Site<'_> {
-        let Self { http_port, https_port, key, pin, .. } = self;
-        Site { address, http_port: *http_port, https_port: *https_port, key, pin }
+        let Self { http_port, https_port, tls, key, pin, .. } = self;
+        Site { tls: *tls, ..Site::plain(address, *http_port, *https_port, key, pin) }
     }
 
-    /// The boot server at the address that a client asked, by its `Host`: a machine goes on with the address that it reached. A name
-    /// that is none of our addresses is nobody's word: the first address is told.
-    pub fn site_asked(&self, host: Option<&str>) -> Site<'_> {
-        let asked = host.and_then(named);
+    /// The boot server at the address that a client asked, by its `Host`: a machine goes on with the address that it reached, and
+    /// by the same protocol. A name that is none of our addresses is nobody's word: the first address is told.
+    pub fn site_asked(&self, Reached { host, scheme }: &Reached) -> Site<'_> {
+        let asked = host.as_deref().and_then(named);
         let own = self.interfaces.iter().flat_map(|Interface { name: _, address, address6 }| {
             [Some(IpAddr::V4(*address)), address6.map(IpAddr::V6)].into_iter().flatten()
         });
         let first = self.interfaces.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |first| IpAddr::V4(first.address));
-        self.site(asked.filter(|asked| own.clone().any(|own| own == *asked)).unwrap_or(first))
+        let address = asked.filter(|asked| own.clone().any(|own| own == *asked)).unwrap_or(first);
+        Site { scheme: *scheme, ..self.site(address) }
     }
 
     /// What the agent is told; nothing if there is none for the architecture.
@@ -176,9 +179,10 @@ fn named(host: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use magnetite_boot::scheme::Scheme;
     use rstest::rstest;
 
-    use crate::fixtures;
+    use crate::{fixtures, http::Reached};
 
     /// A machine goes on with the address that it reached, and with no name that somebody made up.
     #[rstest]
@@ -193,6 +197,9 @@ mod tests {
     #[tokio::test]
     async fn links_lead_to_where_they_were_asked_for(#[case] host: Option<&str>, #[case] base: &str) {
         let site = fixtures::Site::with(|app| app.interfaces[0].address6 = "fd30::1".parse().ok()).await;
-        assert_eq!(site.app.site_asked(host).base(), base);
+        let reached = |scheme| Reached { host: host.map(str::to_owned), scheme };
+        assert_eq!(site.app.site_asked(&reached(Scheme::Http)).base(), base);
+        let over_tls = base.replace("http:", "https:").replace(":8080", ":8444");
+        assert_eq!(site.app.site_asked(&reached(Scheme::Https)).base(), over_tls);
     }
 }

@@ -8,6 +8,8 @@ use std::{
 use clap::{Parser, ValueEnum};
 use magnetite_daemon::{admin::AdminArgs, log::LogArgs};
 
+use crate::tls::TlsArgs;
+
 /// Magnetite's boot server: ProxyDHCP, TFTP and HTTP for bare machines, beside a DHCP server that knows nothing
 /// of it. Finds its Machines and Profiles in a cluster, or in a folder of YAML files.
 #[derive(Parser, Debug, Clone)]
@@ -124,6 +126,9 @@ pub struct Args {
     /// Print a completion script for a shell and exit.
     #[arg(long, value_name = "SHELL", exclusive = true)]
     pub completion: Option<clap_complete::Shell>,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     #[command(flatten)]
     pub limits: LimitArgs,

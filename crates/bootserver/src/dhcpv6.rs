@@ -180,7 +180,7 @@ impl Server {
             self.count("link_local");
             return None;
         }
-        let Some(file) = self.site().bootfile(&answer, request.class, machine, unix(now)) else {
+        let Some(file) = self.site(request).bootfile(&answer, request.class, machine, unix(now)) else {
             self.count(Ignored::NoLoader.as_str());
             if self.strangers.is_new(sender) {
                 let (machine, arches, reason) = (&machine.metadata.name, &request.arches, Ignored::NoLoader.as_str());
@@ -200,8 +200,8 @@ impl Server {
         Some(self.url(file))
     }
 
-    fn site(&self) -> Site<'_> {
-        self.app.site(IpAddr::V6(self.us.address))
+    fn site(&self, request: &Request) -> Site<'_> {
+        self.app.site(IpAddr::V6(self.us.address)).told(request)
     }
 
     /// DHCPv6 has URLs only: a name is TFTP's.
@@ -243,7 +243,7 @@ impl Server {
 
     /// The way to ask a box for its serial number: iPXE, and then a script of questions.
     fn identify(&self, request: &Request) -> Option<String> {
-        let base = self.site().base();
+        let base = self.site(request).base();
         if request.ipxe {
             return (!self.us.address.is_unicast_link_local()).then(|| format!("{base}/identify.ipxe"));
         }
@@ -292,6 +292,8 @@ fn read(message: &Message, relays: &[Relay], peer: Ipv6Addr) -> Option<(Request,
         },
         arches: options.arches().unwrap_or_default().into_iter().map(|arch| arch.0).collect(),
         ipxe,
+        // Over DHCPv6 it sends no feature flags.
+        https: false,
         identity: Identity { mac, uuid, serial: None },
     };
     Some((request, class))

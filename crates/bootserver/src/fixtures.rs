@@ -12,7 +12,7 @@ use magnetite_api::{
     Machine, MachineSpec, Profile, ProfileSpec, Sha256,
     profile::{ArchBoot, Artifact, BootSpec, JoinMode},
 };
-use magnetite_boot::{capability::CapabilityKey, fleet::Fleet};
+use magnetite_boot::{capability::CapabilityKey, fleet::Fleet, site::Tls};
 use magnetite_daemon::clock;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::sync::{Semaphore, watch};
@@ -155,6 +155,7 @@ impl Site {
             interfaces: vec![LOOPBACK.clone()],
             http_port: 8080,
             https_port: 8443,
+            tls: Tls { port: 8444, ..Tls::default() },
             server: "test".into(),
             identify_by_serial: false,
             tftp_single_port: false,

@@ -23,15 +23,27 @@ pub enum KeyError {
         "{0} holds no key of ours; move it away to have a new one made (agents that trust the old one must boot again)"
     )]
     Damaged(PathBuf),
+    /// A file of our own authority holds something else.
+    #[error(
+        "{0} is not what --tls-own-ca made; move all boot-ca.* and boot-tls.key away to have new ones made (machines that trust the old ones must be told of the new)"
+    )]
+    DamagedAuthority(PathBuf),
+    /// A key could not be made.
+    #[error("an RSA key could not be made")]
+    Rsa(#[source] rsa::Error),
+    /// A key could not be written as text.
+    #[error("an RSA key could not be encoded")]
+    Encode(#[source] rsa::pkcs8::Error),
     /// A certificate could not be made.
-    #[error("the certificate for the agents could not be made")]
+    #[error("a certificate could not be made")]
     Certificate(#[source] rcgen::Error),
     /// TLS does not take them.
     #[error("TLS does not take our key")]
     Tls(#[source] rustls::Error),
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, KeyError> {
+/// A file's bytes, if it is there.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, KeyError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -21,6 +21,7 @@ mod record;
 mod report;
 mod store;
 mod tftp;
+mod tls;
 mod view;
 
 use std::{
@@ -74,18 +75,20 @@ async fn run(args: Args) -> Result<()> {
     let (sockets_bound, view_there) = (readiness.gate("sockets"), readiness.gate("machines and profiles"));
 
     let (writer, reader) = watch::channel(Arc::new(View::default()));
-    let tls = keys::tls(&data)?;
-    let app = Arc::new(prepare(&args, &data, reader, tls.pin.clone()).await?);
+    let agents = keys::tls(&data)?;
+    let app = Arc::new(prepare(&args, &data, reader, agents.pin.clone()).await?);
     // Everything is bound before anything is served.
     let sockets = Sockets::bind(&args, &app.interfaces).await?;
     let sockets6 = ipv6::Sockets::bind(&args, &app.interfaces).await?;
+    let boot_tls = tls::Server::bind(&args.tls, &data, &app).await?;
     let admin = Admin::bind(&args.admin).await?;
     sockets_bound.open();
 
     let mut tasks = watching(&args, data.clone(), &app, writer, view_there, &stop)?;
-    let (config, strangers) = (RustlsConfig::from_config(Arc::new(tls.config)), Arc::default());
+    let (config, strangers) = (RustlsConfig::from_config(Arc::new(agents.config)), Arc::default());
     tasks.extend(sockets6.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     tasks.extend(sockets.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
+    tasks.extend(boot_tls.into_iter().flat_map(|server| server.serve(&app, &stop)));
     let fetcher = Fetcher::new(is_fetched_from).context("make a client for artifacts")?;
     tasks.push(task("artifacts", Arc::clone(&app.library).run(app.view.clone(), fetcher, stop.clone())));
     tasks.push(task("reports", report::run(Arc::clone(&app), data, stop.clone())));
@@ -124,6 +127,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         server_name,
         namespace: _,
         completion: _,
+        tls,
         limits,
         admin: _,
         log: _,
@@ -155,6 +159,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         interfaces,
         http_port: *http_port,
         https_port: *https_port,
+        tls: tls.site(),
         server: match server_name {
             Some(name) => name.clone(),
             None => host_name()?,

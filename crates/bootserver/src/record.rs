@@ -290,7 +290,8 @@ mod tests {
 
     /// A request of UEFI, or of iPXE, that is answered as the ladder says.
     fn seen(records: &Records, second: i64, ipxe: bool) -> Answer {
-        let request = Request { class: ClientClass::Pxe, arches: vec![7], ipxe, identity: Identity::default() };
+        let request =
+            Request { class: ClientClass::Pxe, arches: vec![7], ipxe, https: false, identity: Identity::default() };
         let platform = ladder::platform(&request).unwrap();
         let choose = |failed: &[String]| match ipxe {
             true => Answer::Script { platform },
@@ -369,7 +370,13 @@ mod tests {
     #[test]
     fn firmware_for_which_there_is_no_loader_is_a_boot_that_failed() {
         let records = Records::default();
-        let request = Request { class: ClientClass::Pxe, arches: vec![6], ipxe: false, identity: Identity::default() };
+        let request = Request {
+            class: ClientClass::Pxe,
+            arches: vec![6],
+            ipxe: false,
+            https: false,
+            identity: Identity::default(),
+        };
         records.asked(&machine("box"), &request, at(0), |_| Answer::Ignore(Ignored::NoLoader));
         let failure = records.get("box").unwrap().boot.failure.unwrap();
         assert_eq!((failure.step, failure.reason.as_str()), (FirmwareSeen, "NoLoader"));

@@ -105,7 +105,7 @@ impl Preview {
     pub fn of(declared: &Declared, supposed: &Supposed, now: Timestamp) -> Self {
         let key = CapabilityKey::new(KEY);
         let address = IpAddr::V4(supposed.address);
-        let site = Site { address, http_port: 8080, https_port: 8443, key: &key, pin: PIN };
+        let site = Site::plain(address, 8080, 8443, &key, PIN);
         let (persona, unix) = (persona(declared, supposed), u64::try_from(now.as_second()).unwrap_or(0));
         let facts = Facts { declared, supposed, site: &site, persona, unix };
         let mut preview = Self::default();

@@ -7,6 +7,8 @@ use crate::reader::Reader;
 pub const DISCOVERY_CONTROL: u8 = 6;
 /// Sub-option 71, "boot item": the type and layer that a client chose from a menu; a reply echoes it.
 pub const BOOT_ITEM: u8 = 71;
+/// iPXE's sub-option of option 175 for HTTPS: one byte, the feature's version.
+pub const IPXE_HTTPS: u8 = 20;
 /// The end of the sub-options.
 pub const END: u8 = 255;
 

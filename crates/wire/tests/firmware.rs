@@ -55,6 +55,21 @@ fn what_firmware_sent_is_read_and_written_back() {
     assert!(seen > 50, "{seen} packets");
 }
 
+/// Debian's iPXE of 2019, which QEMU's cards have too, is built without HTTPS; that of 2025 has it, and says so.
+#[test]
+fn ipxe_says_whether_it_has_https() {
+    let mut seen = [0, 0];
+    for name in captures() {
+        for datagram in datagrams(&name).iter().filter(|datagram| is_dhcp(datagram)) {
+            let Ok(Packet { options, op: 1, .. }) = Packet::decode(&datagram.payload) else { continue };
+            let of_2025 = options.is_ipxe() && name == "arm64-ipxe.pcap";
+            assert_eq!(options.ipxe_has_https(), of_2025, "{name}");
+            seen[usize::from(of_2025)] += 1;
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+}
+
 #[test]
 fn every_request_of_firmware_gets_the_form_that_all_accept() {
     let server = Ipv4Addr::new(172, 30, 0, 1);

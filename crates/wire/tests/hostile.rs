@@ -63,7 +63,8 @@ fn bytes(packet: &Packet) -> Vec<u8> {
 /// Calls every getter; none may panic.
 fn ask_everything(packet: &Packet) {
     let o = &packet.options;
-    let _ = (o.message_type(), o.server_id(), o.max_size(), o.arches(), o.smbios_uuid(), o.is_ipxe());
+    let _ =
+        (o.message_type(), o.server_id(), o.max_size(), o.arches(), o.smbios_uuid(), o.is_ipxe(), o.ipxe_has_https());
     let _ = (o.requested_ip(), o.ndi(), o.client_id(), o.parameters(), o.user_classes(), o.vendor_class());
     let _ = (packet.mac(), packet.bootfile());
 }
@@ -250,6 +251,22 @@ fn user_classes(#[case] value: &[u8], #[case] want: &[&str], #[case] ipxe: bool)
         (options.user_classes(), options.is_ipxe()),
         (want.iter().map(|name| name.as_bytes().to_vec()).collect(), ipxe)
     );
+}
+
+/// iPXE's feature flags, and forms of them that say nothing.
+#[rstest]
+#[case::as_it_sends_them(b"\xb1\x05\x01\x1a\xf4\x10\x00\xeb\x03\x01\x00\x00\x14\x01\x01\x13\x01\x01", true)]
+#[case::http_alone(b"\x13\x01\x01", false)]
+#[case::version_0(b"\x14\x01\x00", false)]
+#[case::no_value(b"\x14\x00", false)]
+#[case::cut(b"\x14\x01", false)]
+#[case::behind_the_end(b"\xff\x14\x01\x01", false)]
+#[case::in_another_s_value(b"\x13\x03\x14\x01\x01", false)]
+fn features_of_ipxe(#[case] value: &[u8], #[case] https: bool) {
+    let mut options = Options::default();
+    assert!(!options.ipxe_has_https());
+    options.push(OptionCode::IPXE, value);
+    assert_eq!(options.ipxe_has_https(), https);
 }
 
 /// The requests that RFC 2348 and 7440 print; option names in any case (RFC 2347).

@@ -9,7 +9,8 @@ use crate::fixtures::{machine, profile};
 const ARCH: Architecture = Architecture::X86_64;
 
 fn links() -> Links {
-    Links { base: "http://172.30.0.1:8080/m/0123456789abcdef/CAP".to_owned() }
+    let base = "http://172.30.0.1:8080/m/0123456789abcdef/CAP".to_owned();
+    Links { system: base.clone(), base }
 }
 
 #[test]

@@ -28,7 +28,14 @@ pub fn read(packet: &Packet) -> Option<(Request, Class)> {
         Class::Pxe => ClientClass::Pxe,
         Class::Http => ClientClass::Http,
     };
-    Some((Request { class: class_of(class), arches, ipxe: options.is_ipxe(), identity: identity(packet) }, class))
+    let request = Request {
+        class: class_of(class),
+        arches,
+        ipxe: options.is_ipxe(),
+        https: options.ipxe_has_https(),
+        identity: identity(packet),
+    };
+    Some((request, class))
 }
 
 /// Who sent a packet, by what it says.
@@ -57,7 +64,7 @@ impl Server {
             let at_hand = |name: &str| self.app.loaders.contains_key(name);
             plan::answer(request, &found, &Loaders { netboot: &netboot, failed, at_hand: &at_hand })
         });
-        let site = self.app.site(IpAddr::V4(self.interface.address));
+        let site = self.app.site(IpAddr::V4(self.interface.address)).told(request);
         let Some(bootfile) = site.bootfile(&answer, request.class, machine, unix(now)) else {
             self.no_loader(machine, request, &netboot);
             return None;
@@ -113,7 +120,7 @@ impl Server {
 
     /// The way to ask a box for its serial number: iPXE, and then a script of questions.
     fn identify(&self, request: &Request) -> Option<String> {
-        let base = self.app.site(IpAddr::V4(self.interface.address)).base();
+        let base = self.app.site(IpAddr::V4(self.interface.address)).told(request).base();
         if request.ipxe {
             return Some(format!("{base}/identify.ipxe"));
         }

@@ -19,7 +19,7 @@ use magnetite_boot::{
 use magnetite_daemon::clock;
 use serde::Deserialize;
 
-use super::{Host, Peer, later, refuse, refuse_unknown, text};
+use super::{Peer, Reached, later, refuse, refuse_unknown, text};
 use crate::{
     app::App,
     artifacts::{self, Obstacle},
@@ -33,14 +33,14 @@ const SCRIPT: &str = "text/plain; charset=utf-8";
 /// The machine's script: boot, local boot, or wait.
 pub async fn script(
     State(app): State<Arc<App>>,
-    Host(host): Host,
+    reached: Reached,
     peer: Peer,
     Path((id, cap, arch)): Path<(String, String, String)>,
 ) -> Response {
     let (view, now) = (app.view(), clock::now());
     let Some((machine, architecture)) = open(&app, &view, &id, &cap, &arch) else { return refuse_unknown() };
     let intent = view.intent(&machine);
-    let links = app.site_asked(host.as_deref()).links(&machine, architecture, intent, unix(now));
+    let links = app.site_asked(&reached).links(&machine, architecture, intent, unix(now));
     let profile = view.profile(&machine);
     let conflicted = !view.fleet.conflicts(&machine).is_empty();
     let served = |words: String| {
@@ -98,7 +98,7 @@ fn obstacle(app: &App, profile: &Profile, architecture: Architecture) -> Option<
 /// The machine's Ignition config.
 pub async fn ignition(
     State(app): State<Arc<App>>,
-    Host(host): Host,
+    reached: Reached,
     peer: Peer,
     Path((id, cap, arch)): Path<(String, String, String)>,
 ) -> Response {
@@ -109,7 +109,7 @@ pub async fn ignition(
         Err(error) => return later(error.reason(), error.to_string(), 10),
     };
     let intent = view.intent(&machine);
-    let site = app.site_asked(host.as_deref());
+    let site = app.site_asked(&reached);
     let links = site.links(&machine, architecture, intent, unix(now));
     let agent = app.agent_link(&site, &machine, architecture, &links, intent, unix(now));
     match render::ignition(&profile, &machine, architecture, view.ignition(&profile), &links, agent.as_ref()) {
@@ -134,11 +134,11 @@ pub fn open(app: &App, view: &View, id: &str, cap: &str, arch: &str) -> Option<(
 }
 
 /// Asks iPXE on a box that nobody knows for what its firmware did not say.
-pub async fn identify_script(State(app): State<Arc<App>>, Host(host): Host) -> Response {
+pub async fn identify_script(State(app): State<Arc<App>>, reached: Reached) -> Response {
     if !app.identify_by_serial {
         return refuse_unknown();
     }
-    let base = app.site_asked(host.as_deref()).base();
+    let base = app.site_asked(&reached).base();
     let url = format!("{base}/identify?mac=${{mac}}&uuid=${{uuid}}&arch=${{buildarch}}&serial=${{serial:uristring}}");
     text(
         SCRIPT,
@@ -162,7 +162,7 @@ pub struct Asked {
 }
 
 /// Sends a box that is known by its serial number to its script, and one that is not to its next boot device.
-pub async fn identify(State(app): State<Arc<App>>, Host(host): Host, Query(asked): Query<Asked>) -> Response {
+pub async fn identify(State(app): State<Arc<App>>, reached: Reached, Query(asked): Query<Asked>) -> Response {
     if !app.identify_by_serial {
         return refuse_unknown();
     }
@@ -170,7 +170,7 @@ pub async fn identify(State(app): State<Arc<App>>, Host(host): Host, Query(asked
     let architecture = if asked.arch == "arm64" { Architecture::Aarch64 } else { Architecture::X86_64 };
     match app.view().fleet.find(&identity) {
         Found::Machine(machine) => {
-            let url = app.site_asked(host.as_deref()).script_link(&machine, architecture, unix(clock::now()));
+            let url = app.site_asked(&reached).script_link(&machine, architecture, unix(clock::now()));
             text(SCRIPT, format!("#!ipxe\nchain --replace --autofree {url}\n"))
         }
         Found::Unknown | Found::Conflict(_) => {

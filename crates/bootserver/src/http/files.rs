@@ -21,7 +21,7 @@ use magnetite_api::{
 use magnetite_daemon::clock;
 use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking};
 
-use super::{Host, Peer, boot::open, later, refuse_unknown};
+use super::{Peer, Reached, boot::open, later, refuse_unknown};
 use crate::{
     app::App,
     artifacts::{Checked, Named},
@@ -131,14 +131,13 @@ pub async fn agent(State(app): State<Arc<App>>, peer: Peer, Path((id, cap, arch)
 /// A loader for UEFI HTTP boot: `<loader>`, or `<machine id>/<loader>`, which says to whom it was offered.
 pub async fn loader(
     State(app): State<Arc<App>>,
-    Host(host): Host,
+    reached: Reached,
     peer: Peer,
     Path(path): Path<String>,
     asked: Asked,
 ) -> Response {
     let name = if path.contains('/') { format!("m/{path}") } else { path };
-    let Some(loaders::Asked { machine, name, bytes }) = loaders::find(&app, &name, &app.site_asked(host.as_deref()))
-    else {
+    let Some(loaders::Asked { machine, name, bytes }) = loaders::find(&app, &name, &app.site_asked(&reached)) else {
         return refuse_unknown();
     };
     let efi = !name.ends_with(".ipxe");

@@ -16,7 +16,7 @@ pub use serve::{plain, tls};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State},
     http::{HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
@@ -24,6 +24,7 @@ use axum::{
     routing::{get, post},
 };
 use magnetite_api::join::Refusal;
+use magnetite_boot::scheme::Scheme;
 use tokio::sync::Semaphore;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer};
 
@@ -55,6 +56,11 @@ pub fn public(app: Arc<App>) -> Router {
         .fallback(async || refuse_unknown())
         .with_state(Arc::clone(&app));
     layers(routes, app)
+}
+
+/// The same routes, to be served over TLS: what they lead to is asked for over TLS too.
+pub fn public_over_tls(app: Arc<App>) -> Router {
+    public(app).layer(Extension(Scheme::Https))
 }
 
 /// The routes for agents, to be served over TLS.
@@ -140,13 +146,20 @@ pub fn text(content_type: &'static str, body: String) -> Response {
 /// The address of whoever asks.
 pub type Peer = axum::extract::ConnectInfo<SocketAddr>;
 
-/// The `Host` that was asked: which of our addresses the client knows.
-pub struct Host(pub Option<String>);
+/// How a client reached us.
+#[derive(Debug)]
+pub struct Reached {
+    /// The `Host` that it asked: which of our addresses it knows.
+    pub host: Option<String>,
+    /// Over TLS, or plainly.
+    pub scheme: Scheme,
+}
 
-impl<S: Sync> FromRequestParts<S> for Host {
+impl<S: Sync> FromRequestParts<S> for Reached {
     type Rejection = std::convert::Infallible;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let host = parts.headers.get(header::HOST).and_then(|value| value.to_str().ok());
-        Ok(Self(host.map(str::to_owned)))
+        let scheme = parts.extensions.get::<Scheme>().copied().unwrap_or_default();
+        Ok(Self { host: host.map(str::to_owned), scheme })
     }
 }

@@ -59,8 +59,13 @@ pub fn answers(asked: &Asked<'_>, persona: Persona, machine: &Machine) -> Result
         Class::Pxe => ClientClass::Pxe,
         Class::Http => ClientClass::Http,
     };
-    let request =
-        Request { class: class_of, arches: vec![persona.arch], ipxe: persona.ipxe, identity: identity(&packet) };
+    let request = Request {
+        class: class_of,
+        arches: vec![persona.arch],
+        ipxe: persona.ipxe,
+        https: packet.options.ipxe_has_https(),
+        identity: identity(&packet),
+    };
     let Asked { site, server, found, netboot, failed, at_hand, now } = *asked;
     let answer = plan::answer(&request, found, &Loaders { netboot, failed, at_hand });
     if let Answer::Ignore(why) = &answer {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::reader::Reader;
+use crate::{pxe, reader::Reader};
 
 /// The code of an option (RFC 2132).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -273,6 +273,13 @@ impl Options {
             .get(OptionCode::USER_CLASS)
             .is_some_and(|value| value == b"iPXE" || counted(&mut Reader::new(&value)).any(|name| name == b"iPXE"));
         named || self.get(OptionCode::IPXE).is_some()
+    }
+
+    /// True if iPXE says in its own options (175) that HTTPS is built into it.
+    pub fn ipxe_has_https(&self) -> bool {
+        let own = self.get(OptionCode::IPXE);
+        let version = own.as_deref().and_then(|own| pxe::sub_option(own, pxe::IPXE_HTTPS));
+        version.is_some_and(|version| version.iter().any(|byte| *byte != 0))
     }
 }
 
