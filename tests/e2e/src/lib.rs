@@ -28,6 +28,7 @@ pub mod lan;
 pub mod loaders;
 pub mod magnetite;
 pub mod net;
+pub mod ovmf;
 pub mod paths;
 pub mod pki;
 pub mod prepare;

@@ -93,8 +93,12 @@ pub struct VmSpec {
     pub disk: Option<u32>,
     /// Its network card.
     pub card: Card,
+    /// The firmware's code. Default: that of this Debian.
+    pub code: Option<PathBuf>,
     /// The firmware's variables that it starts with. Default: those that its firmware comes with.
     pub variables: Option<PathBuf>,
+    /// The authorities that OVMF trusts for HTTPS, as it takes them from QEMU (EFI_SIGNATURE_LIST). Default: none.
+    pub authorities: Option<PathBuf>,
 }
 
 impl VmSpec {
@@ -112,7 +116,9 @@ impl VmSpec {
             cpus: 2,
             disk: None,
             card: Card::Virtio,
+            code: None,
             variables: None,
+            authorities: None,
         }
     }
 
@@ -123,10 +129,24 @@ impl VmSpec {
         self
     }
 
+    /// With another build of its firmware, and the variables that go with that.
+    #[must_use]
+    pub fn with_firmware(mut self, code: &Path, variables: &Path) -> Self {
+        self.code = Some(code.to_owned());
+        self.with_variables(variables)
+    }
+
     /// With variables of the firmware, in which keys are enrolled.
     #[must_use]
     pub fn with_variables(mut self, file: &Path) -> Self {
         self.variables = Some(file.to_owned());
+        self
+    }
+
+    /// With authorities that the firmware trusts for HTTPS.
+    #[must_use]
+    pub fn with_authorities(mut self, file: &Path) -> Self {
+        self.authorities = Some(file.to_owned());
         self
     }
 
@@ -296,6 +316,7 @@ impl Vm {
         cmd = cmd.arg(format!("unix:{},server=on,wait=off", self.monitor().display()));
         if let Some((code, _)) = spec.firmware.files() {
             card.push_str(",romfile=");
+            let code = spec.code.as_deref().unwrap_or(Path::new(code)).display();
             cmd = cmd.arg("-drive").arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"));
             cmd = cmd.arg("-drive").arg(format!("if=pflash,format=raw,unit=1,file={scratch}/vars.fd"));
         }
@@ -305,6 +326,9 @@ impl Vm {
         }
         for protocol in spec.firmware.without() {
             cmd = cmd.arg("-fw_cfg").arg(format!("name=opt/org.tianocore/{protocol},string=n"));
+        }
+        if let Some(file) = &spec.authorities {
+            cmd = cmd.arg("-fw_cfg").arg(format!("name=etc/edk2/https/cacerts,file={}", file.display()));
         }
         let tap = Network::tap(spec.port);
         cmd = cmd.arg("-netdev").arg(format!("tap,id=n0,ifname={tap},script=no,downscript=no"));
@@ -340,7 +364,7 @@ fn read_prompt(socket: &mut UnixStream) -> Result<()> {
 }
 
 /// Text without the terminal's escape sequences, which firmware writes by the hundred.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(char) = chars.next() {

@@ -17,13 +17,13 @@ use crate::vm::{Card, Firmware, Vm, VmSpec};
 use crate::wait;
 
 /// A box, what its Machine says beside its addresses, and what is to be seen of it.
-struct Case {
-    spec: VmSpec,
-    more: &'static str,
+pub(super) struct Case {
+    pub(super) spec: VmSpec,
+    pub(super) more: &'static str,
     /// The firmware as the boot's record names it.
-    firmware: &'static str,
+    pub(super) firmware: &'static str,
     /// The loader, if it needs one.
-    loader: Option<&'static str>,
+    pub(super) loader: Option<&'static str>,
 }
 
 /// The Machine's fields, below `spec`.
@@ -162,7 +162,7 @@ fn reservations(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -
 }
 
 /// Boots a box until its kernel is fetched, and looks at the record of the boot.
-fn boots(lan: &Lan, server: &mut Process, case: Case, progress: &Progress) -> Result<Value> {
+pub(super) fn boots(lan: &Lan, server: &mut Process, case: Case, progress: &Progress) -> Result<Value> {
     let Case { spec, more: _, firmware, loader } = case;
     let name = spec.name.clone();
     let step = progress.step(format!("booting {name}"));
@@ -188,22 +188,22 @@ fn state(server: &Process, machine: &Vm) -> String {
 }
 
 /// The record of a box's newest boot, as the boot server keeps it.
-fn record(lan: &Lan, name: &str) -> Option<Value> {
+pub(super) fn record(lan: &Lan, name: &str) -> Option<Value> {
     let text = std::fs::read_to_string(lan.run().join(&format!("bootserver/machines/{name}.json"))).ok()?;
     Some(serde_json::from_str::<Value>(&text).ok()?["boot"].take())
 }
 
-fn find<'a>(boot: &'a Value, step: &str) -> Option<&'a Value> {
+pub(super) fn find<'a>(boot: &'a Value, step: &str) -> Option<&'a Value> {
     boot["steps"].as_array()?.iter().find(|found| found["name"] == step)
 }
 
-fn write_machine(catalog: &Path, spec: &VmSpec, more: &str) -> Result<()> {
+pub(super) fn write_machine(catalog: &Path, spec: &VmSpec, more: &str) -> Result<()> {
     let text = magnetite::machine(spec) + more;
     std::fs::write(catalog.join(format!("{}.yaml", spec.name)), text).context("write a Machine")
 }
 
 /// A Profile for both architectures. For Arm, iPXE itself stands for the kernel: it is an EFI binary for it, as a kernel is.
-fn write_profile(prepared: &Prepared, lan: &Lan, catalog: &Path) -> Result<()> {
+pub(super) fn write_profile(prepared: &Prepared, lan: &Lan, catalog: &Path) -> Result<()> {
     let artifacts = lan.run().join("artifacts");
     std::fs::create_dir_all(catalog)?;
     std::fs::create_dir_all(&artifacts)?;
@@ -227,7 +227,13 @@ fn command(prepared: &Prepared, binaries: &Binaries, lan: &Lan, ipxe: &Path, mor
         .args(more.iter().copied()))
 }
 
-fn serve(prepared: &Prepared, binaries: &Binaries, lan: &Lan, ipxe: &Path, more: &[&str]) -> Result<Process> {
+pub(super) fn serve(
+    prepared: &Prepared,
+    binaries: &Binaries,
+    lan: &Lan,
+    ipxe: &Path,
+    more: &[&str],
+) -> Result<Process> {
     let log = lan.run().logs().join("bootserver.log");
     let mut server = command(prepared, binaries, lan, ipxe, more)?.spawn("bootserver", &log)?;
     wait::until("the boot server to serve", Duration::from_secs(30), || {

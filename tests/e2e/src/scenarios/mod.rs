@@ -6,6 +6,7 @@ mod conflict;
 mod crash;
 mod fire;
 mod firmware;
+mod https;
 mod ipv6;
 mod join;
 mod schema;
@@ -38,6 +39,11 @@ pub const ALL: &[Scenario] = &[
         name: "firmware",
         about: "BIOS, UEFI in both dialects, UEFI HTTP, Arm and Secure Boot, each as far as its kernel",
         run: firmware::run,
+    },
+    Scenario {
+        name: "https",
+        about: "UEFI and iPXE that trust the boot server's certificate boot over TLS alone; an iPXE without it over HTTP",
+        run: https::run,
     },
     Scenario {
         name: "odd-networks",
