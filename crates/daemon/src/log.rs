@@ -48,9 +48,13 @@ pub enum LogError {
     Twice(#[source] Box<dyn Error + Send + Sync>),
 }
 
+/// Before the filter that is given, which may say otherwise. rustls warns at each connection of a client that asks for an IP address
+/// by name (SNI), as EDK2 and iPXE do, and goes on without.
+const USUAL: &str = "rustls=error";
+
 /// Sets up the logs of the process. Call it once, first.
 pub fn init(args: &LogArgs) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(&args.log_level)
+    let filter = EnvFilter::try_new(format!("{USUAL},{}", args.log_level))
         .map_err(|source| LogError::Filter { filter: args.log_level.clone(), source })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {

@@ -5,10 +5,13 @@ use std::{io, net::SocketAddr, time::Duration};
 use axum::Router;
 use axum_server::{
     Handle,
+    accept::Accept,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
+use futures::future::BoxFuture;
 use hyper_util::{rt::TokioTimer, server::conn::auto::Builder};
-use tokio::net::TcpListener;
+use magnetite_daemon::log::chain;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::paced::Pace;
@@ -43,12 +46,36 @@ pub async fn tls(
 ) -> io::Result<()> {
     let handle = Handle::new();
     let mut server = axum_server::from_tcp(listener.into_std()?)?
-        .acceptor(RustlsAcceptor::new(config).acceptor(Pace))
+        .acceptor(Told(RustlsAcceptor::new(config).acceptor(Pace)))
         .http1_only()
         .handle(handle.clone());
     patience(server.http_builder());
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     until(server.serve(service), handle, stop).await
+}
+
+/// Tells of handshakes that fail, which axum-server keeps to itself: a machine that does not trust our certificate says so here and
+/// nowhere else.
+#[derive(Clone)]
+struct Told(RustlsAcceptor<Pace>);
+
+impl<S: Send + 'static> Accept<TcpStream, S> for Told {
+    type Stream = <RustlsAcceptor<Pace> as Accept<TcpStream, S>>::Stream;
+    type Service = S;
+    type Future = BoxFuture<'static, io::Result<(Self::Stream, S)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let (peer, accepted) = (stream.peer_addr(), self.0.accept(stream, service));
+        Box::pin(async move {
+            let result = accepted.await;
+            // Who only looks whether the port is open hangs up.
+            let told = result.as_ref().err().filter(|error| error.kind() != io::ErrorKind::UnexpectedEof);
+            if let (Some(error), Ok(peer)) = (told, peer) {
+                tracing::info!(%peer, error = chain(error), "a TLS handshake failed");
+            }
+            result
+        })
+    }
 }
 
 fn patience<E>(builder: &mut Builder<E>) {

@@ -1,8 +1,7 @@
 //! An authority of our own, for sites that have none: made once, kept in the data folder, and trusted by whoever was told to.
 //!
-//! Its keys are RSA and not the shorter ECDSA because iPXE before 2.0 knows nothing else. ring cannot make such keys, so another
-//! crate does; ring signs with them. No date in a certificate means anything: a machine's clock may say 1970, and who is no
-//! longer to be trusted is taken out of the firmware, as he was put in.
+//! Its keys are RSA because iPXE before 2.0 knows nothing else (docs/adr/0011). No date in a certificate means anything: a machine's
+//! clock may say 1970, and who is no longer to be trusted is taken out of the firmware, as he was put in.
 
 use std::{net::IpAddr, path::Path};
 
@@ -89,6 +88,6 @@ fn of(name: &str) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, name);
-    (parameters.not_before, parameters.not_after) = (date_time_ymd(1990, 1, 1), date_time_ymd(2049, 12, 31));
+    (parameters.not_before, parameters.not_after) = (date_time_ymd(1970, 1, 1), date_time_ymd(2049, 12, 31));
     parameters
 }
