@@ -9,6 +9,7 @@ mod strangers;
 mod tests;
 
 use std::{
+    io::ErrorKind,
     net::{SocketAddr, SocketAddrV4},
     sync::Arc,
 };
@@ -34,6 +35,8 @@ use crate::{
     net::{self, Interface},
 };
 
+/// Packets that are taken before others of this process have their turn.
+const TURN: usize = 64;
 /// As many errors in a row mean that the socket is broken.
 pub const MOST_ERRORS: u32 = 100;
 
@@ -79,33 +82,45 @@ impl Server {
         let mut errors = 0;
         loop {
             let next = repeats.next();
-            let received = tokio::select! {
+            tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
-                    while let Some(copy) = repeats.due(Instant::now()) {
-                        self.count("offered_again");
-                        self.send(&copy).await;
-                    }
-                    continue;
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.repeat(&mut repeats).await,
+                ready = self.socket.readable() => {
+                    ready?;
+                    self.turn(&mut buffer, &mut repeats, &mut errors).await?;
                 }
-                received = self.socket.recv_from(&mut buffer) => received,
-            };
-            match received {
+            }
+        }
+    }
+
+    /// Takes what has come, many packets at a time: to wait for each costs more than to answer it.
+    async fn turn(&self, buffer: &mut [u8], repeats: &mut Repeats, errors: &mut u32) -> std::io::Result<()> {
+        for _ in 0..TURN {
+            match self.socket.try_recv_from(buffer) {
                 Ok((len, SocketAddr::V4(peer))) => {
-                    errors = 0;
-                    self.packet(buffer.get(..len).unwrap_or_default(), peer, &mut repeats).await;
+                    *errors = 0;
+                    self.packet(buffer.get(..len).unwrap_or_default(), peer, repeats).await;
                 }
                 Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => {
-                    errors += 1;
+                    *errors += 1;
                     count(&self.app.metrics.dhcp, "receive_failed");
                     tracing::warn!(error = chain(&error), "a DHCP packet could not be received");
-                    if errors >= MOST_ERRORS {
+                    if *errors >= MOST_ERRORS {
                         return Err(error);
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    async fn repeat(&self, repeats: &mut Repeats) {
+        while let Some(copy) = repeats.due(Instant::now()) {
+            self.count("offered_again");
+            self.send(&copy).await;
         }
     }
 

@@ -40,6 +40,8 @@ const SPACING: Duration = Duration::from_secs(2);
 const FILE_SPACING: Duration = Duration::from_millis(500);
 /// Between two writes of all: 50 a second at most.
 const PACE: Duration = Duration::from_millis(20);
+/// Between two looks at what changed: each goes over all machines, and while a site powers on something changes with every packet.
+const LOOKS: Duration = Duration::from_millis(200);
 /// How long the API server may take for one write.
 const CALL: Duration = Duration::from_secs(10);
 /// When a report that the API server refused is tried again: it may be refused for what another object says.
@@ -104,6 +106,10 @@ pub async fn run(app: Arc<App>, data: PathBuf, stop: CancellationToken) -> std::
     let mut publisher = Publisher::new(app, &data)?;
     loop {
         let next = publisher.publish(&stop).await;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(LOOKS) => {}
+        }
         let app = &publisher.app;
         tokio::select! {
             () = stop.cancelled() => break,

@@ -87,14 +87,15 @@ impl Dhcp {
     /// Asks once, until somebody answers with a boot file; its name.
     pub fn first(patience: Duration, ipxe: bool) -> Result<String> {
         let socket = socket()?;
-        let persona = if ipxe { Persona::BIOS.ipxe() } else { Persona::BIOS };
+        // A number for each kind: an offer may be sent twice, and the second copy of one is no answer to the other.
+        let (persona, xid) = if ipxe { (Persona::BIOS.ipxe(), 78) } else { (Persona::BIOS, 77) };
         let mut packet = Vec::new();
-        persona.request(MessageType::DISCOVER, mac(0), None, 77).encode(&mut packet)?;
+        persona.request(MessageType::DISCOVER, mac(0), None, xid).encode(&mut packet)?;
         let (start, mut buffer) = (Instant::now(), [0; 2048]);
         while start.elapsed() < patience {
             socket.send_to(&packet, SocketAddr::from((Ipv4Addr::BROADCAST, 67)))?;
             let Ok(len) = socket.recv(&mut buffer) else { continue };
-            if let Some((0, 77)) = offer(&buffer[..len]) {
+            if offer(&buffer[..len]) == Some((0, xid)) {
                 let packet = magnetite_wire::dhcp::Packet::decode(&buffer[..len])?;
                 return Ok(String::from_utf8_lossy(&packet.bootfile()).into_owned());
             }
