@@ -9,9 +9,11 @@ mod strangers;
 mod tests;
 
 use std::{
-    io::ErrorKind,
-    net::{SocketAddr, SocketAddrV4},
+    io::{self, ErrorKind},
+    net::{SocketAddr, SocketAddrV4, UdpSocket as StdSocket},
+    os::{fd::AsFd, unix::net::UnixStream},
     sync::Arc,
+    time::Instant,
 };
 
 use magnetite_api::MacAddr;
@@ -20,10 +22,8 @@ use magnetite_wire::dhcp::{
     MessageType, Packet,
     reply::{self, Destination},
 };
-use tokio::{
-    net::UdpSocket,
-    time::{Instant, sleep_until},
-};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
 use repeat::{Copy, Repeats};
@@ -33,6 +33,7 @@ use crate::{
     app::App,
     metrics::count,
     net::{self, Interface},
+    thread,
 };
 
 /// Packets that are taken before others of this process have their turn.
@@ -51,9 +52,8 @@ pub enum Service {
     BootServer,
 }
 
-/// One service on a bound socket.
+/// One service on one interface.
 pub struct Server {
-    socket: UdpSocket,
     service: Service,
     interface: Interface,
     app: Arc<App>,
@@ -61,49 +61,45 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes a bound socket. Servers that share `strangers` log an unknown box once between them.
-    pub fn new(
-        socket: UdpSocket,
-        service: Service,
-        interface: Interface,
-        app: Arc<App>,
-        strangers: Arc<Strangers>,
-    ) -> Self {
-        Self { socket, service, interface, app, strangers }
+    /// Servers that share `strangers` log an unknown box once between them.
+    pub fn new(service: Service, interface: Interface, app: Arc<App>, strangers: Arc<Strangers>) -> Self {
+        Self { service, interface, app, strangers }
     }
 
-    /// Serves until `stop`. The answer is made without waiting for anything, so packets need no queue beyond the socket's own,
-    /// and what that cannot hold is dropped.
+    /// Serves on a bound socket until `stop`. The answer is made without waiting for anything, so packets need no queue beyond the
+    /// socket's own, and what that cannot hold is dropped.
     ///
     /// # Errors
     /// If the socket fails again and again.
-    pub async fn run(self, stop: CancellationToken) -> std::io::Result<()> {
-        let (mut buffer, mut repeats) = (vec![0; 4096], Repeats::default());
-        let mut errors = 0;
-        loop {
-            let next = repeats.next();
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.repeat(&mut repeats).await,
-                ready = self.socket.readable() => {
-                    ready?;
-                    self.turn(&mut buffer, &mut repeats, &mut errors).await?;
-                }
-            }
-        }
+    pub async fn run(self, socket: UdpSocket, stop: CancellationToken) -> io::Result<()> {
+        let socket = socket.into_std()?;
+        thread::run("dhcp", stop, move |stop| self.serve(&socket, &stop)).await
     }
 
-    /// Takes what has come, many packets at a time: to wait for each costs more than to answer it.
-    async fn turn(&self, buffer: &mut [u8], repeats: &mut Repeats, errors: &mut u32) -> std::io::Result<()> {
+    /// Until the other end of `stop` is closed.
+    fn serve(&self, socket: &StdSocket, stop: &UnixStream) -> io::Result<()> {
+        let (mut buffer, mut repeats) = (vec![0; 4096], Repeats::default());
+        let mut errors = 0;
+        while !wait(socket, stop, repeats.next())? {
+            self.turn(socket, &mut buffer, &mut repeats, &mut errors)?;
+            while let Some(copy) = repeats.due(Instant::now()) {
+                self.count("offered_again");
+                self.send(socket, &copy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has come, many packets at a time.
+    fn turn(&self, socket: &StdSocket, buffer: &mut [u8], repeats: &mut Repeats, errors: &mut u32) -> io::Result<()> {
         for _ in 0..TURN {
-            match self.socket.try_recv_from(buffer) {
+            match socket.recv_from(buffer) {
                 Ok((len, SocketAddr::V4(peer))) => {
                     *errors = 0;
-                    self.packet(buffer.get(..len).unwrap_or_default(), peer, repeats).await;
+                    self.packet(socket, buffer.get(..len).unwrap_or_default(), peer, repeats);
                 }
                 Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
                 Err(error) => {
                     *errors += 1;
                     count(&self.app.metrics.dhcp, "receive_failed");
@@ -117,14 +113,7 @@ impl Server {
         Ok(())
     }
 
-    async fn repeat(&self, repeats: &mut Repeats) {
-        while let Some(copy) = repeats.due(Instant::now()) {
-            self.count("offered_again");
-            self.send(&copy).await;
-        }
-    }
-
-    async fn packet(&self, bytes: &[u8], peer: SocketAddrV4, repeats: &mut Repeats) {
+    fn packet(&self, socket: &StdSocket, bytes: &[u8], peer: SocketAddrV4, repeats: &mut Repeats) {
         let Ok(question) = Packet::decode(bytes) else {
             self.count("malformed");
             return;
@@ -139,14 +128,14 @@ impl Server {
             tracing::error!(error = chain(&error), "a DHCP answer could not be written");
             return;
         }
-        self.send(&answer).await;
+        self.send(socket, &answer);
         if self.service == Service::Proxy {
             repeats.sent(Instant::now(), asker, answer);
         }
     }
 
-    async fn send(&self, Copy { bytes, to }: &Copy) {
-        if let Err(error) = net::send_from(&self.socket, self.interface.address, bytes, *to).await {
+    fn send(&self, socket: &StdSocket, Copy { bytes, to }: &Copy) {
+        if let Err(error) = net::send_from(socket, self.interface.address, bytes, *to) {
             count(&self.app.metrics.dhcp, "send_failed");
             tracing::warn!(error = chain(&error), peer = %to, "a DHCP answer could not be sent");
         }
@@ -205,6 +194,21 @@ impl Server {
 
     fn count(&self, outcome: &'static str) {
         count(&self.app.metrics.dhcp, outcome);
+    }
+}
+
+/// Waits for a packet, or until `until`. True if the other end of `stop` was closed.
+fn wait(socket: &StdSocket, stop: &UnixStream, until: Option<Instant>) -> io::Result<bool> {
+    // Rounded up: a time that has not quite come is looked at again and again.
+    let timeout = until.map_or(PollTimeout::NONE, |until| {
+        let left = until.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
+        PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX))
+    });
+    let mut both = [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut both, timeout) {
+        Ok(_) => Ok(both[1].any().unwrap_or_default()),
+        Err(nix::Error::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -21,6 +21,7 @@ mod record;
 mod report;
 mod store;
 mod tftp;
+mod thread;
 mod tls;
 mod view;
 
@@ -257,9 +258,9 @@ impl Sockets {
         ];
         for (service, socket) in dhcp {
             let strangers = Arc::clone(strangers);
-            let server = dhcp::Server::new(socket, service, interface.clone(), Arc::clone(app), strangers);
+            let server = dhcp::Server::new(service, interface.clone(), Arc::clone(app), strangers);
             let name = if service == dhcp::Service::BootServer { "pxe" } else { "dhcp" };
-            tasks.push(task(name, server.run(stop.clone())));
+            tasks.push(task(name, server.run(socket, stop.clone())));
         }
         tasks
     }

@@ -4,21 +4,25 @@ use magnetite_daemon::log::chain;
 
 use std::{
     io::IoSlice,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
-    os::fd::AsRawFd,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket as StdSocket},
+    os::fd::{AsFd, AsRawFd},
     path::Path,
 };
 
 use nix::{
     ifaddrs::getifaddrs,
     libc::{in_addr, in_pktinfo},
+    poll::{PollFd, PollFlags, poll},
     sys::{
         resource::{Resource, getrlimit, setrlimit},
         socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
     },
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::net::UdpSocket;
+
+/// How long a full buffer may take to drain.
+const DRAIN: u8 = 50;
 
 /// Why a socket could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -143,15 +147,20 @@ pub fn allow_open_files() {
 }
 
 /// Sends a packet from an address of this host. An interface may have several, and firmware compares the sender with
-/// what the packet says.
-pub async fn send_from(socket: &UdpSocket, source: Ipv4Addr, bytes: &[u8], to: SocketAddrV4) -> std::io::Result<()> {
+/// what the packet says. Waits for a full buffer to drain, but not for long: the client asks again.
+pub fn send_from(socket: &StdSocket, source: Ipv4Addr, bytes: &[u8], to: SocketAddrV4) -> std::io::Result<()> {
     let address = |ip: Ipv4Addr| in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
     // The interface stays the socket's own.
     let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address(source), ipi_addr: address(Ipv4Addr::UNSPECIFIED) };
     let (parts, control, to) = ([IoSlice::new(bytes)], [ControlMessage::Ipv4PacketInfo(&info)], SockaddrIn::from(to));
-    let send =
-        || sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&to)).map(drop).map_err(Into::into);
-    socket.async_io(Interest::WRITABLE, send).await
+    let send = || sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&to)).map(drop);
+    match send() {
+        Err(nix::Error::EAGAIN | nix::Error::ENOBUFS) => {
+            poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], DRAIN)?;
+            Ok(send()?)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Who holds a port, and what may be done about it.

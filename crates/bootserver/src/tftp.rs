@@ -6,15 +6,14 @@ mod session;
 
 use std::{
     net::{IpAddr, UdpSocket as StdSocket},
-    os::unix::net::UnixStream,
     sync::Arc,
 };
 
 use magnetite_wire::tftp::transfer::Limits;
-use tokio::{net::UdpSocket, sync::oneshot};
+use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::App, net};
+use crate::{app::App, net, thread};
 use engine::Engine;
 
 /// The largest IP packet: Ethernet's. No larger where our own interface takes more, since the way to the client may not.
@@ -62,19 +61,7 @@ impl Server {
             }
         }
         let engine = Engine::new(sockets, source.address, limits, app);
-        // A thread of its own: a packet of every client waits for this one, and for none of the runtime's other tasks.
-        // It ends once the other end of the pair is closed, be it that this task was dropped.
-        let (ours, theirs) = UnixStream::pair()?;
-        let (tell, mut told) = oneshot::channel();
-        let work = move || drop(tell.send(engine.run(theirs)));
-        std::thread::Builder::new().name("tftp".to_owned()).spawn(work)?;
-        let died = |_| Err(std::io::Error::other("the TFTP thread panicked"));
-        tokio::select! {
-            () = stop.cancelled() => {}
-            ended = &mut told => return ended.unwrap_or_else(died),
-        }
-        drop(ours);
-        told.await.unwrap_or_else(died)
+        thread::run("tftp", stop, move |stop| engine.run(stop)).await
     }
 }
 

@@ -8,10 +8,8 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddrV4,
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use tokio::time::Instant;
 
 /// How long a REQUEST is waited for: iPXE sends it as soon as it has both offers, firmware at the end of its round of four seconds.
 pub const PAUSE: Duration = Duration::from_millis(400);

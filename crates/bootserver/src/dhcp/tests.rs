@@ -7,9 +7,8 @@ use super::*;
 use crate::{fixtures::Site, net};
 
 fn server(site: &Site, service: Service) -> Server {
-    let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
     let interface = site.app.interfaces[0].clone();
-    Server::new(socket, service, interface, Arc::clone(&site.app), Arc::default())
+    Server::new(service, interface, Arc::clone(&site.app), Arc::default())
 }
 
 impl Server {
@@ -86,9 +85,10 @@ async fn a_stranger_is_remembered_once_and_only_so_many() {
 async fn on_a_socket_garbage_stops_nothing_and_a_request_is_acknowledged_to_its_sender() {
     let site = Site::new().await;
     let server = server(&site, Service::BootServer);
-    let address = server.socket.local_addr().unwrap();
+    let socket = net::udp(None, Ipv4Addr::LOCALHOST, 0).unwrap();
+    let address = socket.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let running = tokio::spawn(server.run(stop.clone()));
+    let running = tokio::spawn(server.run(socket, stop.clone()));
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for garbage in [&[][..], &[0xff; 3000], &[2; 300]] {
         client.send_to(garbage, address).await.unwrap();
