@@ -49,7 +49,8 @@ pub fn discover(network: &Network, mac: &str) -> Result<Option<Packet>> {
             socket.set_read_timeout(Some(left))?;
             let Ok((len, from)) = socket.recv_from(&mut buffer) else { break };
             let Ok(packet) = Packet::decode(&buffer[..len]) else { continue };
-            if from.ip().to_string() == SERVER && packet.xid == request.xid {
+            let ours = packet.xid == request.xid && packet.mac() == request.mac();
+            if ours && from.ip().to_string() == SERVER {
                 return Ok(Some(packet));
             }
         }
