@@ -178,7 +178,7 @@ fn ipv6(frame: &[u8]) -> Option<(u8, &[u8])> {
 fn options_of(packet: &dhcp::Packet, name: &str, forms: &mut BTreeSet<String>, seeds: &mut Seeds) {
     for code in [dhcp::OptionCode::VENDOR, dhcp::OptionCode::USER_CLASS, dhcp::OptionCode::IPXE] {
         if let Some(value) = packet.options.get(code).filter(|value| forms.insert(format!("{value:?}"))) {
-            seeds.insert(("pxe", format!("{name}-option-{}", code.0)), value);
+            seeds.insert(("pxe", format!("{name}-option-{}", code.0)), value.into_owned());
         }
     }
 }

@@ -43,7 +43,7 @@ fn proxy(bytes: &[u8], request: &Packet, answer: &BootAnswer) {
     boots(request, &offer, answer, answer.direct);
     assert_eq!(offer.yiaddr, Ipv4Addr::UNSPECIFIED, "a proxy gives no address");
     let at_once = (answer.class == Class::Pxe && answer.direct).then(|| pxe::BOOT_AT_ONCE.to_vec());
-    assert_eq!(offer.options.get(OptionCode::VENDOR), at_once, "43 is PXE's alone");
+    assert_eq!(offer.options.get(OptionCode::VENDOR), at_once.map(Into::into), "43 is PXE's alone");
     match to {
         Destination::Relay(relay) => assert!(relay == request.giaddr && !relay.is_unspecified()),
         other => assert!(other == Destination::Broadcast && request.giaddr.is_unspecified()),

@@ -166,7 +166,8 @@ proptest! {
         prop_assert_eq!(name(theirs.sname()), until_nul(&packet.sname));
         for code in READ {
             let read = theirs.opts().get(code.0.into()).map(value);
-            prop_assert_eq!(read, packet.options.get(code), "option {}", code.0);
+            let ours = packet.options.get(code).map(|value| value.into_owned());
+            prop_assert_eq!(read, ours, "option {}", code.0);
         }
     }
 
@@ -197,8 +198,8 @@ proptest! {
         let asked: Vec<v4::OptionCode> = ours.parameters().into_iter().map(|code| code.0.into()).collect();
         let asked = (!asked.is_empty()).then_some(DhcpOption::ParameterRequestList(asked));
         prop_assert_eq!(asked, get(OptionCode::PARAMETERS));
-        prop_assert_eq!(ours.client_id().unwrap().map(DhcpOption::ClientIdentifier), get(OptionCode::CLIENT_ID));
-        prop_assert_eq!(ours.vendor_class().map(DhcpOption::ClassIdentifier), get(OptionCode::VENDOR_CLASS));
+        prop_assert_eq!(ours.client_id().unwrap().map(|id| DhcpOption::ClientIdentifier(id.into_owned())), get(OptionCode::CLIENT_ID));
+        prop_assert_eq!(ours.vendor_class().map(|class| DhcpOption::ClassIdentifier(class.into_owned())), get(OptionCode::VENDOR_CLASS));
         let uuid = ours.smbios_uuid().unwrap().map(|uuid| DhcpOption::ClientMachineIdentifier([&[0], &uuid[..]].concat()));
         prop_assert_eq!(uuid, get(OptionCode::UUID));
     }

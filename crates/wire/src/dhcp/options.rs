@@ -1,6 +1,6 @@
 //! Options: kept in order and byte for byte; given a meaning only when asked for one.
 
-use std::net::Ipv4Addr;
+use std::{borrow::Cow, net::Ipv4Addr};
 
 use crate::{pxe, reader::Reader};
 
@@ -127,46 +127,60 @@ pub struct OptionError {
 
 /// Options in the order in which they came. The same code may stand there more than once (RFC 3396): the
 /// parts belong together.
+///
+/// All values are in one buffer: a packet has ten options, and an allocation for each is more work than reading it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Options(Vec<(OptionCode, Vec<u8>)>);
+pub struct Options {
+    /// The codes, and where in `values` what belongs to each ends. It begins where the one before ends.
+    parts: Vec<(OptionCode, usize)>,
+    values: Vec<u8>,
+}
 
 impl Options {
     /// Adds an option at the end. Longer than 255 bytes is split when it is encoded.
-    pub fn push(&mut self, code: OptionCode, value: impl Into<Vec<u8>>) {
-        self.0.push((code, value.into()));
+    pub fn push(&mut self, code: OptionCode, value: impl AsRef<[u8]>) {
+        self.values.extend_from_slice(value.as_ref());
+        self.parts.push((code, self.values.len()));
     }
 
     /// Takes all parts of an option away.
     pub fn remove(&mut self, code: OptionCode) {
-        self.0.retain(|(other, _)| *other != code);
+        let mut kept = Self::default();
+        self.iter().filter(|(other, _)| *other != code).for_each(|(code, value)| kept.push(code, value));
+        *self = kept;
     }
 
     /// How many parts there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.parts.len()
     }
 
     /// True if there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.parts.is_empty()
     }
 
     /// The parts in order.
     pub fn iter(&self) -> impl Iterator<Item = (OptionCode, &[u8])> {
-        self.0.iter().map(|(code, value)| (*code, value.as_slice()))
+        self.parts.iter().scan(0, |start, (code, end)| {
+            let value = self.values.get(*start..*end).unwrap_or_default();
+            *start = *end;
+            Some((*code, value))
+        })
     }
 
-    /// The value of an option: all its parts, joined.
-    pub fn get(&self, code: OptionCode) -> Option<Vec<u8>> {
-        let mut parts = self.0.iter().filter(|(other, _)| *other == code).peekable();
-        parts.peek()?;
-        Some(parts.flat_map(|(_, value)| value.iter().copied()).collect())
+    /// The value of an option: all its parts, joined. Copied only if there are several.
+    pub fn get(&self, code: OptionCode) -> Option<Cow<'_, [u8]>> {
+        let mut parts = self.iter().filter(|(other, _)| *other == code).map(|(_, value)| value);
+        let mut whole = Cow::Borrowed(parts.next()?);
+        parts.for_each(|part| whole.to_mut().extend_from_slice(part));
+        Some(whole)
     }
 
     fn exactly<const N: usize>(&self, code: OptionCode, want: &'static str) -> Result<Option<[u8; N]>, OptionError> {
         let Some(value) = self.get(code) else { return Ok(None) };
         let had = value.len();
-        let value = <[u8; N]>::try_from(value).map_err(|_| OptionError { code: code.0, want, had })?;
+        let value = <[u8; N]>::try_from(&*value).map_err(|_| OptionError { code: code.0, want, had })?;
         Ok(Some(value))
     }
 
@@ -206,7 +220,7 @@ impl Options {
     ///
     /// # Errors
     /// If it is shorter than two bytes (RFC 2132, 9.14).
-    pub fn client_id(&self) -> Result<Option<Vec<u8>>, OptionError> {
+    pub fn client_id(&self) -> Result<Option<Cow<'_, [u8]>>, OptionError> {
         match self.get(OptionCode::CLIENT_ID) {
             Some(id) if id.len() < 2 => {
                 Err(OptionError { code: OptionCode::CLIENT_ID.0, want: "2 or more", had: id.len() })
@@ -217,7 +231,7 @@ impl Options {
 
     /// Option 55: the codes that a client asks for, in its order. Absent: none.
     pub fn parameters(&self) -> Vec<OptionCode> {
-        self.get(OptionCode::PARAMETERS).unwrap_or_default().into_iter().map(OptionCode).collect()
+        self.get(OptionCode::PARAMETERS).unwrap_or_default().iter().copied().map(OptionCode).collect()
     }
 
     /// Option 77: RFC 3004's counted strings, or, where the counts do not add up, the whole as one name: iPXE sends its
@@ -226,7 +240,7 @@ impl Options {
         let Some(value) = self.get(OptionCode::USER_CLASS) else { return Vec::new() };
         let mut reader = Reader::new(&value);
         let names: Vec<_> = counted(&mut reader).map(<[u8]>::to_vec).collect();
-        if reader.left() == 0 && !names.is_empty() { names } else { vec![value] }
+        if reader.left() == 0 && !names.is_empty() { names } else { vec![value.into_owned()] }
     }
 
     /// Option 57, in bytes.
@@ -262,7 +276,7 @@ impl Options {
     }
 
     /// Option 60, as it stands.
-    pub fn vendor_class(&self) -> Option<Vec<u8>> {
+    pub fn vendor_class(&self) -> Option<Cow<'_, [u8]>> {
         self.get(OptionCode::VENDOR_CLASS)
     }
 
@@ -271,7 +285,7 @@ impl Options {
     pub fn is_ipxe(&self) -> bool {
         let named = self
             .get(OptionCode::USER_CLASS)
-            .is_some_and(|value| value == b"iPXE" || counted(&mut Reader::new(&value)).any(|name| name == b"iPXE"));
+            .is_some_and(|value| *value == *b"iPXE" || counted(&mut Reader::new(&value)).any(|name| name == b"iPXE"));
         named || self.get(OptionCode::IPXE).is_some()
     }
 

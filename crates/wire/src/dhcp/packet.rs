@@ -255,7 +255,7 @@ fn fixed(reader: &mut Reader<'_>) -> Option<Packet> {
 
 /// Option 52, if it is one byte of 1, 2 or 3 (RFC 2132, 9.3); anything else overloads nothing and is kept as it is.
 fn overload(options: &Options) -> Option<u8> {
-    match options.get(OptionCode::OVERLOAD)?.as_slice() {
+    match &*options.get(OptionCode::OVERLOAD)? {
         [fields @ 1..=3] => Some(*fields),
         _ => None,
     }
