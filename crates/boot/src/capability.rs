@@ -90,7 +90,8 @@ pub fn machine_key(machine: &Machine) -> String {
 /// A Machine's id in URLs: 16 hexadecimal digits that do not tell its name. A name of 63 characters
 /// would not fit into the 128 bytes of the BOOTP `file` field either.
 pub fn machine_id(machine: &Machine) -> String {
-    Sha256::of(machine_key(machine).as_bytes()).to_string()[..16].to_owned()
+    let [a, b, c, d, e, f, g, h, ..] = Sha256::of(machine_key(machine).as_bytes()).0;
+    format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Which Machine is this? An index over all Machines by every identifier that they declare.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use kube::ResourceExt;
 use magnetite_api::{MacAddr, Machine, MachineUuid, types::serial_is_bogus};
@@ -51,6 +54,8 @@ enum Key {
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     machines: Vec<Arc<Machine>>,
+    /// Those that share an identifier with another: told once, since every packet asks.
+    contested: HashSet<usize>,
     by_key: HashMap<Key, Vec<usize>>,
     by_id: HashMap<String, usize>,
 }
@@ -59,15 +64,23 @@ fn serial_key(serial: &str) -> Option<Key> {
     (!serial_is_bogus(serial)).then(|| Key::Serial(serial.trim().to_ascii_lowercase()))
 }
 
-/// The identifiers of a Machine, with the field that each stands in.
-fn keys(machine: &Machine) -> Vec<(String, Key)> {
-    let macs = machine.spec.macs.iter().enumerate().filter(|(_, mac)| !mac.is_bogus());
-    let macs = macs.map(|(index, mac)| (format!("spec.macs[{index}] {mac}"), Key::Mac(*mac)));
-    let uuid = machine.spec.uuid.filter(|uuid| !uuid.is_bogus());
-    let uuid = uuid.map(|uuid| (format!("spec.uuid {uuid}"), Key::Uuid(uuid)));
-    let serial = machine.spec.serial.as_deref();
-    let serial = serial.and_then(|text| Some((format!("spec.serial {text}"), serial_key(text)?)));
-    macs.chain(uuid).chain(serial).collect()
+/// The identifiers of a Machine.
+fn keys(machine: &Machine) -> impl Iterator<Item = Key> {
+    let macs = machine.spec.macs.iter().filter(|mac| !mac.is_bogus()).copied().map(Key::Mac);
+    let uuid = machine.spec.uuid.filter(|uuid| !uuid.is_bogus()).map(Key::Uuid);
+    macs.chain(uuid).chain(machine.spec.serial.as_deref().and_then(serial_key))
+}
+
+/// The field of a Machine that an identifier stands in, and its value there.
+fn field(machine: &Machine, key: &Key) -> String {
+    match key {
+        Key::Mac(mac) => {
+            let index = machine.spec.macs.iter().position(|own| own == mac).unwrap_or_default();
+            format!("spec.macs[{index}] {mac}")
+        }
+        Key::Uuid(uuid) => format!("spec.uuid {uuid}"),
+        Key::Serial(_) => format!("spec.serial {}", machine.spec.serial.as_deref().unwrap_or_default()),
+    }
 }
 
 impl Fleet {
@@ -75,7 +88,7 @@ impl Fleet {
     pub fn index(machines: impl IntoIterator<Item = Arc<Machine>>) -> Self {
         let mut fleet = Self { machines: machines.into_iter().collect(), ..Self::default() };
         for (position, machine) in fleet.machines.iter().enumerate() {
-            for (_, key) in keys(machine) {
+            for key in keys(machine) {
                 let holders = fleet.by_key.entry(key).or_default();
                 // The same MAC twice in one Machine is no conflict with itself.
                 if !holders.contains(&position) {
@@ -84,6 +97,7 @@ impl Fleet {
             }
             fleet.by_id.insert(machine_id(machine), position);
         }
+        fleet.contested = fleet.by_key.values().filter(|holders| holders.len() > 1).flatten().copied().collect();
         fleet
     }
 
@@ -103,11 +117,11 @@ impl Fleet {
             [] => Found::Unknown,
             [one] => {
                 let machine = &self.machines[*one];
-                let conflicts = self.conflicts(machine);
-                if conflicts.is_empty() {
+                if !self.contested.contains(one) {
                     return Found::Machine(Arc::clone(machine));
                 }
-                let mut names: Vec<_> = conflicts.into_iter().map(|conflict| conflict.other).collect();
+                let conflicts = self.conflicts(machine).into_iter();
+                let mut names: Vec<_> = conflicts.map(|conflict| conflict.other).collect();
                 names.push(machine.name_any());
                 names.sort();
                 names.dedup();
@@ -130,11 +144,11 @@ impl Fleet {
     pub fn conflicts(&self, machine: &Machine) -> Vec<Conflict> {
         let name = machine.name_any();
         let mut found = Vec::new();
-        for (field, key) in keys(machine) {
+        for key in keys(machine) {
             for position in self.by_key.get(&key).into_iter().flatten() {
                 let other = self.machines[*position].name_any();
                 if other != name {
-                    found.push(Conflict { field: field.clone(), other });
+                    found.push(Conflict { field: field(machine, &key), other });
                 }
             }
         }
