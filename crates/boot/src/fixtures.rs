@@ -10,6 +10,8 @@ use magnetite_api::{
     time::seconds,
 };
 
+use crate::select::Chosen;
+
 pub(crate) struct MachineBuilder(Machine);
 
 pub(crate) fn machine(name: &str) -> MachineBuilder {
@@ -88,6 +90,9 @@ impl ProfileBuilder {
     }
     pub(crate) fn arc(self) -> Arc<Profile> {
         Arc::new(self.0)
+    }
+    pub(crate) fn chosen(self) -> Chosen {
+        Chosen::new(self.arc())
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 use magnetite_api::{
-    Machine, Profile,
+    Machine,
     machine::{IntentState, IntentStatus},
     netboot::NetbootSpec,
     profile::OnReboot,
@@ -13,7 +13,7 @@ use crate::{
     client::Request,
     fleet::Found,
     ladder::{self, Platform},
-    select::SelectError,
+    select::{Chosen, SelectError},
 };
 
 /// What a DHCP client is answered.
@@ -106,7 +106,7 @@ pub enum Next {
 /// without one. `conflicted`: another Machine claims the same identity.
 pub fn next(
     machine: &Machine,
-    profile: Result<&Profile, &SelectError>,
+    profile: Result<&Chosen, &SelectError>,
     intent: Option<&IntentStatus>,
     conflicted: bool,
     now: Timestamp,
@@ -206,14 +206,14 @@ mod tests {
         #[case] want: Next,
     ) {
         let m = machine("m").mac("52:54:00:00:00:01").arc();
-        let p = profile("p").on_reboot(reboot).arc();
+        let p = profile("p").on_reboot(reboot).chosen();
         assert_eq!(next(&m, Ok(&p), Some(&intent("created", state)), false, at(second)), want);
     }
 
     #[test]
     fn what_cannot_be_decided_yet_waits_and_says_why() {
         let m = machine("m").mac("52:54:00:00:00:01").intent("again").arc();
-        let p = profile("p").arc();
+        let p = profile("p").chosen();
         let open = intent("again", IntentState::Open);
         let why = |next: Next| match next {
             Next::Wait { why, .. } => why,

@@ -3,19 +3,18 @@
 //! minijinja in strict mode: a variable that is not there is an error, never an empty text. Templates see
 //! values only; no file, environment or process can be reached from one, and their work is bounded.
 
-use std::sync::LazyLock;
-
 use kube::ResourceExt;
 use magnetite_api::{
     Architecture, Machine, Profile,
     profile::{ArchBoot, JoinMode},
 };
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::context;
 use serde_json::Value;
 
-use crate::{command_line, script};
+use crate::{command_line, script, select::Chosen};
 
 mod ignition;
+mod templates;
 
 pub use ignition::AgentLink;
 
@@ -76,19 +75,8 @@ impl Links {
     }
 }
 
-/// At most this many steps of the template engine: far more than a config of hundreds of files needs, and
-/// done in well under 100 ms.
-const FUEL: u64 = 200_000;
 /// At most this many bytes of a rendered text.
 const LIMIT: usize = 1 << 20;
-
-/// Made once: its filters and tests are some hundred allocations.
-static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(FUEL));
-    environment
-});
 
 /// True if a template renders to itself: nothing in it begins an expression, and it has no line end for the engine to take away.
 fn is_plain(template: &str) -> bool {
@@ -96,7 +84,7 @@ fn is_plain(template: &str) -> bool {
 }
 
 /// What templates see.
-fn facts(profile: &Profile, machine: &Machine, architecture: Architecture, links: &Links) -> minijinja::Value {
+fn facts(profile: &Chosen, machine: &Machine, architecture: Architecture, links: &Links) -> minijinja::Value {
     let mut vars = profile.spec.variables.clone();
     vars.extend(machine.spec.variables.clone());
     let boot = profile.spec.boot.for_architecture(architecture);
@@ -113,7 +101,7 @@ fn facts(profile: &Profile, machine: &Machine, architecture: Architecture, links
             serial => machine.spec.serial.clone(),
             labels => machine.labels().clone(),
         },
-        profile => context! { name => profile.name_any(), revision => profile.spec.revision() },
+        profile => context! { name => profile.name_any(), revision => profile.revision() },
         boot => context! { url => links.system.clone(), ignition_url => links.ignition(), arch => architecture.as_str() },
         files,
         vars,
@@ -124,7 +112,7 @@ fn render(field: &str, template: &str, facts: &minijinja::Value) -> Result<Strin
     let text = if is_plain(template) {
         template.to_owned()
     } else {
-        ENVIRONMENT.render_str(template, facts).map_err(|error| RenderError::template(field, &error))?
+        templates::render(template, facts).map_err(|error| RenderError::template(field, &error))?
     };
     if text.len() > LIMIT {
         return Err(RenderError::new(field, format!("renders to {} bytes; at most {LIMIT} are served", text.len())));
@@ -139,8 +127,8 @@ fn boot_of(profile: &Profile, architecture: Architecture) -> Result<&ArchBoot, R
     })
 }
 
-fn title(profile: &Profile, machine: &Machine) -> String {
-    format!("Magnetite: {}, profile {} {}", machine.name_any(), profile.name_any(), profile.spec.revision())
+fn title(profile: &Chosen, machine: &Machine) -> String {
+    format!("Magnetite: {}, profile {} {}", machine.name_any(), profile.name_any(), profile.revision())
 }
 
 /// The kernel's arguments, rendered and checked.
@@ -148,7 +136,7 @@ fn title(profile: &Profile, machine: &Machine) -> String {
 /// # Errors
 /// The item of `commandLine` that does not render or is not one argument.
 pub fn command_line(
-    profile: &Profile,
+    profile: &Chosen,
     machine: &Machine,
     architecture: Architecture,
     links: &Links,
@@ -169,7 +157,7 @@ pub fn command_line(
 /// # Errors
 /// The field that does not render.
 pub fn script(
-    profile: &Profile,
+    profile: &Chosen,
     machine: &Machine,
     architecture: Architecture,
     links: &Links,
@@ -195,7 +183,7 @@ pub fn wait_script(machine: &Machine, why: &str, seconds: u32, links: &Links) ->
 /// # Errors
 /// The field that does not render, is no Ignition config, or holds what the agent needs for itself.
 pub fn ignition(
-    profile: &Profile,
+    profile: &Chosen,
     machine: &Machine,
     architecture: Architecture,
     template: Option<&str>,
@@ -240,9 +228,8 @@ fn ignition_field(profile: &Profile) -> &'static str {
 /// # Errors
 /// The first field that does not.
 pub fn check(profile: &Profile, ignition: Option<&str>) -> Result<(), RenderError> {
-    let parses = |field: &str, template: &str| {
-        ENVIRONMENT.template_from_str(template).map(drop).map_err(|error| RenderError::template(field, &error))
-    };
+    let parses =
+        |field: &str, template: &str| templates::check(template).map_err(|error| RenderError::template(field, &error));
     for (architecture, boot) in profile.spec.boot.architectures() {
         for (index, template) in boot.command_line.iter().enumerate() {
             parses(&format!("spec.boot.{architecture}.commandLine[{index}]"), template)?;
@@ -261,7 +248,7 @@ pub fn check(profile: &Profile, ignition: Option<&str>) -> Result<(), RenderErro
 ///
 /// # Errors
 /// The first field that does not render.
-pub fn dry_run(profile: &Profile, machine: &Machine, template: Option<&str>) -> Result<(), RenderError> {
+pub fn dry_run(profile: &Chosen, machine: &Machine, template: Option<&str>) -> Result<(), RenderError> {
     let base = "http://192.0.2.1:8080/m/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned();
     let links = Links { system: base.clone(), base };
     let agent = AgentLink::sample();

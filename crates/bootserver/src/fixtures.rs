@@ -221,6 +221,7 @@ impl Site {
             config_maps: old.config_maps.clone(),
             claims: old.claims.clone(),
             windows: old.windows.clone(),
+            ..View::default()
         };
         change(&mut new);
         self.writer.send_replace(Arc::new(new));

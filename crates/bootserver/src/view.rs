@@ -1,12 +1,15 @@
 //! What the boot path reads: one immutable value, swapped whole when anything changes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use kube::ResourceExt;
 use magnetite_api::{Machine, MachineClaim, Profile, machine::IntentStatus};
 use magnetite_boot::{
     fleet::Fleet,
-    select::{SelectError, profile_for},
+    select::{self, Chosen, SelectError},
 };
 pub use magnetite_catalog::ConfigMaps;
 use tokio::sync::watch;
@@ -24,6 +27,8 @@ pub struct View {
     pub claims: BTreeMap<String, Arc<MachineClaim>>,
     /// Windows that this server keeps itself, by Machine; empty in a cluster, where they are in the status.
     pub windows: BTreeMap<String, IntentStatus>,
+    /// The Profiles' selectors, read when one is first asked for.
+    pub selectors: OnceLock<select::Profiles>,
 }
 
 /// The boot path's end of the view.
@@ -33,8 +38,8 @@ pub type Writer = watch::Sender<Arc<View>>;
 
 impl View {
     /// The Profile of a Machine.
-    pub fn profile(&self, machine: &Machine) -> Result<Arc<Profile>, SelectError> {
-        profile_for(machine, &self.profiles)
+    pub fn profile(&self, machine: &Machine) -> Result<Arc<Chosen>, SelectError> {
+        self.selectors.get_or_init(|| select::Profiles::read(&self.profiles)).of(machine)
     }
 
     /// The template of a Profile's Ignition config, wherever it is.

@@ -26,7 +26,7 @@ use magnetite_boot::{
     fleet::Fleet,
     plan::{self, Next},
     render::{self, Links, RenderError},
-    select::profile_for,
+    select::{Chosen, profile_for},
     site::Site,
 };
 use magnetite_wire::dhcp::{MessageType, request::Persona};
@@ -144,7 +144,7 @@ impl Preview {
         self.join(declared, &profile)
     }
 
-    fn dhcp(&mut self, facts: &Facts<'_>, profile: Option<&Profile>) -> Result<Architecture, Failed> {
+    fn dhcp(&mut self, facts: &Facts<'_>, profile: Option<&Chosen>) -> Result<Architecture, Failed> {
         let Facts { declared, supposed, site, persona, unix } = *facts;
         let machine = &*declared.machine;
         let boot = machine.status.as_ref().and_then(|status| status.boot.as_ref());
@@ -175,7 +175,7 @@ impl Preview {
     fn script(
         &mut self,
         facts: &Facts<'_>,
-        profile: &Profile,
+        profile: &Chosen,
         architecture: Architecture,
         links: &Links,
     ) -> Result<(), Failed> {
@@ -193,7 +193,7 @@ impl Preview {
     fn ignition(
         &mut self,
         facts: &Facts<'_>,
-        profile: &Profile,
+        profile: &Chosen,
         architecture: Architecture,
         links: &Links,
     ) -> Result<(), Failed> {

@@ -20,7 +20,7 @@ fn script_golden() {
         .argument("ignition.config.url={{ boot.ignition_url }}")
         .argument("magnetite.root={{ files.rootfs }}")
         .argument("rack={{ vars.rack }}")
-        .arc();
+        .chosen();
     insta::assert_snapshot!(script(&p, &m, ARCH, &links()).unwrap());
     insta::assert_snapshot!("local", local_script(&m));
     insta::assert_snapshot!("wait", wait_script(&m, "the kernel is \"missing\" || reboot", 5, &links()));
@@ -29,9 +29,9 @@ fn script_golden() {
 #[test]
 fn ignition_golden() {
     let m = machine("box-1").mac("52:54:00:30:00:10").arc();
-    let p = profile("workers").arc();
+    let p = profile("workers").chosen();
     let template = "ignition: {version: 3.3.0}\nstorage:\n  files:\n  - path: /etc/hostname\n    contents: {source: 'data:,{{ machine.node_name }}'}\n";
-    let p2 = profile("workers").ignition(template).arc();
+    let p2 = profile("workers").ignition(template).chosen();
     let with = ignition(&p2, &m, ARCH, Some(template), &links(), Some(&AgentLink::sample())).unwrap();
     let config: serde_json::Value = serde_json::from_str(&with).unwrap();
     insta::assert_json_snapshot!(config);
@@ -55,10 +55,10 @@ fn ignition_golden() {
 #[case("{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}", "fuel")]
 fn a_bad_argument_is_named_and_never_served(#[case] argument: &str, #[case] want: &str) {
     let m = machine("box-1").arc();
-    let error = script(&profile("p").argument(argument).arc(), &m, ARCH, &links()).unwrap_err();
+    let error = script(&profile("p").argument(argument).chosen(), &m, ARCH, &links()).unwrap_err();
     assert!(error.to_string().contains(want), "{error}");
     assert!(error.field.ends_with("commandLine[1]"));
-    assert!(dry_run(&profile("p").argument(argument).arc(), &m, None).is_err());
+    assert!(dry_run(&profile("p").argument(argument).chosen(), &m, None).is_err());
 }
 
 #[rstest]
@@ -70,7 +70,7 @@ fn a_bad_argument_is_named_and_never_served(#[case] argument: &str, #[case] want
 #[case("ignition: {version: 3.3.0}\nstorage: {files: [{path: /etc/magnetite/agent.env}]}", "needs for itself")]
 #[case("ignition: {version: 3.3.0}\nsystemd: []", "not an object")]
 fn a_bad_config_is_named_and_never_served(#[case] template: &str, #[case] want: &str) {
-    let p = profile("p").ignition(template).arc();
+    let p = profile("p").ignition(template).chosen();
     let error = dry_run(&p, &machine("box-1").arc(), Some(template)).unwrap_err();
     assert!(error.to_string().contains(want), "{error}");
     assert_eq!(error.field, "spec.ignition.inline");
@@ -79,7 +79,7 @@ fn a_bad_config_is_named_and_never_served(#[case] template: &str, #[case] want: 
 #[test]
 fn a_mode_is_octal() {
     let template = "ignition: {version: 3.3.0}\nstorage: {files: [{path: /a, mode: 0644}, {path: /b, mode: 420}]}\n";
-    let p = profile("p").ignition(template).arc();
+    let p = profile("p").ignition(template).chosen();
     let agent = AgentLink::sample();
     let config = ignition(&p, &machine("m").arc(), ARCH, Some(template), &links(), Some(&agent)).unwrap();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
@@ -90,7 +90,7 @@ fn a_mode_is_octal() {
 
 #[test]
 fn a_machine_s_variables_win() {
-    let p = profile("p").variable("rack", "none").argument("rack={{ vars.rack }}").arc();
+    let p = profile("p").variable("rack", "none").argument("rack={{ vars.rack }}").chosen();
     let of = |m| command_line(&p, &m, ARCH, &links()).unwrap()[1].clone();
     assert_eq!(of((*machine("a").arc()).clone()), "rack=none");
     assert_eq!(of((*machine("a").variable("rack", "r7").arc()).clone()), "rack=r7");
@@ -101,7 +101,7 @@ fn nothing_outside_can_be_reached() {
     for template in
         ["{% include '/etc/passwd' %}", "{% import '/etc/passwd' as x %}", "{{ env('PATH') }}", "{{ cycler.__init__ }}"]
     {
-        let p = profile("p").argument(template).arc();
+        let p = profile("p").argument(template).chosen();
         assert!(script(&p, &machine("m").arc(), ARCH, &links()).is_err(), "{template}");
     }
 }
@@ -135,7 +135,7 @@ proptest! {
     #[test]
     fn plain_text_renders_to_itself(template in "[ -~\\t\\r\\n]{0,12}") {
         if is_plain(&template) {
-            prop_assert_eq!(ENVIRONMENT.render_str(&template, ()).unwrap(), template);
+            prop_assert_eq!(templates::render(&template, &context! {}).unwrap(), template);
         }
     }
 
@@ -147,9 +147,9 @@ proptest! {
         for argument in &arguments {
             p = p.argument(argument);
         }
-        if let Ok(text) = script(&p.arc(), &m, ARCH, &links()) {
+        if let Ok(text) = script(&p.chosen(), &m, ARCH, &links()) {
             let commands = commands_as_ipxe_reads_them(&text);
-            let plain = commands_as_ipxe_reads_them(&script(&profile("p").arc(), &m, ARCH, &links()).unwrap());
+            let plain = commands_as_ipxe_reads_them(&script(&profile("p").chosen(), &m, ARCH, &links()).unwrap());
             prop_assert_eq!(commands.len(), plain.len());
             for (index, (got, want)) in commands.iter().zip(&plain).enumerate() {
                 prop_assert_eq!(&got[0], &want[0], "command {}", index);

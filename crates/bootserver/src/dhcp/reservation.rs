@@ -3,8 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use magnetite_api::{Machine, Profile, netboot::NetworkSpec};
-use magnetite_boot::{client::Request, fleet::Found};
+use magnetite_api::{Machine, netboot::NetworkSpec};
+use magnetite_boot::{client::Request, fleet::Found, select::Chosen};
 use magnetite_wire::dhcp::{
     MessageType, Packet,
     reply::{self, Class, Destination, Lease, ReplyError},
@@ -17,7 +17,7 @@ use crate::metrics::count;
 const LEASE_SECONDS: u32 = 86_400;
 
 /// What is reserved for a Machine; nothing if it declares no address.
-fn lease(machine: &Machine, profile: Option<&Profile>) -> Option<Lease> {
+fn lease(machine: &Machine, profile: Option<&Chosen>) -> Option<Lease> {
     let cidr = machine.spec.address?;
     let below = profile.and_then(|profile| profile.spec.network.as_ref());
     let NetworkSpec { router, dns_servers, ntp_servers, domain, lease_seconds } =

@@ -68,7 +68,7 @@ pub async fn script(
             }
             match render::script(&profile, &machine, architecture, &links) {
                 Ok(script) => {
-                    served(format!("boots profile {}", profile.spec.revision()));
+                    served(format!("boots profile {}", profile.revision()));
                     text(SCRIPT, script)
                 }
                 Err(error) => {

@@ -1,6 +1,6 @@
 //! The view from a cluster: watched, and kept on disk for when the API server is away.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -107,7 +107,7 @@ impl Mirrors {
             config_maps: named(&profiles, &self.config_maps),
             profiles,
             claims: self.claims.objects().clone(),
-            windows: BTreeMap::new(),
+            ..View::default()
         }
     }
 }

@@ -11,7 +11,10 @@ use magnetite_api::{
     profile::JoinMode,
     report::{BootRecord, Inventory},
 };
-use magnetite_boot::{fleet::Conflict, select::profile_for};
+use magnetite_boot::{
+    fleet::Conflict,
+    select::{Chosen, profile_for},
+};
 
 use super::fold;
 use crate::{
@@ -150,7 +153,7 @@ fn profile(machine: &Arc<Machine>, ctx: &Context) -> Result<ProfileSeen, Trouble
     });
     Ok(ProfileSeen {
         name: found.name().map(|name| name.into_owned()).unwrap_or_default(),
-        revision: found.spec.revision(),
+        revision: found.revision().to_owned(),
         join: found.spec.join.mode,
         trouble,
         unreported: files == Files::Unknown,
@@ -158,7 +161,7 @@ fn profile(machine: &Arc<Machine>, ctx: &Context) -> Result<ProfileSeen, Trouble
     })
 }
 
-fn unrendered(profile: &Profile, machine: &Machine, ctx: &Context) -> Option<Trouble> {
+fn unrendered(profile: &Chosen, machine: &Machine, ctx: &Context) -> Option<Trouble> {
     match renders::ignition(profile, &ctx.stores) {
         Err(trouble) => Some(trouble),
         Ok(template) => ctx.renders.dry_run(profile, machine, template.as_deref()),

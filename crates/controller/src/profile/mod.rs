@@ -17,7 +17,10 @@ use magnetite_api::{
     names::MANAGER_CONTROLLER,
     report::SubjectKind,
 };
-use magnetite_boot::{render, select::profile_for};
+use magnetite_boot::{
+    render,
+    select::{Chosen, Profiles},
+};
 
 use crate::{
     context::{Context, jitter},
@@ -58,22 +61,23 @@ fn observe(profile: &Arc<Profile>, ctx: &Context) -> Observed {
 }
 
 fn machines_of(profile: &Arc<Profile>, ctx: &Context) -> Vec<Arc<Machine>> {
-    let profiles = ctx.stores.profiles.state();
+    let profiles = Profiles::read(&ctx.stores.profiles.state());
     let name = profile.name_any();
-    let boots = |machine: &Machine| profile_for(machine, &profiles).is_ok_and(|found| found.name_any() == name);
+    let boots = |machine: &Machine| profiles.of(machine).is_ok_and(|found| found.name_any() == name);
     let mut machines = ctx.stores.machines.state_filter(boots);
     machines.sort_by_key(|machine| machine.name_any());
     machines
 }
 
 fn failing(
-    profile: &Profile,
+    profile: &Arc<Profile>,
     machines: &[Arc<Machine>],
     ignition: Option<&str>,
     ctx: &Context,
 ) -> Vec<(String, renders::Trouble)> {
+    let chosen = Chosen::new(Arc::clone(profile));
     let each = machines.iter();
-    each.filter_map(|machine| Some((machine.name_any(), ctx.renders.dry_run(profile, machine, ignition)?))).collect()
+    each.filter_map(|machine| Some((machine.name_any(), ctx.renders.dry_run(&chosen, machine, ignition)?))).collect()
 }
 
 /// The boot servers' reports on a Profile. One about a Profile of the same name that was deleted says nothing.

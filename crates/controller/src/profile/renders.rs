@@ -9,7 +9,7 @@ use std::{
 
 use kube::ResourceExt;
 use magnetite_api::{Machine, Profile, conditions::reason};
-use magnetite_boot::render;
+use magnetite_boot::{render, select::Chosen};
 
 use crate::stores::Stores;
 
@@ -52,7 +52,7 @@ pub struct Renders(Mutex<HashMap<String, (u64, Option<Trouble>)>>);
 
 impl Renders {
     /// What stands in the way of rendering a Profile for a Machine; nothing if it renders.
-    pub fn dry_run(&self, profile: &Profile, machine: &Machine, template: Option<&str>) -> Option<Trouble> {
+    pub fn dry_run(&self, profile: &Chosen, machine: &Machine, template: Option<&str>) -> Option<Trouble> {
         let machine_uid = machine.uid().unwrap_or_default();
         let key = key(profile, machine, template);
         let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -92,8 +92,8 @@ impl Folder {
                 fleet: Arc::new(Fleet::index(machines.iter().cloned())),
                 profiles: profiles.clone(),
                 config_maps: config_maps.clone(),
-                claims: BTreeMap::new(),
                 windows: windows.clone(),
+                ..View::default()
             }));
             self.published = Some(windows);
         }
