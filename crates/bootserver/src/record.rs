@@ -16,7 +16,7 @@ use magnetite_api::{
 };
 use magnetite_boot::{client::Request, diagnose::TRANSFER_CUT, plan::Answer};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 /// A firmware's request this long after the last sign of life begins another boot.
 const SILENCE: SignedDuration = SignedDuration::from_mins(10);
@@ -27,8 +27,8 @@ const LOADER_TIME: SignedDuration = SignedDuration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Records {
     entries: Mutex<BTreeMap<String, Entry>>,
-    /// Told of every change.
-    pub changed: Notify,
+    /// Told of every change. Those who write it down each have an end of it.
+    pub news: watch::Sender<()>,
 }
 
 /// What is known of one machine.
@@ -93,7 +93,7 @@ impl Records {
         entry.boot.last_seen = seconds(now);
         entry.version += 1;
         drop(entries);
-        self.changed.notify_one();
+        self.news.send_replace(());
         result
     }
 

@@ -1,14 +1,11 @@
 //! Brings what was seen to where people look: BootReports in a cluster, files without one. The boot path never
 //! waits for this, and what cannot be written now is written later.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod disk;
+mod ledger;
 
-use jiff::{SignedDuration, Timestamp};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
@@ -19,7 +16,6 @@ use magnetite_api::{
 };
 use magnetite_daemon::{
     backoff::{Backoff, Retries},
-    clock,
     log::chain,
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -31,13 +27,13 @@ use crate::{
     http::owner,
     metrics::count,
     record::{Entry, clean},
-    store::snapshot::write_whole,
 };
+
+pub use disk::remembered;
+use ledger::Ledger;
 
 /// Between two writes about one object: a boot of a minute then costs few writes, and `kubectl get -w` still lives.
 const SPACING: Duration = Duration::from_secs(2);
-/// The same for files, which cost less: what a killed process forgets is no more than this.
-const FILE_SPACING: Duration = Duration::from_millis(500);
 /// Between two writes of all: 50 a second at most.
 const PACE: Duration = Duration::from_millis(20);
 /// Between two looks at what changed: each goes over all machines, and while a site powers on something changes with every packet.
@@ -48,46 +44,10 @@ const CALL: Duration = Duration::from_secs(10);
 const REFUSED: Duration = Duration::from_secs(30);
 /// Between two attempts while the API server is away.
 const AWAY: Backoff = Backoff { first: Duration::from_millis(500), ceiling: Duration::from_secs(5) };
-/// How long the record of a machine that nobody declares any more is kept.
-const KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// Without news, look again after this long.
 const IDLE: Duration = Duration::from_secs(5);
 /// How long the last writes may take once the process stops.
 const LAST: Duration = Duration::from_secs(5);
-
-/// What of a set of objects was written, and which may be written again when.
-#[derive(Debug)]
-struct Ledger<V>(HashMap<String, Mark<V>>);
-
-#[derive(Debug)]
-struct Mark<V> {
-    /// What was written last; nothing if that failed.
-    version: Option<V>,
-    not_before: Instant,
-}
-
-impl<V: PartialEq> Ledger<V> {
-    /// True if an object has something new, and its time has come. Otherwise `next` is brought forward to when it comes.
-    fn is_due(&self, name: &str, version: &V, now: Instant, next: &mut Instant) -> bool {
-        match self.0.get(name) {
-            Some(mark) if mark.version.as_ref() == Some(version) => false,
-            Some(mark) if mark.not_before > now => {
-                *next = mark.not_before.min(*next);
-                false
-            }
-            _ => true,
-        }
-    }
-
-    fn mark(&mut self, name: String, version: Option<V>, not_before: Instant) {
-        self.0.insert(name, Mark { version, not_before });
-    }
-
-    /// Drops all pauses, for the last time.
-    fn hurry(&mut self, now: Instant) {
-        self.0.values_mut().for_each(|mark| mark.not_before = now);
-    }
-}
 
 /// How a write went.
 enum Wrote {
@@ -98,53 +58,20 @@ enum Wrote {
     Away,
 }
 
-/// Publishes changes until `stop`; then what is left, so that nothing is lost by an orderly end.
+/// Writes changes to disk and, if there is one, to the cluster until `stop`; then what is left, so that nothing is lost by an
+/// orderly end.
 ///
 /// # Errors
 /// If the folder of the records cannot be made.
 pub async fn run(app: Arc<App>, data: PathBuf, stop: CancellationToken) -> std::io::Result<()> {
-    let mut publisher = Publisher::new(app, &data)?;
-    loop {
-        let next = publisher.publish(&stop).await;
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(LOOKS) => {}
-        }
-        let app = &publisher.app;
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = app.records.changed.notified() => {}
-            () = app.library.changed.notified() => {}
-            () = tokio::time::sleep_until(next) => {}
-        }
-    }
-    publisher.hurry();
-    drop(tokio::time::timeout(LAST, publisher.publish(&CancellationToken::new())).await);
+    let disk = disk::Disk::new(Arc::clone(&app), &data)?;
+    // Each at its own pace: an API server that is slow, or away, must not keep records from the disk.
+    tokio::join!(disk.run(stop.clone()), Publisher::new(app).run(stop));
     Ok(())
-}
-
-/// Reads what an earlier process remembered.
-pub fn remembered(data: &Path) -> BTreeMap<String, Entry> {
-    let mut out = BTreeMap::new();
-    for file in std::fs::read_dir(data.join("machines")).into_iter().flatten().flatten() {
-        let path = file.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"))
-        else {
-            continue;
-        };
-        let entry = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Entry>(&bytes).ok());
-        match entry {
-            Some(entry) => drop(out.insert(name.to_owned(), Entry { version: 1, ..entry })),
-            None => tracing::warn!(file = %path.display(), "a boot record is damaged and is forgotten"),
-        }
-    }
-    out
 }
 
 struct Publisher {
     app: Arc<App>,
-    folder: PathBuf,
-    files: Ledger<u64>,
     machines: Ledger<u64>,
     profiles: Ledger<String>,
     pace: Interval,
@@ -154,18 +81,34 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn new(app: Arc<App>, data: &Path) -> std::io::Result<Self> {
-        let folder = data.join("machines");
-        std::fs::create_dir_all(&folder)?;
+    fn new(app: Arc<App>) -> Self {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (files, machines, profiles) = (Ledger(HashMap::new()), Ledger(HashMap::new()), Ledger(HashMap::new()));
-        Ok(Self { app, folder, files, machines, profiles, pace, away: AWAY.start(), away_until: Instant::now() })
+        let (machines, profiles) = (Ledger::default(), Ledger::default());
+        Self { app, machines, profiles, pace, away: AWAY.start(), away_until: Instant::now() }
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        let mut news = self.app.records.news.subscribe();
+        loop {
+            let next = self.publish(&stop).await;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(LOOKS) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = news.changed() => {}
+                () = self.app.library.changed.notified() => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+        self.hurry();
+        drop(tokio::time::timeout(LAST, self.publish(&CancellationToken::new())).await);
     }
 
     fn hurry(&mut self) {
         let now = Instant::now();
-        self.files.hurry(now);
         self.machines.hurry(now);
         self.profiles.hurry(now);
         self.away_until = now;
@@ -176,23 +119,17 @@ impl Publisher {
         let now = Instant::now();
         let mut next = now + IDLE;
         let view = self.app.view();
-        let machines: HashMap<_, _> = view.fleet.machines().map(|machine| (machine.name_any(), machine)).collect();
-        let versions = self.app.records.versions();
-        for (name, version, _) in &versions {
-            if self.files.is_due(name, version, now, &mut next) {
-                self.remember(name).await;
-            }
-        }
-        // An empty view is as a rule one that is not there yet.
-        if !machines.is_empty() {
-            self.forget(&versions, |name| machines.contains_key(name));
-        }
-        self.gauges(machines.len(), view.profiles.len());
+        self.gauges(view.fleet.machines().count(), view.profiles.len());
         let Cluster::Client(client) = self.app.cluster.clone() else { return next };
         if self.away_until > now {
             return self.away_until.min(next);
         }
-        for (name, version, _) in versions {
+        let machines: HashMap<_, _> = view.fleet.machines().map(|machine| (machine.name_any(), machine)).collect();
+        // An empty view is as a rule one that is not there yet.
+        if !machines.is_empty() {
+            self.machines.retain(|name| machines.contains_key(name));
+        }
+        for (name, version, _) in self.app.records.versions() {
             let Some(machine) = machines.get(&name) else { continue };
             if stop.is_cancelled() || !self.machines.is_due(&name, &version, now, &mut next) {
                 continue;
@@ -268,37 +205,6 @@ impl Publisher {
             }
             Err(_) => Wrote::Away,
         }
-    }
-
-    /// Keeps a record on disk, for the next process and, without a cluster, for people.
-    async fn remember(&mut self, name: &str) {
-        let Some(mut entry) = self.app.records.get(name) else { return };
-        entry.boot.server.clone_from(&self.app.server);
-        let (path, version) = (self.folder.join(format!("{name}.json")), entry.version);
-        let bytes = serde_json::to_vec_pretty(&entry).unwrap_or_default();
-        let written = tokio::task::spawn_blocking(move || write_whole(&path, &bytes, 0o644)).await;
-        let version = match written {
-            Ok(Ok(())) => Some(version),
-            Ok(Err(error)) => {
-                tracing::warn!(error = chain(&error), "a boot record is not remembered");
-                None
-            }
-            Err(_) => None,
-        };
-        self.files.mark(name.to_owned(), version, Instant::now() + FILE_SPACING);
-    }
-
-    /// Forgets machines that nobody declares any more, after a day: a file of the catalog may be broken for a while.
-    fn forget(&mut self, versions: &[(String, u64, Timestamp)], declared: impl Fn(&str) -> bool) {
-        let now = clock::now();
-        for (name, _, last_seen) in versions {
-            if !declared(name) && now.duration_since(*last_seen) > KEPT {
-                self.app.records.forget(name);
-                self.files.0.remove(name);
-                drop(std::fs::remove_file(self.folder.join(format!("{name}.json"))));
-            }
-        }
-        self.machines.0.retain(|name, _| declared(name));
     }
 
     fn gauges(&self, machines: usize, profiles: usize) {

@@ -2,7 +2,9 @@
 
 use std::sync::Mutex;
 
+use jiff::SignedDuration;
 use magnetite_api::report::BootStepName;
+use magnetite_daemon::clock;
 
 use super::*;
 use crate::{
@@ -39,7 +41,7 @@ fn step(site: &Site, name: BootStepName) {
 async fn a_burst_of_steps_is_one_write_and_the_next_comes_later() {
     let calls = Calls::default();
     let site = Site::with(|app| app.cluster = taking(&calls, written)).await;
-    let mut publisher = Publisher::new(Arc::clone(&site.app), site.folder.path()).unwrap();
+    let mut publisher = Publisher::new(Arc::clone(&site.app));
     let stop = CancellationToken::new();
     for name in [BootStepName::FirmwareSeen, BootStepName::LoaderSent, BootStepName::ScriptServed] {
         step(&site, name);
@@ -66,7 +68,7 @@ async fn one_that_is_refused_holds_up_no_other_and_is_tried_again() {
     let calls = Calls::default();
     let answer = |call: &Call| if call.name == "box.test" { Some(refusal(422, "Invalid")) } else { written(call) };
     let site = Site::with(|app| app.cluster = taking(&calls, answer)).await;
-    let mut publisher = Publisher::new(Arc::clone(&site.app), site.folder.path()).unwrap();
+    let mut publisher = Publisher::new(Arc::clone(&site.app));
     let stop = CancellationToken::new();
     step(&site, BootStepName::FirmwareSeen);
     publisher.publish(&stop).await;
@@ -134,8 +136,8 @@ async fn who_is_not_declared_any_more_is_forgotten_after_a_day() {
         clock::now(),
     );
     site.app.records.step(&site.machine, BootStepName::FirmwareSeen, Detail::default(), at(0) - day);
-    let mut publisher = Publisher::new(Arc::clone(&site.app), site.folder.path()).unwrap();
-    publisher.publish(&CancellationToken::new()).await;
+    let mut disk = disk::Disk::new(Arc::clone(&site.app), site.folder.path()).unwrap();
+    disk.write(&CancellationToken::new()).await;
     let left: Vec<_> = site.app.records.versions().into_iter().map(|(name, ..)| name).collect();
     assert_eq!(left, ["box", "new"], "one that is declared stays, and so does one that is gone since today");
     assert!(!site.folder.path().join("machines/gone.json").exists());

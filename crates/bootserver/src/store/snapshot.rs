@@ -127,15 +127,26 @@ fn save_if_new(data: &Path, snapshot: &Snapshot, before: Option<Sha256>) -> Opti
 
 /// Writes a file whole or not at all: beside its place, synced, then renamed into it.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SnapshotError> {
+    put(path, bytes, mode, true)
+}
+
+/// The same, unsynced: whole for whoever reads it and whatever process is killed, but not if the power fails.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SnapshotError> {
+    put(path, bytes, mode, false)
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> Result<(), SnapshotError> {
     use std::os::unix::fs::OpenOptionsExt;
     let attempt = || -> std::io::Result<()> {
         let temporary = path.with_extension(format!("tmp{}", std::process::id()));
         let mut file =
             std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if sync {
+            file.sync_all()?;
+        }
         std::fs::rename(&temporary, path)?;
-        if let Some(folder) = path.parent() {
+        if let Some(folder) = path.parent().filter(|_| sync) {
             std::fs::File::open(folder)?.sync_all()?;
         }
         Ok(())
