@@ -9,8 +9,8 @@ mod strangers;
 mod tests;
 
 use std::{
-    io::{self, ErrorKind},
-    net::{SocketAddr, SocketAddrV4, UdpSocket as StdSocket},
+    io,
+    net::{SocketAddrV4, UdpSocket as StdSocket},
     os::{fd::AsFd, unix::net::UnixStream},
     sync::Arc,
     time::Instant,
@@ -26,18 +26,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-use repeat::{Copy, Repeats};
+use repeat::{Asker, Repeats};
 pub use strangers::Strangers;
 
 use crate::{
     app::App,
     metrics::count,
-    net::{self, Interface},
+    net::{
+        Interface,
+        batch::{Batch, Datagram},
+    },
     thread,
 };
 
-/// Packets that are taken before others of this process have their turn.
-const TURN: usize = 64;
 /// As many errors in a row mean that the socket is broken.
 pub const MOST_ERRORS: u32 = 100;
 
@@ -78,66 +79,56 @@ impl Server {
 
     /// Until the other end of `stop` is closed.
     fn serve(&self, socket: &StdSocket, stop: &UnixStream) -> io::Result<()> {
-        let (mut buffer, mut repeats) = (vec![0; 4096], Repeats::default());
-        let mut errors = 0;
+        let (mut batch, mut repeats, mut errors) = (Batch::default(), Repeats::default(), 0);
         while !wait(socket, stop, repeats.next())? {
-            self.turn(socket, &mut buffer, &mut repeats, &mut errors)?;
-            while let Some(copy) = repeats.due(Instant::now()) {
-                self.count("offered_again");
-                self.send(socket, &copy);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes what has come, many packets at a time.
-    fn turn(&self, socket: &StdSocket, buffer: &mut [u8], repeats: &mut Repeats, errors: &mut u32) -> io::Result<()> {
-        for _ in 0..TURN {
-            match socket.recv_from(buffer) {
-                Ok((len, SocketAddr::V4(peer))) => {
-                    *errors = 0;
-                    self.packet(socket, buffer.get(..len).unwrap_or_default(), peer, repeats);
-                }
-                Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
+            match batch.receive(socket) {
+                Ok(_) => errors = 0,
                 Err(error) => {
-                    *errors += 1;
-                    count(&self.app.metrics.dhcp, "receive_failed");
+                    errors += 1;
+                    self.count("receive_failed");
                     tracing::warn!(error = chain(&error), "a DHCP packet could not be received");
-                    if *errors >= MOST_ERRORS {
+                    if errors >= MOST_ERRORS {
                         return Err(error);
                     }
                 }
             }
+            let heard = batch.packets().filter_map(|(bytes, peer)| self.packet(bytes, peer, &mut repeats));
+            let (askers, answers): (Vec<_>, Vec<_>) = heard.unzip();
+            self.send(&mut batch, socket, &answers);
+            if self.service == Service::Proxy {
+                let now = Instant::now();
+                askers.into_iter().zip(answers).for_each(|(asker, answer)| repeats.sent(now, asker, answer));
+            }
+            let again: Vec<_> = std::iter::from_fn(|| repeats.due(Instant::now())).collect();
+            again.iter().for_each(|_| self.count("offered_again"));
+            self.send(&mut batch, socket, &again);
         }
         Ok(())
     }
 
-    fn packet(&self, socket: &StdSocket, bytes: &[u8], peer: SocketAddrV4, repeats: &mut Repeats) {
+    /// What a packet is answered, and who asked.
+    fn packet(&self, bytes: &[u8], peer: SocketAddrV4, repeats: &mut Repeats) -> Option<(Asker, Datagram)> {
         let Ok(question) = Packet::decode(bytes) else {
             self.count("malformed");
-            return;
+            return None;
         };
         let asker = (question.mac().unwrap_or_default(), question.xid);
         if self.service == Service::Proxy && question.options.message_type() == Ok(Some(MessageType::REQUEST)) {
             repeats.heard(asker);
         }
-        let Some((packet, to)) = self.answer(&question, peer) else { return };
-        let mut answer = Copy { bytes: Vec::with_capacity(512), to: to.address() };
-        if let Err(error) = packet.encode(&mut answer.bytes) {
+        let (packet, to) = self.answer(&question, peer)?;
+        let mut bytes = Vec::with_capacity(512);
+        if let Err(error) = packet.encode(&mut bytes) {
             tracing::error!(error = chain(&error), "a DHCP answer could not be written");
-            return;
+            return None;
         }
-        self.send(socket, &answer);
-        if self.service == Service::Proxy {
-            repeats.sent(Instant::now(), asker, answer);
-        }
+        Some((asker, Datagram { bytes, to: to.address() }))
     }
 
-    fn send(&self, socket: &StdSocket, Copy { bytes, to }: &Copy) {
-        if let Err(error) = net::send_from(socket, self.interface.address, bytes, *to) {
-            count(&self.app.metrics.dhcp, "send_failed");
-            tracing::warn!(error = chain(&error), peer = %to, "a DHCP answer could not be sent");
+    fn send(&self, batch: &mut Batch, socket: &StdSocket, packets: &[Datagram]) {
+        for (peer, error) in batch.send(socket, self.interface.address, packets) {
+            self.count("send_failed");
+            tracing::warn!(error = chain(&error), %peer, "a DHCP answer could not be sent");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Sockets on one interface.
 
+pub mod batch;
+
 use magnetite_daemon::log::chain;
 
 use std::{
@@ -149,9 +151,7 @@ pub fn allow_open_files() {
 /// Sends a packet from an address of this host. An interface may have several, and firmware compares the sender with
 /// what the packet says. Waits for a full buffer to drain, but not for long: the client asks again.
 pub fn send_from(socket: &StdSocket, source: Ipv4Addr, bytes: &[u8], to: SocketAddrV4) -> std::io::Result<()> {
-    let address = |ip: Ipv4Addr| in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
-    // The interface stays the socket's own.
-    let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address(source), ipi_addr: address(Ipv4Addr::UNSPECIFIED) };
+    let info = packet_info(source);
     let (parts, control, to) = ([IoSlice::new(bytes)], [ControlMessage::Ipv4PacketInfo(&info)], SockaddrIn::from(to));
     let send = || sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&to)).map(drop);
     match send() {
@@ -161,6 +161,12 @@ pub fn send_from(socket: &StdSocket, source: Ipv4Addr, bytes: &[u8], to: SocketA
         }
         other => Ok(other?),
     }
+}
+
+/// Says from which address a packet goes out. The interface stays the socket's own.
+fn packet_info(source: Ipv4Addr) -> in_pktinfo {
+    let address = |ip: Ipv4Addr| in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
+    in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address(source), ipi_addr: address(Ipv4Addr::UNSPECIFIED) }
 }
 
 /// Who holds a port, and what may be done about it.

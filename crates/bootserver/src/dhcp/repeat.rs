@@ -7,9 +7,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::SocketAddrV4,
     time::{Duration, Instant},
 };
+
+use crate::net::batch::Datagram;
 
 /// How long a REQUEST is waited for: iPXE sends it as soon as it has both offers, firmware at the end of its round of four seconds.
 pub const PAUSE: Duration = Duration::from_millis(400);
@@ -19,26 +20,17 @@ const MOST: usize = 512;
 /// Who was made an offer: its MAC, and its transaction.
 pub type Asker = ([u8; 6], u32);
 
-/// A second copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copy {
-    /// The packet.
-    pub bytes: Vec<u8>,
-    /// Where it goes.
-    pub to: SocketAddrV4,
-}
-
 /// Offers of which a second copy may be due.
 #[derive(Debug, Default)]
 pub struct Repeats {
     /// In the order in which they are due, since all wait equally long.
     order: VecDeque<(Instant, Asker)>,
-    waiting: HashMap<Asker, (Instant, Copy)>,
+    waiting: HashMap<Asker, (Instant, Datagram)>,
 }
 
 impl Repeats {
     /// An offer was sent. One that still waits for the same box is superseded.
-    pub fn sent(&mut self, now: Instant, asker: Asker, copy: Copy) {
+    pub fn sent(&mut self, now: Instant, asker: Asker, copy: Datagram) {
         if self.order.len() < MOST {
             let due = now + PAUSE;
             self.order.push_back((due, asker));
@@ -57,7 +49,7 @@ impl Repeats {
     }
 
     /// A copy that is due, if there is one; it is the last of this offer.
-    pub fn due(&mut self, now: Instant) -> Option<Copy> {
+    pub fn due(&mut self, now: Instant) -> Option<Datagram> {
         while self.next().is_some_and(|due| due <= now) {
             let (due, asker) = self.order.pop_front()?;
             // A newer offer to the same box has an entry of its own.
@@ -73,8 +65,8 @@ impl Repeats {
 mod tests {
     use super::*;
 
-    fn copy(byte: u8) -> Copy {
-        Copy { bytes: vec![byte], to: "255.255.255.255:68".parse().unwrap() }
+    fn copy(byte: u8) -> Datagram {
+        Datagram { bytes: vec![byte], to: "255.255.255.255:68".parse().unwrap() }
     }
 
     #[test]
