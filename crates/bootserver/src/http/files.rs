@@ -1,10 +1,6 @@
 //! Files: loaders, kernels, initrds, what else a Profile names, and the agent.
 
-use std::{
-    fs::File,
-    io::{Error, Read, Seek, SeekFrom},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use axum::{
     body::{Body, Bytes},
@@ -12,16 +8,20 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::Stream;
 use magnetite_api::{
     Machine,
     profile::{ArchBoot, Artifact},
     report::BootStepName,
 };
 use magnetite_daemon::clock;
-use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
-use super::{Peer, Reached, boot::open, later, refuse_unknown};
+use super::{
+    Peer, Reached,
+    boot::open,
+    later, refuse_unknown,
+    stream::{self, Sent},
+};
 use crate::{
     app::App,
     artifacts::{Checked, Named},
@@ -29,9 +29,6 @@ use crate::{
     metrics::Way,
     record::Detail,
 };
-
-/// Bytes that are read at once.
-const CHUNK: usize = 256 << 10;
 
 type Id = (String, String, String);
 
@@ -213,7 +210,7 @@ async fn send(
     let Part { status, headers, range } = part(&asked, checked.size(), "application/octet-stream", tag.as_deref());
     let Some((start, end)) = range else { return (status, headers).into_response() };
     let opened = checked.clone();
-    let Ok(Some(file)) = spawn_blocking(move || open_checked(&opened, start)).await else {
+    let Ok(Some(file)) = spawn_blocking(move || stream::open(&opened, start)).await else {
         return later("ArtifactNotReady", "the file changed or is gone; it is being checked again", 5);
     };
     if asked.method == Method::HEAD {
@@ -222,66 +219,8 @@ async fn send(
     let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
         return later("Busy", "too many files are being sent at once", 2);
     };
-    let sent = Sent { app: Arc::clone(app), step, peer, bytes: 0, want: end - start, _place: place };
-    (status, headers, Body::from_stream(stream(file, checked, sent))).into_response()
-}
-
-/// The file from `start` on, if it is still the one that was checked.
-fn open_checked(checked: &Checked, start: u64) -> Option<File> {
-    let mut file = File::open(checked.path()).ok()?;
-    let same = checked.is_same(&file.metadata().ok()?);
-    (same && (start == 0 || file.seek(SeekFrom::Start(start)).is_ok())).then_some(file)
-}
-
-/// The file's bytes, read by a thread that may wait for the disk, into memory that nobody clears first. The last of them are kept
-/// back until it is certain that nobody wrote to the file meanwhile: a client that does not get them all throws the rest
-/// away, and comes again.
-fn stream(file: File, checked: Checked, sent: Sent) -> impl Stream<Item = std::io::Result<Bytes>> {
-    futures::stream::try_unfold((file, checked, sent), async |(file, checked, mut sent)| {
-        let left = sent.want - sent.bytes;
-        if left == 0 {
-            return Ok(None);
-        }
-        let read = move || {
-            let size = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            let mut chunk = Vec::with_capacity(size);
-            (&file).take(size as u64).read_to_end(&mut chunk)?;
-            let whole = chunk.len() as u64 == left;
-            if chunk.is_empty() || (whole && !checked.is_same(&file.metadata()?)) {
-                return Err(Error::other("the file changed while it was sent"));
-            }
-            Ok((file, checked, chunk))
-        };
-        let (file, checked, chunk) = spawn_blocking(read).await.map_err(Error::other)??;
-        sent.bytes += chunk.len() as u64;
-        Ok(Some((Bytes::from(chunk), (file, checked, sent))))
-    })
-}
-
-/// Counts what was sent. Dropped with the stream, when the client has it all or went away.
-struct Sent {
-    app: Arc<App>,
-    step: (Arc<Machine>, BootStepName, String),
-    peer: Peer,
-    bytes: u64,
-    want: u64,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Drop for Sent {
-    fn drop(&mut self) {
-        let Self { app, step: (machine, step, what), peer, bytes, want, _place } = self;
-        app.metrics.sent(Way::Http, *bytes);
-        if bytes == want {
-            let words = Some(std::mem::take(what)).filter(|what| !what.is_empty());
-            let detail = Detail { words, ..Detail::bytes(*bytes) }.at_peer(peer.ip());
-            app.records.step(machine, *step, detail, clock::now());
-        } else {
-            // Not sent, so not a step; a step that comes after all clears it.
-            let message = format!("{what} was cut off after {bytes} of {want} bytes").trim_start().to_owned();
-            app.records.cut(machine, *step, &message, clock::now());
-        }
-    }
+    let sent = Sent::new(Arc::clone(app), step, peer, end - start, place);
+    (status, headers, Body::from_stream(stream::bytes(file, checked, sent))).into_response()
 }
 
 enum Range {

@@ -6,6 +6,7 @@ mod files;
 mod paced;
 mod progress;
 mod serve;
+mod stream;
 
 #[cfg(test)]
 mod tests;
