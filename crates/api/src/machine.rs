@@ -203,11 +203,12 @@ pub struct MachineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<IdentityStatus>,
     /// The newest boot: what the box asked for and got, step by step.
+    // In a box, as the next one: a boot server without a cluster holds ten thousand Machines that have neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot: Option<BootRecord>,
+    pub boot: Option<Box<BootRecord>>,
     /// What the agent found the box to be made of. Told by the box: not proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inventory: Option<Inventory>,
+    pub inventory: Option<Box<Inventory>>,
     /// IP addresses from which the box was seen to claim its identity.
     /// The kubelet's serving certificate may name these and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -120,19 +120,19 @@ impl Reader {
         let word = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
         match (word("apiVersion"), word("kind")) {
             ("magnetite.dev/v1alpha1", "Machine") => {
-                let machine: Machine = parse(text)?;
+                let machine: Machine = typed(&value, text)?;
                 check::schema(&check::MACHINE, &value).and_then(|()| check::machine(&machine)).map_err(at(text))?;
                 self.take("Machine", &machine.name_any(), file).map_err(at(text))?;
                 self.catalog.machines.push(Arc::new(machine));
             }
             ("magnetite.dev/v1alpha1", "Profile") => {
-                let profile: Profile = parse(text)?;
+                let profile: Profile = typed(&value, text)?;
                 check::schema(&check::PROFILE, &value).and_then(|()| check::profile(&profile)).map_err(at(text))?;
                 self.take("Profile", &profile.name_any(), file).map_err(at(text))?;
                 self.catalog.profiles.push(Arc::new(profile));
             }
             ("v1", "ConfigMap") => {
-                let map: ConfigMap = parse(text)?;
+                let map: ConfigMap = typed(&value, text)?;
                 check::name(&map.name_any()).map_err(at(text))?;
                 self.take("ConfigMap", &map.name_any(), file).map_err(at(text))?;
                 self.catalog.config_maps.insert(map.name_any(), map.data.unwrap_or_default());
@@ -156,6 +156,12 @@ impl Reader {
             }
         }
     }
+}
+
+/// An object from what was read of it already. Where that fails the text is read once more, which knows places, and that a name of
+/// digits alone is a name: of ten thousand documents as a rule none.
+fn typed<T: DeserializeOwned>(value: &Value, text: &str) -> Result<T, Flaw> {
+    T::deserialize(value).or_else(|_| parse(text))
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Flaw> {

@@ -137,7 +137,7 @@ impl Timeline {
         let mut servers: Vec<_> = reports.into_iter().filter_map(|report| report.spec.boot).collect();
         servers.sort_by_key(|boot| std::cmp::Reverse(boot.started_at.0));
         let kept = machine.status.as_ref().and_then(|status| status.boot.clone());
-        let boot = history::newest(kept, servers.clone());
+        let boot = history::newest(kept.map(|kept| *kept), servers.clone());
         let diagnosis = diagnose_machine(&machine, boot.as_ref(), now).into();
         let mut events: Vec<_> = events.into_iter().map(told).collect();
         events.sort_by_key(|event| event.at.as_ref().map(|at| at.0));

@@ -37,7 +37,7 @@ pub fn is_about(report: &BootReport, machine: &Machine) -> bool {
 pub fn newest_boot(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Option<BootRecord> {
     let kept = machine.status.as_ref().and_then(|status| status.boot.clone());
     let reported = reports.iter().filter_map(|report| report.as_ref().spec.boot.clone()).collect();
-    history::newest(kept, reported).map(boot)
+    history::newest(kept.map(|kept| *kept), reported).map(boot)
 }
 
 /// The inventory that came with the newest boot; without one, what the status kept.
@@ -45,7 +45,7 @@ pub fn inventory_of(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Op
     let specs = reports.iter().map(|report| &report.as_ref().spec).filter(|spec| spec.inventory.is_some());
     let newest = specs.max_by_key(|spec| spec.boot.as_ref().map(|boot| boot.started_at.0));
     let reported = newest.and_then(|spec| spec.inventory.clone()).map(inventory);
-    reported.or_else(|| machine.status.as_ref()?.inventory.clone())
+    reported.or_else(|| machine.status.as_ref()?.inventory.as_deref().cloned())
 }
 
 fn moment(time: Time) -> Time {

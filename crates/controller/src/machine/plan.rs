@@ -170,8 +170,8 @@ fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (Machi
         // that it is still what is there.
         identity: before.identity,
         addresses: before.addresses,
-        boot: seen.boot.clone(),
-        inventory: seen.inventory.clone(),
+        boot: seen.boot.clone().map(Box::new),
+        inventory: seen.inventory.clone().map(Box::new),
         conditions,
     };
     (status, verdict.until)

@@ -155,7 +155,7 @@ fn the_kind_of_box_that_was_seen_last_is_taken() {
     let seen: crate::records::Remembered = serde_json::from_str(&record).unwrap();
     let mut declared = declared("r7-u01", |text| text.replace("3c:ec:ef:12:34:01", "52:54:00:30:00:11"));
     let machine: &mut Machine = Arc::make_mut(&mut declared.machine);
-    machine.status = Some(MachineStatus { boot: Some(seen.boot), ..MachineStatus::default() });
+    machine.status = Some(MachineStatus { boot: Some(Box::new(seen.boot)), ..MachineStatus::default() });
     let supposed = Supposed { kind: None, address: [10, 0, 0, 1].into(), loaders: None };
     let preview = Preview::of(&declared, &supposed, now());
     assert!(preview.stages[0].text.contains("undionly.kpxe"), "{}", preview.stages[0].text);

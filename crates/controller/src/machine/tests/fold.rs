@@ -38,7 +38,7 @@ fn of_two_servers_that_saw_one_boot_the_one_that_served_it_tells() {
 #[test]
 fn a_report_that_was_deleted_takes_no_history_with_it() {
     let mut machine = machine();
-    machine.status.as_mut().unwrap().boot = Some(boot(100, &[(AgentStarted, 130)]));
+    machine.status.as_mut().unwrap().boot = Some(Box::new(boot(100, &[(AgentStarted, 130)])));
     assert_eq!(newest_boot(&machine, &[] as &[Arc<BootReport>]).unwrap().started_at, Time(t(100)));
     let older = report(boot(0, &[(FirmwareSeen, 0)]));
     assert_eq!(newest_boot(&machine, &[older]).unwrap().started_at, Time(t(100)));
@@ -92,7 +92,7 @@ fn hostile_text_is_cut_and_stripped() {
 fn an_inventory_stays_until_another_comes() {
     let mut machine = machine();
     let kept = Inventory { cpus: 4, ..Inventory::default() };
-    machine.status.as_mut().unwrap().inventory = Some(kept.clone());
+    machine.status.as_mut().unwrap().inventory = Some(Box::new(kept.clone()));
     let silent = report(boot(9, &[]));
     assert_eq!(inventory_of(&machine, std::slice::from_ref(&silent)), Some(kept));
     let mut telling = BootReport::clone(&silent);
