@@ -39,7 +39,8 @@ impl RenderError {
         // Strict mode says only "undefined value"; the expression is what the author needs.
         let expression = error.range().zip(error.template_source()).and_then(|(range, source)| source.get(range));
         let expression = expression.map_or(String::new(), |text| format!(" at `{}`", text.trim()));
-        Self::new(field, format!("{line}{}{detail}{expression}", error.kind()))
+        let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
+        Self::new(field, format!("{line}{}{detail}{expression}{cause}", error.kind()))
     }
 }
 
@@ -74,9 +75,6 @@ impl Links {
         format!("{}/config.ign", self.system)
     }
 }
-
-/// At most this many bytes of a rendered text.
-const LIMIT: usize = 1 << 20;
 
 /// True if a template renders to itself: nothing in it begins an expression, and it has no line end for the engine to take away.
 fn is_plain(template: &str) -> bool {
@@ -114,8 +112,11 @@ fn render(field: &str, template: &str, facts: &minijinja::Value) -> Result<Strin
     } else {
         templates::render(template, facts).map_err(|error| RenderError::template(field, &error))?
     };
-    if text.len() > LIMIT {
-        return Err(RenderError::new(field, format!("renders to {} bytes; at most {LIMIT} are served", text.len())));
+    if text.len() > templates::LIMIT {
+        return Err(RenderError::new(
+            field,
+            format!("renders to {} bytes; at most {} are served", text.len(), templates::LIMIT),
+        ));
     }
     Ok(text)
 }
