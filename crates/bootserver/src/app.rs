@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     net::Interface,
     record::Records,
+    report::RecordFolder,
     store::windows::Windows,
     view::{Reader, View},
 };
@@ -79,6 +80,8 @@ pub struct App {
     pub view: Reader,
     /// What machines did.
     pub records: Arc<Records>,
+    /// Where that is kept.
+    pub folder: RecordFolder,
     /// The Profiles' files.
     pub library: Arc<Library>,
     /// Loaders, by name: whole, in memory.

@@ -26,6 +26,7 @@ use crate::{
     metrics::{Metrics, Outcome},
     net::Interface,
     record::Records,
+    report::RecordFolder,
     store::windows::Windows,
     view::{View, Writer},
 };
@@ -147,6 +148,7 @@ impl Site {
         let mut app = App {
             view: reader,
             records: Arc::new(Records::default()),
+            folder: RecordFolder::of(folder.path()),
             library,
             loaders: [("undionly.kpxe".to_owned(), Arc::from(&b"loader"[..]))].into(),
             agents: [("x86_64", Agent { file, verification: "sha512-00".into() })].into(),

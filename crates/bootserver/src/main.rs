@@ -51,6 +51,7 @@ use crate::{
     metrics::Metrics,
     net::Interface,
     record::Records,
+    report::{RecordFolder, Reports},
     store::{catalog::Folder, cluster, snapshot, windows::Windows},
     view::{View, Writer},
 };
@@ -92,7 +93,8 @@ async fn run(args: Args) -> Result<()> {
     tasks.extend(boot_tls.into_iter().flat_map(|server| server.serve(&app, &stop)));
     let fetcher = Fetcher::new(is_fetched_from).context("make a client for artifacts")?;
     tasks.push(task("artifacts", Arc::clone(&app.library).run(app.view.clone(), fetcher, stop.clone())));
-    tasks.push(task("reports", report::run(Arc::clone(&app), data, stop.clone())));
+    let reports = Arc::new(Reports::new(&app).context("make the folder of the records")?);
+    tasks.push(task("reports", Arc::clone(&reports).run(stop.clone())));
     let mut registry = prometheus_client::registry::Registry::default();
     app.metrics.register(&mut registry);
     tasks.push(task("admin", admin.run(registry, readiness, stop.clone())));
@@ -101,8 +103,10 @@ async fn run(args: Args) -> Result<()> {
         let address6 = address6.map(tracing::field::display);
         tracing::info!(iface = name, %address, address6, http_port, https_port, dhcp = ?args.dhcp, "serving");
     }
-    magnetite_daemon::supervise(stop, tasks).await?;
-    Ok(())
+    let ended = magnetite_daemon::supervise(stop, tasks).await;
+    // Last of all: until now there was somebody who was being served.
+    reports.finish().await;
+    Ok(ended?)
 }
 
 /// All that the drivers have at hand.
@@ -152,6 +156,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
     Ok(App {
         view,
         records: Arc::new(records),
+        folder: RecordFolder::of(data),
         library: Arc::new(Library::new(folder, data.join("cache"), *cache_quota)),
         loaders: loaders::read(ipxe_dir, secure_boot_dir.as_deref()),
         agents: loaders::read_agents(agent_dir)?,

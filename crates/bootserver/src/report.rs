@@ -4,7 +4,7 @@
 mod disk;
 mod ledger;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use kube::{
     Api, Client, ResourceExt,
@@ -18,7 +18,10 @@ use magnetite_daemon::{
     backoff::{Backoff, Retries},
     log::chain,
 };
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, Interval, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,7 +32,8 @@ use crate::{
     record::{Entry, clean},
 };
 
-pub use disk::remembered;
+use disk::Disk;
+pub use disk::{RecordFolder, remembered};
 use ledger::Ledger;
 
 /// Between two writes about one object: a boot of a minute then costs few writes, and `kubectl get -w` still lives.
@@ -44,6 +48,10 @@ const CALL: Duration = Duration::from_secs(10);
 const REFUSED: Duration = Duration::from_secs(30);
 /// Between two attempts while the API server is away.
 const AWAY: Backoff = Backoff { first: Duration::from_millis(500), ceiling: Duration::from_secs(5) };
+/// So many may fail, one after the other, before the API server counts as away.
+const ALONE: u32 = 2;
+/// So many reports are written before it is looked again which are due: what boots now must not wait for all that booted before.
+const A_PASS: usize = 50;
 /// Without news, look again after this long.
 const IDLE: Duration = Duration::from_secs(5);
 /// How long the last writes may take once the process stops.
@@ -58,16 +66,37 @@ enum Wrote {
     Away,
 }
 
-/// Writes changes to disk and, if there is one, to the cluster until `stop`; then what is left, so that nothing is lost by an
-/// orderly end.
-///
-/// # Errors
-/// If the folder of the records cannot be made.
-pub async fn run(app: Arc<App>, data: PathBuf, stop: CancellationToken) -> std::io::Result<()> {
-    let disk = disk::Disk::new(Arc::clone(&app), &data)?;
+/// Who writes down what was seen.
+pub struct Reports {
     // Each at its own pace: an API server that is slow, or away, must not keep records from the disk.
-    tokio::join!(disk.run(stop.clone()), Publisher::new(app).run(stop));
-    Ok(())
+    disk: Mutex<Disk>,
+    publisher: Mutex<Publisher>,
+}
+
+impl Reports {
+    /// Writes nothing yet.
+    ///
+    /// # Errors
+    /// If the folder of the records cannot be made.
+    pub fn new(app: &Arc<App>) -> std::io::Result<Self> {
+        let (disk, publisher) = (Disk::new(Arc::clone(app))?, Publisher::new(Arc::clone(app)));
+        Ok(Self { disk: Mutex::new(disk), publisher: Mutex::new(publisher) })
+    }
+
+    /// Writes changes to disk and, if there is one, to the cluster until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> std::io::Result<()> {
+        let disk = async { self.disk.lock().await.run(&stop).await };
+        let publisher = async { self.publisher.lock().await.run(&stop).await };
+        tokio::join!(disk, publisher);
+        Ok(())
+    }
+
+    /// Writes what is left, once nobody is served any more: an orderly end loses nothing, if the API server is there.
+    pub async fn finish(&self) {
+        let disk = async { self.disk.lock().await.finish().await };
+        let publisher = async { self.publisher.lock().await.finish().await };
+        tokio::join!(disk, publisher);
+    }
 }
 
 struct Publisher {
@@ -78,6 +107,9 @@ struct Publisher {
     away: Retries,
     /// The API server is not asked before this.
     away_until: Instant,
+    failed_in_a_row: u32,
+    /// When a refusal was last told: without the right to write, all reports are refused.
+    told: Option<Instant>,
 }
 
 impl Publisher {
@@ -85,26 +117,41 @@ impl Publisher {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (machines, profiles) = (Ledger::default(), Ledger::default());
-        Self { app, machines, profiles, pace, away: AWAY.start(), away_until: Instant::now() }
+        Self {
+            app,
+            machines,
+            profiles,
+            pace,
+            away: AWAY.start(),
+            away_until: Instant::now(),
+            failed_in_a_row: 0,
+            told: None,
+        }
     }
 
-    async fn run(mut self, stop: CancellationToken) {
+    async fn run(&mut self, stop: &CancellationToken) {
         let mut news = self.app.records.news.subscribe();
         loop {
-            let next = self.publish(&stop).await;
+            let next = self.publish(stop).await;
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOKS) => {}
             }
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => return,
                 _ = news.changed() => {}
                 () = self.app.library.changed.notified() => {}
                 () = tokio::time::sleep_until(next) => {}
             }
         }
+    }
+
+    async fn finish(&mut self) {
         self.hurry();
-        drop(tokio::time::timeout(LAST, self.publish(&CancellationToken::new())).await);
+        let all = async { while self.publish(&CancellationToken::new()).await <= Instant::now() {} };
+        if tokio::time::timeout(LAST, all).await.is_err() {
+            tracing::warn!("not all boot reports were written in time; the next process writes them");
+        }
     }
 
     fn hurry(&mut self) {
@@ -129,22 +176,6 @@ impl Publisher {
         if !machines.is_empty() {
             self.machines.retain(|name| machines.contains_key(name));
         }
-        for (name, version, _) in self.app.records.versions() {
-            let Some(machine) = machines.get(&name) else { continue };
-            if stop.is_cancelled() || !self.machines.is_due(&name, &version, now, &mut next) {
-                continue;
-            }
-            // As it is now: while others were written, more may have happened.
-            let Some(entry) = self.app.records.get(&name) else { continue };
-            // The record of a Machine that was deleted says nothing of the one that bears its name now.
-            if entry.uid != machine.uid().unwrap_or_default() {
-                continue;
-            }
-            let wrote = self.write(&client, machine_report(&self.app, machine, &entry)).await;
-            let Some((written, pause)) = self.judge(wrote) else { return self.away_until.min(next) };
-            self.machines.mark(name, written.then_some(entry.version), Instant::now() + pause);
-            next = next.min(Instant::now() + pause);
-        }
         for profile in &view.profiles {
             let report = profile_report(&self.app, profile);
             let (name, text) = (profile.name_any(), serde_json::to_string(&report.spec).unwrap_or_default());
@@ -156,28 +187,54 @@ impl Publisher {
             self.profiles.mark(name, written.then_some(text), Instant::now() + pause);
             next = next.min(Instant::now() + pause);
         }
-        next
+        let versions = self.app.records.versions().into_iter();
+        let versions =
+            versions.filter(|(name, ..)| machines.contains_key(name)).map(|(name, version, _)| (name, version));
+        let (due, more) = self.machines.due(versions, A_PASS, now, &mut next);
+        for name in due {
+            // As it is now: while others were written, more may have happened.
+            let known = machines.get(&name).zip(self.app.records.get(&name));
+            // The record of a Machine that was deleted says nothing of the one that bears its name now.
+            let Some((machine, entry)) =
+                known.filter(|(machine, entry)| entry.uid == machine.uid().unwrap_or_default())
+            else {
+                continue;
+            };
+            if stop.is_cancelled() {
+                break;
+            }
+            let wrote = self.write(&client, machine_report(&self.app, machine, &entry)).await;
+            let Some((written, pause)) = self.judge(wrote) else { return self.away_until.min(next) };
+            self.machines.mark(name, written.then_some(entry.version), Instant::now() + pause);
+            next = next.min(Instant::now() + pause);
+        }
+        if more { now } else { next }
     }
 
     /// Whether a report was written, and for how long it is left alone; nothing if the API server is away, when there is no
-    /// use in trying the others.
+    /// use in trying the others. It is away if several in a row fail: one may fail by itself, as where a webhook does.
     fn judge(&mut self, wrote: Wrote) -> Option<(bool, Duration)> {
         let (outcome, verdict) = match wrote {
             Wrote::Yes => ("written", Some((true, SPACING))),
             Wrote::Refused => ("refused", Some((false, REFUSED))),
+            Wrote::Away if self.failed_in_a_row < ALONE => ("failed", Some((false, SPACING))),
             Wrote::Away => ("failed", None),
         };
         count(&self.app.metrics.reports, outcome);
-        if verdict.is_some() {
+        self.failed_in_a_row = if outcome == "failed" { self.failed_in_a_row.saturating_add(1) } else { 0 };
+        if outcome != "failed" {
             if self.away.failures() > 0 {
                 tracing::info!("boot reports are written again");
             }
             self.away.reset();
-        } else {
+        } else if verdict.is_none() {
             if self.away.failures() == 0 {
                 tracing::warn!("the API server does not take boot reports; they are kept, and written when it does");
             }
             self.away_until = Instant::now() + self.away.next_delay();
+            // Those that failed first are as late as all others now.
+            self.machines.hurry(self.away_until);
+            self.profiles.hurry(self.away_until);
         }
         verdict
     }
@@ -191,12 +248,11 @@ impl Publisher {
             Ok(Ok(_)) => Wrote::Yes,
             // One report that is refused must not hold up the others.
             Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
-                tracing::error!(
-                    report = name,
-                    status = status.code,
-                    reason = clean(&status.message, 300),
-                    "a boot report was refused"
-                );
+                if self.told.is_none_or(|told| told.elapsed() >= REFUSED) {
+                    self.told = Some(Instant::now());
+                    let (status, reason) = (status.code, clean(&status.message, 300));
+                    tracing::error!(report = name, status, reason, "a boot report was refused, and perhaps others");
+                }
                 Wrote::Refused
             }
             Ok(Err(error)) => {

@@ -61,15 +61,22 @@ pub async fn report(
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// Without a cluster nobody else closes the window of a machine that did what was wanted.
+/// That a machine did what was wanted is on disk before the box hears that its report was taken: after a crash it must not be
+/// installed again. Without a cluster nobody else closes its window; in one the controller does, once it has the report.
 async fn booted(app: &App, machine: &Machine) {
-    let Cluster::None(windows) = &app.cluster else { return };
-    let (windows, name) = (Arc::clone(windows), machine.name_any());
-    // On disk before the box hears that its report was taken: after a crash it must not be installed again.
-    let closed = tokio::task::spawn_blocking(move || windows.fulfil(&name)).await;
-    if let Ok(Err(error)) = closed {
-        let machine = machine.name_any();
-        tracing::error!(machine, error = chain(&error), "a window's closing is not remembered");
+    let name = machine.name_any();
+    let written = match &app.cluster {
+        Cluster::None(windows) => {
+            let (windows, name) = (Arc::clone(windows), name.clone());
+            tokio::task::spawn_blocking(move || windows.fulfil(&name)).await.unwrap_or(Ok(()))
+        }
+        Cluster::Client(_) => match app.records.get(&name) {
+            Some(entry) => app.folder.write(app, &name, entry, true).await,
+            None => Ok(()),
+        },
+    };
+    if let Err(error) = written {
+        tracing::error!(machine = name, error = chain(&error), "that the machine booted is not remembered");
     }
 }
 

@@ -34,6 +34,27 @@ impl<V: PartialEq> Ledger<V> {
         }
     }
 
+    /// Which of these have something new whose time has come: at most so many, those first that were not written for the longest, and
+    /// last what an earlier process knew already (version 0). True if there are more.
+    pub fn due(
+        &self,
+        versions: impl Iterator<Item = (String, V)>,
+        most: usize,
+        now: Instant,
+        next: &mut Instant,
+    ) -> (Vec<String>, bool)
+    where
+        V: Default,
+    {
+        let old = V::default();
+        let due = versions.filter(|(name, version)| self.is_due(name, version, now, next));
+        let mut due: Vec<_> =
+            due.map(|(name, version)| (version == old, self.0.get(&name).map(|mark| mark.not_before), name)).collect();
+        due.sort_unstable();
+        let more = due.len() > most;
+        (due.into_iter().take(most).map(|(.., name)| name).collect(), more)
+    }
+
     /// Something was written, or that failed.
     pub fn mark(&mut self, name: String, version: Option<V>, not_before: Instant) {
         self.0.insert(name, Mark { version, not_before });
@@ -44,8 +65,13 @@ impl<V: PartialEq> Ledger<V> {
         self.0.retain(|name, _| kept(name));
     }
 
-    /// Drops all pauses, for the last time.
-    pub fn hurry(&mut self, now: Instant) {
-        self.0.values_mut().for_each(|mark| mark.not_before = now);
+    /// Forgets this one.
+    pub fn forget(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    /// Shortens all pauses that are longer.
+    pub fn hurry(&mut self, until: Instant) {
+        self.0.values_mut().for_each(|mark| mark.not_before = mark.not_before.min(until));
     }
 }

@@ -8,7 +8,7 @@ use magnetite_daemon::clock;
 
 use super::*;
 use crate::{
-    fixtures::{Call, Site, api, at, refusal, until},
+    fixtures::{Call, Site, api, refusal, until},
     record::Detail,
 };
 
@@ -47,7 +47,7 @@ async fn a_burst_of_steps_is_one_write_and_the_next_comes_later() {
         step(&site, name);
     }
     publisher.publish(&stop).await;
-    assert_eq!(names(&calls), ["box.test", "profile.p.test"]);
+    assert_eq!(names(&calls), ["profile.p.test", "box.test"]);
     step(&site, BootStepName::KernelFetched);
     let next = publisher.publish(&stop).await;
     assert_eq!(names(&calls).len(), 2, "too fresh");
@@ -72,13 +72,13 @@ async fn one_that_is_refused_holds_up_no_other_and_is_tried_again() {
     let stop = CancellationToken::new();
     step(&site, BootStepName::FirmwareSeen);
     publisher.publish(&stop).await;
-    assert_eq!(names(&calls), ["box.test", "profile.p.test"]);
+    assert_eq!(names(&calls), ["profile.p.test", "box.test"]);
     tokio::time::advance(SPACING).await;
     publisher.publish(&stop).await;
     assert_eq!(names(&calls).len(), 2);
     tokio::time::advance(REFUSED).await;
     publisher.publish(&stop).await;
-    assert_eq!(names(&calls), ["box.test", "profile.p.test", "box.test"]);
+    assert_eq!(names(&calls), ["profile.p.test", "box.test", "box.test"]);
     assert_eq!(site.counted(&site.app.metrics.reports, "refused"), 2);
 }
 
@@ -89,7 +89,8 @@ async fn what_happens_while_the_api_server_is_away_is_written_when_it_is_back() 
     let answer = move |call: &Call| if *up.lock().unwrap() { written(call) } else { None };
     let site = Site::with(|app| app.cluster = taking(&calls, answer)).await;
     let stop = CancellationToken::new();
-    let running = tokio::spawn(run(Arc::clone(&site.app), site.folder.path().to_owned(), stop.clone()));
+    let reports = Arc::new(Reports::new(&site.app).unwrap());
+    let running = tokio::spawn(Arc::clone(&reports).run(stop.clone()));
     step(&site, BootStepName::FirmwareSeen);
     until("a first attempt", || site.counted(&site.app.metrics.reports, "failed") > 0).await;
     step(&site, BootStepName::ScriptServed);
@@ -100,6 +101,7 @@ async fn what_happens_while_the_api_server_is_away_is_written_when_it_is_back() 
     }
     stop.cancel();
     running.await.unwrap().unwrap();
+    reports.finish().await;
     let calls = calls.lock().unwrap();
     let last = calls.iter().rev().find(|call| call.name == "box.test").unwrap();
     assert_eq!(last.body["spec"]["boot"]["steps"].as_array().unwrap().len(), 2, "nothing is lost");
@@ -109,36 +111,75 @@ async fn what_happens_while_the_api_server_is_away_is_written_when_it_is_back() 
 async fn an_orderly_end_writes_what_is_left_and_the_next_process_knows_it() {
     let site = Site::new().await;
     let stop = CancellationToken::new();
-    let running = tokio::spawn(run(Arc::clone(&site.app), site.folder.path().to_owned(), stop.clone()));
+    let reports = Arc::new(Reports::new(&site.app).unwrap());
+    let running = tokio::spawn(Arc::clone(&reports).run(stop.clone()));
     let path = site.folder.path().join("machines/box.json");
     step(&site, BootStepName::AgentStarted);
     until("the first write", || path.exists()).await;
     step(&site, BootStepName::SystemBooted);
     stop.cancel();
     running.await.unwrap().unwrap();
+    // Who is served to the end is served after the stop.
+    step(&site, BootStepName::NodeReady);
+    reports.finish().await;
     let known = remembered(site.folder.path());
-    assert_eq!(known["box"].boot.steps.len(), 2);
+    assert_eq!(known["box"].boot.steps.len(), 3);
     assert_eq!(known["box"].boot.server, "test");
     std::fs::write(&path, b"{").unwrap();
     assert!(remembered(site.folder.path()).is_empty(), "damage is said and forgotten");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_is_not_declared_any_more_is_forgotten_after_a_day() {
     let site = Site::new().await;
     let gone = crate::fixtures::machine("gone");
-    let day = SignedDuration::from_hours(25);
-    site.app.records.step(&gone, BootStepName::FirmwareSeen, Detail::default(), clock::now() - day);
-    site.app.records.step(
-        &crate::fixtures::machine("new"),
-        BootStepName::FirmwareSeen,
-        Detail::default(),
-        clock::now(),
-    );
-    site.app.records.step(&site.machine, BootStepName::FirmwareSeen, Detail::default(), at(0) - day);
-    let mut disk = disk::Disk::new(Arc::clone(&site.app), site.folder.path()).unwrap();
+    let long_ago = clock::now() - SignedDuration::from_hours(1000);
+    for machine in [&gone, &site.machine] {
+        site.app.records.step(machine, BootStepName::FirmwareSeen, Detail::default(), long_ago);
+    }
+    let mut disk = Disk::new(Arc::clone(&site.app)).unwrap();
+    let file = site.folder.path().join("machines/gone.json");
+    let left = || site.app.records.versions().into_iter().map(|(name, ..)| name).collect::<Vec<_>>();
+    for hours in [0, 1, 22] {
+        tokio::time::advance(Duration::from_hours(hours)).await;
+        disk.write(&CancellationToken::new()).await;
+        assert_eq!(left(), ["box", "gone"], "its file of the catalog may be broken for a while");
+    }
+    assert!(file.exists());
+    tokio::time::advance(Duration::from_hours(2)).await;
     disk.write(&CancellationToken::new()).await;
-    let left: Vec<_> = site.app.records.versions().into_iter().map(|(name, ..)| name).collect();
-    assert_eq!(left, ["box", "new"], "one that is declared stays, and so does one that is gone since today");
-    assert!(!site.folder.path().join("machines/gone.json").exists());
+    assert_eq!(left(), ["box"], "one that is declared stays, however long it was silent");
+    assert!(!file.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_boots_now_does_not_wait_for_what_booted_before() {
+    let calls = Calls::default();
+    let site = Site::with(|app| app.cluster = taking(&calls, written)).await;
+    let names_of = |from: usize| (from..from + 200).map(|number| format!("m{number:03}")).collect::<Vec<_>>();
+    let machines: Vec<_> = names_of(0).iter().map(|name| crate::fixtures::machine(name)).collect();
+    site.change(|view| {
+        view.fleet = Arc::new(magnetite_boot::fleet::Fleet::index(machines.iter().cloned().map(Arc::new)));
+    });
+    for machine in &machines {
+        site.app.records.step(machine, BootStepName::FirmwareSeen, Detail::default(), clock::now());
+    }
+    // As if an earlier process had written all of them.
+    let known = machines.iter().map(|machine| {
+        let name = machine.name_any();
+        let entry = site.app.records.get(&name).unwrap();
+        (name, Entry { version: 0, ..entry })
+    });
+    site.app.records.restore(known.collect());
+    site.app.records.step(&machines[199], BootStepName::ScriptServed, Detail::default(), clock::now());
+    let mut publisher = Publisher::new(Arc::clone(&site.app));
+    publisher.publish(&CancellationToken::new()).await;
+    assert_eq!(names(&calls)[..2], ["profile.p.test", "m199.test"]);
+    assert_eq!(names(&calls).len(), 1 + A_PASS, "then it is looked again what is new");
+    while publisher.publish(&CancellationToken::new()).await <= Instant::now() {}
+    assert_eq!(names(&calls).len(), 201, "and none is left out");
+    let mut disk = Disk::new(Arc::clone(&site.app)).unwrap();
+    disk.write(&CancellationToken::new()).await;
+    let files: Vec<_> = std::fs::read_dir(site.folder.path().join("machines")).unwrap().collect();
+    assert_eq!(files.len(), 1, "what was read from the disk is there already");
 }

@@ -18,6 +18,9 @@ use crate::view::{ConfigMaps, Reader, View};
 /// No more often than this is the snapshot written.
 const SPACING: Duration = Duration::from_secs(1);
 
+/// When one that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+
 /// The snapshot's content.
 #[derive(Debug, Default, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -84,24 +87,26 @@ fn bytes(snapshot: &Snapshot) -> Vec<u8> {
 /// Writes the snapshot when the view changes from the one that the reader has seen, until `stop`; then what was not
 /// written yet. The view waits for none of it.
 pub async fn keep(data: PathBuf, mut view: Reader, stop: CancellationToken) -> Result<(), SnapshotError> {
-    let mut written = None;
+    let (mut written, mut failed) = (None, false);
     loop {
         let stopped = tokio::select! {
-            () = stop.cancelled() => true,
+            // What changed last is written, also when the stop comes with it.
+            biased;
             changed = view.changed() => changed.is_err(),
+            () = stop.cancelled() => true,
+            () = tokio::time::sleep(RETRY), if failed => false,
         };
-        if !stopped || view.has_changed().unwrap_or(false) {
-            let now = of(&view.borrow_and_update());
-            let (data, before) = (data.clone(), written.take());
-            let saved = tokio::task::spawn_blocking(move || save_if_new(&data, &now, before)).await;
-            written = saved.unwrap_or_else(|error| {
-                tracing::error!(error = chain(&error), "no snapshot was written");
-                None
-            });
-        }
         if stopped {
             return Ok(());
         }
+        let now = of(&view.borrow_and_update());
+        let (data, before) = (data.clone(), written.take());
+        let saved = tokio::task::spawn_blocking(move || save_if_new(&data, &now, before)).await;
+        written = saved.unwrap_or_else(|error| {
+            tracing::error!(error = chain(&error), "no snapshot was written");
+            None
+        });
+        failed = written.is_none();
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(SPACING) => {}
