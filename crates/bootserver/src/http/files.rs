@@ -138,16 +138,18 @@ pub async fn loader(
         return refuse_unknown();
     };
     let efi = !name.ends_with(".ipxe");
-    if asked.method == Method::GET {
-        app.metrics.sent(Way::Http, bytes.len() as u64);
-        if let (Some(machine), true) = (machine, efi) {
-            let detail = Detail { bytes: Some(bytes.len() as u64), ..Detail::words(name) }.at_peer(peer.ip());
+    // Some firmware takes no other type.
+    let kind = if efi { "application/efi" } else { "text/plain; charset=utf-8" };
+    let size = bytes.len() as u64;
+    let Part { status, headers, range } = part(&asked, size, kind, None);
+    if let (Some((start, end)), &Method::GET) = (range, &asked.method) {
+        app.metrics.sent(Way::Http, end - start);
+        // A part that is not the last is no loader yet.
+        if let (Some(machine), true) = (machine, efi && end == size) {
+            let detail = Detail { bytes: Some(size), ..Detail::words(name) }.at_peer(peer.ip());
             app.records.step(&machine, BootStepName::LoaderSent, detail, clock::now());
         }
     }
-    // Some firmware takes no other type.
-    let kind = if efi { "application/efi" } else { "text/plain; charset=utf-8" };
-    let Part { status, headers, range } = part(&asked, bytes.len() as u64, kind, None);
     let range = range.and_then(|(start, end)| usize::try_from(start).ok().zip(usize::try_from(end).ok()));
     let body = match range {
         Some((start, end)) if asked.method != Method::HEAD => Body::from(Bytes::from_owner(bytes).slice(start..end)),
@@ -219,7 +221,7 @@ async fn send(
     let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
         return later("Busy", "too many files are being sent at once", 2);
     };
-    let sent = Sent::new(Arc::clone(app), step, peer, end - start, place);
+    let sent = Sent::new(Arc::clone(app), step, peer, end - start, end == checked.size(), place);
     (status, headers, Body::from_stream(stream::bytes(file, checked, sent))).into_response()
 }
 

@@ -78,6 +78,8 @@ pub struct Sent {
     peer: Peer,
     bytes: u64,
     want: u64,
+    /// Whether that is the file's end: who has only the parts before it does not have the file.
+    last: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -88,16 +90,20 @@ impl Sent {
         step: (Arc<Machine>, BootStepName, String),
         peer: Peer,
         want: u64,
+        last: bool,
         place: OwnedSemaphorePermit,
     ) -> Self {
-        Self { app, step, peer, bytes: 0, want, _place: place }
+        Self { app, step, peer, bytes: 0, want, last, _place: place }
     }
 }
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        let Self { app, step: (machine, step, what), peer, bytes, want, _place } = self;
+        let Self { app, step: (machine, step, what), peer, bytes, want, last, _place } = self;
         app.metrics.sent(Way::Http, *bytes);
+        if bytes == want && !*last {
+            return;
+        }
         if bytes == want {
             let words = Some(std::mem::take(what)).filter(|what| !what.is_empty());
             let detail = Detail { words, ..Detail::bytes(*bytes) }.at_peer(peer.ip());
