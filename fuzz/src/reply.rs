@@ -45,7 +45,10 @@ fn proxy(bytes: &[u8], request: &Packet, answer: &BootAnswer) {
     let at_once = (answer.class == Class::Pxe && answer.direct).then(|| pxe::BOOT_AT_ONCE.to_vec());
     assert_eq!(offer.options.get(OptionCode::VENDOR), at_once.map(Into::into), "43 is PXE's alone");
     match to {
-        Destination::Relay(relay) => assert!(relay == request.giaddr && !relay.is_unspecified()),
+        Destination::Relay(relay) => {
+            assert!(relay == request.giaddr && !relay.is_unspecified());
+            assert_eq!(offer.flags & 0x8000, 0x8000, "a relay has no address of the client's to send it to");
+        }
         other => assert!(other == Destination::Broadcast && request.giaddr.is_unspecified()),
     }
 }

@@ -44,12 +44,14 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Builds the three binaries.
+/// Builds the three binaries, and the plugin of kubectl.
 pub fn binaries(progress: &Progress) -> Result<Binaries> {
     // Cargo's own progress follows, so no heartbeat of ours.
-    progress.line("building magnetite-controller, magnetite-bootserver and magnetite-agent (cargo) …");
+    progress
+        .line("building magnetite-controller, magnetite-bootserver, magnetite-agent and kubectl-magnetite (cargo) …");
     let mut command = cargo("build")?;
     command.args(["-p", "magnetite-controller", "-p", "magnetite-bootserver", "-p", "magnetite-agent"]);
+    command.args(["-p", "kubectl-magnetite"]);
     run(&mut command)?;
     Ok(Binaries { dir: target()?.join("debug") })
 }

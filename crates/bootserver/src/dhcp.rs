@@ -92,12 +92,15 @@ impl Server {
                     }
                 }
             }
-            let heard = batch.packets().filter_map(|(bytes, peer)| self.packet(bytes, peer, &mut repeats));
-            let (askers, answers): (Vec<_>, Vec<_>) = heard.unzip();
+            let mut goes_on = Vec::new();
+            let answers = batch.packets().filter_map(|(bytes, peer)| self.packet(bytes, peer, &mut goes_on));
+            let (askers, answers): (Vec<_>, Vec<_>) = answers.unzip();
             self.send(&mut batch, socket, &answers);
             if self.service == Service::Proxy {
                 let now = Instant::now();
                 askers.into_iter().zip(answers).for_each(|(asker, answer)| repeats.sent(now, asker, answer));
+                // After what was sent: a box's DISCOVER and the REQUEST that follows it may have come together.
+                goes_on.into_iter().for_each(|asker| repeats.heard(asker));
             }
             let again: Vec<_> = std::iter::from_fn(|| repeats.due(Instant::now())).collect();
             again.iter().for_each(|_| self.count("offered_again"));
@@ -106,15 +109,15 @@ impl Server {
         Ok(())
     }
 
-    /// What a packet is answered, and who asked.
-    fn packet(&self, bytes: &[u8], peer: SocketAddrV4, repeats: &mut Repeats) -> Option<(Asker, Datagram)> {
+    /// What a packet is answered, and who asked. Who chooses a server with it, `goes_on`.
+    fn packet(&self, bytes: &[u8], peer: SocketAddrV4, goes_on: &mut Vec<Asker>) -> Option<(Asker, Datagram)> {
         let Ok(question) = Packet::decode(bytes) else {
             self.count("malformed");
             return None;
         };
         let asker = (question.mac().unwrap_or_default(), question.xid);
-        if self.service == Service::Proxy && question.options.message_type() == Ok(Some(MessageType::REQUEST)) {
-            repeats.heard(asker);
+        if question.options.message_type() == Ok(Some(MessageType::REQUEST)) {
+            goes_on.push(asker);
         }
         let (packet, to) = self.answer(&question, peer)?;
         let mut bytes = Vec::with_capacity(512);

@@ -13,6 +13,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("qemu-system-x86", "the machines"),
     ("qemu-system-arm", "the machine with a 64-bit Arm processor"),
     ("qemu-efi-aarch64", "its firmware"),
+    ("u-boot-qemu", "another firmware for it"),
     ("sbsigntool", "signs loaders for Secure Boot"),
     ("python3-venv", "holds the tool that enrolls the lab's keys in firmware"),
     ("seabios", "BIOS firmware"),

@@ -44,6 +44,14 @@ impl Kubectl {
         Cmd::new(&self.binary).arg("--kubeconfig").arg(self.kubeconfig.display().to_string()).netns(&self.netns)
     }
 
+    /// A command line that begins with a plugin's name, found in a folder: kubectl takes no flags before that.
+    #[must_use]
+    pub fn plugin(&self, folder: &Path, name: &str) -> Cmd {
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+        let kubeconfig = self.kubeconfig.display().to_string();
+        Cmd::new(&self.binary).netns(&self.netns).env("PATH", path).env("KUBECONFIG", kubeconfig).arg(name)
+    }
+
     /// Runs kubectl and returns what it prints.
     pub fn run(&self, args: &[&str]) -> Result<String> {
         self.command().args(args.iter().copied()).run()

@@ -15,6 +15,7 @@ use crate::wait;
 const OVMF: (&str, &str) = ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd");
 /// The same, built to enforce Secure Boot; its variables come from the lab.
 const OVMF_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+const UBOOT: &str = "/usr/lib/u-boot/qemu_arm64/u-boot.bin";
 const AAVMF: (&str, &str) = ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd");
 
 /// cx16=off: under TCG with two processors, 6.12 kernels die in cmpxchg16b.
@@ -33,6 +34,8 @@ pub enum Firmware {
     SecureBoot,
     /// The same as [`Firmware::Uefi`], for a 64-bit Arm processor.
     Arm64,
+    /// U-Boot for a 64-bit Arm processor. It knows no proxy: who answers it must give it an address too.
+    UBoot,
     /// OVMF without PXE over IPv4: PXE over IPv6.
     UefiIpv6,
     /// OVMF with its PXE client off, and nothing that would answer HTTP Boot over IPv4: HTTP Boot over IPv6, once it has
@@ -44,7 +47,7 @@ impl Firmware {
     /// Code and variables, if it is UEFI.
     fn files(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Bios => None,
+            Self::Bios | Self::UBoot => None,
             Self::Uefi | Self::UefiHttp | Self::UefiIpv6 | Self::UefiHttpIpv6 => Some(OVMF),
             Self::SecureBoot => Some((OVMF_SECURE, OVMF.1)),
             Self::Arm64 => Some(AAVMF),
@@ -54,7 +57,7 @@ impl Firmware {
     /// What OVMF is told not to do.
     fn without(self) -> &'static [&'static str] {
         match self {
-            Self::Bios | Self::Uefi | Self::SecureBoot | Self::Arm64 => &[],
+            Self::Bios | Self::Uefi | Self::SecureBoot | Self::Arm64 | Self::UBoot => &[],
             Self::UefiHttp | Self::UefiHttpIpv6 => &["IPv4PXESupport", "IPv6PXESupport"],
             Self::UefiIpv6 => &["IPv4PXESupport"],
         }
@@ -295,7 +298,7 @@ impl Vm {
             }
             // Variables that the system cannot write past the firmware need system management mode.
             Firmware::SecureBoot => ("x86_64", "q35,smm=on,accel=tcg", X86),
-            Firmware::Arm64 => ("aarch64", "virt,accel=tcg", "cortex-a57"),
+            Firmware::Arm64 | Firmware::UBoot => ("aarch64", "virt,accel=tcg", "cortex-a57"),
         };
         let kind = match spec.card {
             Card::Virtio => "virtio-net-pci",
@@ -308,7 +311,7 @@ impl Vm {
         cmd = cmd.args(["-display", "none", "-nodefaults", "-uuid", &spec.uuid, "-smbios"]);
         cmd = cmd.arg(format!("type=1,manufacturer=Magnetite,product=Lab,serial={},uuid={}", spec.serial, spec.uuid));
         // What a server does when nothing answered: try again.
-        if spec.firmware != Firmware::Arm64 {
+        if !matches!(spec.firmware, Firmware::Arm64 | Firmware::UBoot) {
             cmd = cmd.args(["-boot", "strict=on,reboot-timeout=3000"]);
         }
         cmd = cmd.arg("-chardev").arg(format!("file,id=console,append=on,path={}", self.console().display()));
@@ -319,6 +322,9 @@ impl Vm {
             let code = spec.code.as_deref().unwrap_or(Path::new(code)).display();
             cmd = cmd.arg("-drive").arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"));
             cmd = cmd.arg("-drive").arg(format!("if=pflash,format=raw,unit=1,file={scratch}/vars.fd"));
+        }
+        if spec.firmware == Firmware::UBoot {
+            cmd = cmd.args(["-bios", UBOOT]);
         }
         if spec.firmware == Firmware::SecureBoot {
             cmd = cmd.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);

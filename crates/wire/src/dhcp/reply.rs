@@ -127,9 +127,7 @@ pub fn proxy_offer(request: &Packet, answer: &BootAnswer) -> Result<(Packet, Des
     boot(request, &mut packet, answer)?;
     relay_agent(request, &mut packet);
     // A client that looks for servers has no address, whatever it says: what it says must not make us send to others.
-    let destination =
-        if request.giaddr.is_unspecified() { Destination::Broadcast } else { Destination::Relay(request.giaddr) };
-    Ok((packet, destination))
+    Ok(to_all(request, packet))
 }
 
 /// A whole answer to a client for which an address is reserved: an OFFER or an ACK, with boot information if the client asks as one that
@@ -172,14 +170,18 @@ pub fn refusal(request: &Packet, server: Ipv4Addr) -> (Packet, Destination) {
     let mut packet = base(request, server, MessageType::NAK);
     packet.ciaddr = Ipv4Addr::UNSPECIFIED;
     relay_agent(request, &mut packet);
-    // RFC 2131, 4.3.2: it may be on another network than it believes, so a relay must broadcast it.
-    let destination = if request.giaddr.is_unspecified() {
-        Destination::Broadcast
-    } else {
-        packet.flags |= BROADCAST;
-        Destination::Relay(request.giaddr)
-    };
-    (packet, destination)
+    // RFC 2131, 4.3.2: it may be on another network than it believes.
+    to_all(request, packet)
+}
+
+/// To all on the client's link. A relay sends to the address that the answer gives (RFC 1542, 4.1.2), unless the flag says to broadcast it:
+/// where there is none to give, dnsmasq's drops what does not say so.
+fn to_all(request: &Packet, mut packet: Packet) -> (Packet, Destination) {
+    if request.giaddr.is_unspecified() {
+        return (packet, Destination::Broadcast);
+    }
+    packet.flags |= BROADCAST;
+    (packet, Destination::Relay(request.giaddr))
 }
 
 /// The top bit of `flags`: the client takes no unicast before it has its address.

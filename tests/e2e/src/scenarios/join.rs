@@ -66,6 +66,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         step.note(format!("{} is Ready", spec.name));
     }
     step.done("both, with their kubelets at the wanted version");
+    plugin(&site, binaries, &specs, progress)?;
     pods(&site, &specs, progress)?;
     dhcp_as_before(&site, &specs)?;
     other_names(&site)?;
@@ -109,6 +110,25 @@ fn stranger(site: &Site, magnetite: &Magnetite, progress: &Progress) -> Result<(
     ensure!(counted, "an unknown box was not counted:\n{metrics}");
     machine.power_off();
     step.done("\"Nothing to boot\", and it was counted");
+    Ok(())
+}
+
+/// `kubectl magnetite`, as a person at a terminal has it: on the PATH.
+fn plugin(site: &Site, binaries: &Binaries, specs: &[VmSpec], progress: &Progress) -> Result<()> {
+    let step = progress.step("asking kubectl magnetite");
+    let ask = |args: &[&str]| site.admin().plugin(&binaries.dir, "magnetite").args(args.iter().copied()).run();
+    for spec in specs {
+        let timeline = ask(&["timeline", &spec.name])?;
+        for wanted in ["FirmwareSeen", "ScriptServed", "AgentStarted", "NodeReady"] {
+            ensure!(timeline.contains(wanted), "the timeline of {} has no {wanted}:\n{timeline}", spec.name);
+        }
+        let preview = ask(&["preview", &spec.name, "--open"])?;
+        for wanted in ["vmlinuz", "magnetite-agent.service", spec.name.as_str()] {
+            ensure!(preview.contains(wanted), "the preview of {} has no {wanted}:\n{preview}", spec.name);
+        }
+        ensure!(!preview.contains(CANARY), "the preview shows a secret");
+    }
+    step.done("timeline and preview of both");
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod firmware;
 mod https;
 mod ipv6;
 mod join;
+mod relay;
 mod schema;
 
 use anyhow::Result;
@@ -49,6 +50,11 @@ pub const ALL: &[Scenario] = &[
         name: "odd-networks",
         about: "a loader that fails is followed by the next; port 67 is taken; no DHCP server, addresses are reserved",
         run: firmware::odd,
+    },
+    Scenario {
+        name: "relay",
+        about: "boxes behind a DHCP relay and a router, beside the site's DHCP server there and without one",
+        run: relay::run,
     },
     Scenario {
         name: "ra",
