@@ -1,10 +1,11 @@
-//! What must hold of the source: format, lints, the crate graph, and that what is generated is up to date.
+//! What must hold of the source: format, lints, the crate graph, that what is generated is up to date, and that the tests which the
+//! security documents name are there.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, generate};
+use crate::{build, generate, requirements};
 
 /// Crates that must never be among what a crate stands on: the rule of docs/architecture.md, held to.
 const LAYERS: [(&str, &[&str]); 6] = [
@@ -22,6 +23,7 @@ pub fn run() -> Result<()> {
     build::run(Command::new("cargo").current_dir(&root).args(["fmt", "--all", "--check"]))?;
     layers()?;
     generate::run(&root, true)?;
+    requirements::check(&root)?;
     build::run(build::cargo("clippy")?.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))
 }
 

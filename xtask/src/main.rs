@@ -7,6 +7,7 @@ mod demo;
 mod e2e;
 mod fuzz;
 mod generate;
+mod requirements;
 mod test;
 
 use std::process::ExitCode;

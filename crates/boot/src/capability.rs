@@ -125,6 +125,23 @@ mod tests {
     }
 
     #[test]
+    fn a_million_guesses_open_nothing() {
+        let key = CapabilityKey::new([7; 32]);
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        };
+        for _ in 0..1_000_000 {
+            // In time, and of the right length: all that is wrong is the MAC.
+            let guess = [&u32::MAX.to_be_bytes()[..], &next(), &next()].concat();
+            assert!(!key.check(&URL_SAFE_NO_PAD.encode(&guess), Purpose::Boot, "uid-1", "created", 0), "{guess:?}");
+        }
+    }
+
+    #[test]
     fn the_key_is_never_shown() {
         assert_eq!(format!("{:?}", CapabilityKey::new([7; 32])), "CapabilityKey(..)");
     }

@@ -4,6 +4,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
     sync::Arc,
+    time::Duration,
 };
 
 use magnetite_api::{MacAddr, Machine, MachineUuid, netboot::NetbootSpec};
@@ -22,7 +23,7 @@ use magnetite_wire::{
         reply::{self, BootAnswer},
     },
 };
-use tokio::net::UdpSocket;
+use tokio::{net::UdpSocket, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -35,6 +36,11 @@ use crate::{
 /// The port of PXE boot servers, in IPv6 too (EDK2's PXEBC_BS_DISCOVER_PORT).
 pub const BOOT_SERVER_PORT: u16 = 4011;
 
+/// When an answer on 4011 is sent a second time.
+const AGAIN: Duration = Duration::from_millis(400);
+/// So many wait for that.
+const MOST_AGAIN: usize = 512;
+
 /// Which of the two services a socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
@@ -46,8 +52,10 @@ pub enum Service {
 
 /// One of the two services, on a bound socket.
 pub struct Server {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     service: Service,
+    /// Places of answers that are sent once more.
+    again: Arc<Semaphore>,
     us: Us,
     app: Arc<App>,
     strangers: Arc<Strangers>,
@@ -67,7 +75,8 @@ pub struct Us {
 impl Server {
     /// Takes a bound socket that hears the group of all DHCPv6 servers.
     pub fn new(socket: UdpSocket, service: Service, us: Us, app: Arc<App>, strangers: Arc<Strangers>) -> Self {
-        Self { socket, service, us, app, strangers }
+        let (socket, again) = (Arc::new(socket), Arc::new(Semaphore::new(MOST_AGAIN)));
+        Self { socket, service, again, us, app, strangers }
     }
 
     /// Serves until `stop`. As for DHCPv4 the answer is made without waiting for anything.
@@ -106,7 +115,21 @@ impl Server {
                 count(&self.app.metrics.dhcpv6, "send_failed");
                 tracing::warn!(error = chain(&error), peer = %to, "a DHCPv6 answer could not be sent");
             }
+            if self.service == Service::BootServer {
+                self.send_again(bytes, to);
+            }
         }
+    }
+
+    /// EDK2 asks on 4011 once, gives up after three seconds, and was seen to miss an answer that came at once.
+    fn send_again(&self, bytes: Vec<u8>, to: SocketAddrV6) {
+        let Ok(place) = Arc::clone(&self.again).try_acquire_owned() else { return };
+        let socket = Arc::clone(&self.socket);
+        tokio::spawn(async move {
+            tokio::time::sleep(AGAIN).await;
+            drop(socket.send_to(&bytes, to).await);
+            drop(place);
+        });
     }
 
     /// The answer to a packet, if it gets one, and where it goes.

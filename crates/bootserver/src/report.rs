@@ -193,15 +193,14 @@ impl Publisher {
         let (due, more) = self.machines.due(versions, A_PASS, now, &mut next);
         for name in due {
             // As it is now: while others were written, more may have happened.
-            let known = machines.get(&name).zip(self.app.records.get(&name));
-            // The record of a Machine that was deleted says nothing of the one that bears its name now.
-            let Some((machine, entry)) =
-                known.filter(|(machine, entry)| entry.uid == machine.uid().unwrap_or_default())
-            else {
-                continue;
-            };
+            let Some((machine, entry)) = machines.get(&name).zip(self.app.records.get(&name)) else { continue };
             if stop.is_cancelled() {
                 break;
+            }
+            // The record of a Machine that was deleted says nothing of the one that bears its name now.
+            if entry.uid != machine.uid().unwrap_or_default() {
+                self.machines.mark(name, Some(entry.version), now);
+                continue;
             }
             let wrote = self.write(&client, machine_report(&self.app, machine, &entry)).await;
             let Some((written, pause)) = self.judge(wrote) else { return self.away_until.min(next) };

@@ -1,5 +1,7 @@
 //! No machine boots here: the charts, the schema and the columns, against a real API server.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 use super::ensure;
@@ -7,6 +9,7 @@ use crate::magnetite::{self, Binaries, Magnetite, NAMESPACE};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
 use crate::site::{Site, SiteOptions};
+use crate::wait;
 
 const BAD: [(&str, &str, &str); 12] = [
     ("a Machine without identity", "kind: Machine\nmetadata: {name: bad}\nspec: {}", "at least one of spec.macs"),
@@ -72,6 +75,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     examples(&site)?;
     conditions(&site, prepared)?;
     rights(&site)?;
+    tenant(&site)?;
     explain(&site)?;
     magnetite.check()?;
     progress.line("examples accepted; conditions name field and machine; nobody has more rights than the chart grants");
@@ -190,6 +194,27 @@ fn rights(site: &Site) -> Result<()> {
         ("impersonate", "users"),
     ] {
         ensure!(!may("magnetite-controller", verb, resource)?, "the controller may {verb} {resource}");
+    }
+    Ok(())
+}
+
+/// Who administrates a namespace has nothing to do with the machines: our kinds are in no role that such people are given.
+fn tenant(site: &Site) -> Result<()> {
+    site.kubectl(&["create", "namespace", "tenant"])?;
+    site.kubectl(&["create", "rolebinding", "owner", "--clusterrole=admin", "--user=tenant", "-n", "tenant"])?;
+    let may = |verb: &str, resource: &str| {
+        let command = site.admin().command().args(["auth", "can-i", verb, resource, "-n", "tenant", "--as=tenant"]);
+        command.run().is_ok_and(|text| text.trim() == "yes")
+    };
+    // The role is put together by a controller, a moment after the API server is there.
+    wait::until("the administrator of a namespace to have a right", Duration::from_secs(30), || {
+        Ok(may("create", "configmaps").then_some(()))
+    })?;
+    for kind in ["machines", "profiles", "machineclaims", "bootreports"] {
+        for verb in ["get", "list", "create", "patch", "delete"] {
+            let resource = format!("{kind}.magnetite.dev");
+            ensure!(!may(verb, &resource), "the administrator of a namespace may {verb} {resource}");
+        }
     }
     Ok(())
 }
