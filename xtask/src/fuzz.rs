@@ -68,7 +68,7 @@ pub fn all(progress: &Progress) -> Result<()> {
 }
 
 /// The targets: each has a binary of its own.
-fn targets() -> Result<Vec<String>> {
+pub fn targets() -> Result<Vec<String>> {
     let folder = build::root()?.join("fuzz/targets");
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {

@@ -22,7 +22,7 @@ use magnetite_wire::dhcp::{
     MessageType, Packet,
     reply::{self, Destination},
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
@@ -193,11 +193,7 @@ impl Server {
 
 /// Waits for a packet, or until `until`. True if the other end of `stop` was closed.
 fn wait(socket: &StdSocket, stop: &UnixStream, until: Option<Instant>) -> io::Result<bool> {
-    // Rounded up: a time that has not quite come is looked at again and again.
-    let timeout = until.map_or(PollTimeout::NONE, |until| {
-        let left = until.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
-        PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX))
-    });
+    let timeout = thread::timeout(until.map(|until| until.saturating_duration_since(Instant::now())));
     let mut both = [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
     match poll(&mut both, timeout) {
         Ok(_) => Ok(both[1].any().unwrap_or_default()),

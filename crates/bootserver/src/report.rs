@@ -19,7 +19,7 @@ use magnetite_daemon::{
     log::chain,
 };
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, watch},
     time::{Instant, Interval, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -64,6 +64,25 @@ enum Wrote {
     Refused,
     /// It does not answer.
     Away,
+}
+
+/// Waits until there is reason to look again: `news`, `other` news, or that `next` has come; but for a moment in any case. False if it is
+/// `stop` that came.
+async fn pause(
+    news: &mut watch::Receiver<()>,
+    other: impl Future<Output = ()>,
+    next: Instant,
+    stop: &CancellationToken,
+) -> bool {
+    let reason = async {
+        tokio::time::sleep(LOOKS).await;
+        tokio::select! {
+            _ = news.changed() => {}
+            () = other => {}
+            () = tokio::time::sleep_until(next) => {}
+        }
+    };
+    stop.run_until_cancelled(reason).await.is_some()
 }
 
 /// Who writes down what was seen.
@@ -133,15 +152,8 @@ impl Publisher {
         let mut news = self.app.records.news.subscribe();
         loop {
             let next = self.publish(stop).await;
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOKS) => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = news.changed() => {}
-                () = self.app.library.changed.notified() => {}
-                () = tokio::time::sleep_until(next) => {}
+            if !pause(&mut news, self.app.library.changed.notified(), next, stop).await {
+                return;
             }
         }
     }

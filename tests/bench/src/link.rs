@@ -1,7 +1,7 @@
 //! Two namespaces and a cable: the servers' and the clients'.
 
 use anyhow::Result;
-use magnetite_e2e::proc::Cmd;
+use magnetite_e2e::{net::batch, proc::Cmd};
 
 /// The server's address.
 pub const SERVER: &str = "10.77.0.1";
@@ -20,7 +20,6 @@ impl Link {
         for name in [link.server(), link.clients()] {
             Cmd::new("ip").args(["netns", "add", &name]).run()?;
         }
-        let batch = |netns: &str, script: String| Cmd::new("ip").args(["-n", netns, "-batch", "-"]).input(script).run();
         batch(
             &link.server(),
             format!(

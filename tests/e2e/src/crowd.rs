@@ -21,6 +21,7 @@ use nix::sys::signal::Signal;
 
 use crate::kea;
 use crate::magnetite::Binaries;
+use crate::net::batch;
 use crate::prepare::Prepared;
 use crate::proc::{Cmd, Process, tail};
 use crate::progress::Step;
@@ -306,7 +307,6 @@ fn namespaces(servers: usize) -> Result<Namespaces> {
     for name in &all.0 {
         Cmd::new("ip").args(["netns", "add", name]).run()?;
     }
-    let batch = |netns: &str, script: String| Cmd::new("ip").args(["-n", netns, "-batch", "-"]).input(script).run();
     let mut switch = String::from(
         "link set lo up\nlink add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n\
          addr add 172.30.0.3/24 dev br0\nlink set br0 up\nroute add local 172.31.0.0/16 dev br0\n",

@@ -43,8 +43,6 @@ impl Network {
         for name in [network.switch(), network.dhcp(), network.server()] {
             Cmd::new("ip").args(["netns", "add", &name]).run()?;
         }
-        let inside =
-            |netns: &str, script: String| Cmd::new("ip").args(["-n", netns, "-batch", "-"]).input(script).run();
         let mut switch = String::from(
             "link set lo up\nlink add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\nlink set br0 up\n",
         );
@@ -56,9 +54,9 @@ impl Network {
             let tap = Self::tap(machine);
             switch.push_str(&format!("tuntap add dev {tap} mode tap\nlink set {tap} master br0 up\n"));
         }
-        inside(&network.switch(), switch).context("make the switch")?;
+        batch(&network.switch(), switch).context("make the switch")?;
         for (netns, v4, v6) in [(network.dhcp(), DHCP, "fd30::2"), (network.server(), SERVER, "fd30::1")] {
-            inside(
+            batch(
                 &netns,
                 format!(
                     "link set lo up\naddr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\nlink set eth0 up\n"
@@ -107,6 +105,11 @@ impl Drop for Network {
 pub(crate) fn stem() -> String {
     let number = COUNTER.fetch_add(1, Ordering::SeqCst);
     format!("{PREFIX}{}-{number}", std::process::id())
+}
+
+/// Runs lines of `ip -batch` in a namespace.
+pub fn batch(netns: &str, script: String) -> Result<String> {
+    Cmd::new("ip").args(["-n", netns, "-batch", "-"]).input(script).run()
 }
 
 /// Ends what still runs in a namespace that a lab made, and removes it.

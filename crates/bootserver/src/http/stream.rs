@@ -101,10 +101,10 @@ impl Drop for Sent {
     fn drop(&mut self) {
         let Self { app, step: (machine, step, what), peer, bytes, want, last, _place } = self;
         app.metrics.sent(Way::Http, *bytes);
-        if bytes == want && !*last {
-            return;
-        }
         if bytes == want {
+            if !*last {
+                return;
+            }
             let words = Some(std::mem::take(what)).filter(|what| !what.is_empty());
             let detail = Detail { words, ..Detail::bytes(*bytes) }.at_peer(peer.ip());
             app.records.step(machine, *step, detail, clock::now());

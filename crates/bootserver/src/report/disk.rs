@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    future::pending,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,11 +13,11 @@ use magnetite_daemon::log::chain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{IDLE, LAST, LOOKS, ledger::Ledger};
+use super::{IDLE, LAST, ledger::Ledger, pause};
 use crate::{
     app::App,
     record::Entry,
-    store::snapshot::{SnapshotError, replace, write_whole},
+    store::snapshot::{SnapshotError, put},
 };
 
 /// Between two writes of one machine's file.
@@ -51,7 +52,7 @@ impl RecordFolder {
     pub async fn write(&self, app: &App, name: &str, mut entry: Entry, synced: bool) -> Result<(), SnapshotError> {
         entry.boot.server.clone_from(&app.server);
         let (path, bytes) = (self.file(name), serde_json::to_vec_pretty(&entry).unwrap_or_default());
-        let write = move || if synced { write_whole(&path, &bytes, 0o644) } else { replace(&path, &bytes, 0o644) };
+        let write = move || put(&path, &bytes, 0o644, synced);
         tokio::task::spawn_blocking(write)
             .await
             .unwrap_or_else(|error| Err(SnapshotError::Write(self.file(name), std::io::Error::other(error))))
@@ -104,14 +105,8 @@ impl Disk {
         let mut news = self.app.records.news.subscribe();
         loop {
             let next = self.write(stop).await;
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOKS) => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = news.changed() => {}
-                () = tokio::time::sleep_until(next) => {}
+            if !pause(&mut news, pending(), next, stop).await {
+                return;
             }
         }
     }

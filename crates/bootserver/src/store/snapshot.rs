@@ -135,12 +135,8 @@ pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SnapshotE
     put(path, bytes, mode, true)
 }
 
-/// The same, unsynced: whole for whoever reads it and whatever process is killed, but not if the power fails.
-pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SnapshotError> {
-    put(path, bytes, mode, false)
-}
-
-fn put(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> Result<(), SnapshotError> {
+/// The same, and unsynced unless `sync`: whole for whoever reads it and whatever process is killed, but not if the power fails.
+pub fn put(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> Result<(), SnapshotError> {
     use std::os::unix::fs::OpenOptionsExt;
     let attempt = || -> std::io::Result<()> {
         let temporary = path.with_extension(format!("tmp{}", std::process::id()));

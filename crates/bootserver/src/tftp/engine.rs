@@ -20,10 +20,10 @@ use magnetite_wire::tftp::{
     ErrorCode, Event, Negotiated, Packet, ReadRequest, Step,
     transfer::{Limits, PATIENCE, RETRANSMIT},
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use super::{send, session::Session};
-use crate::{app::App, dhcp::MOST_ERRORS, loaders, metrics::count};
+use crate::{app::App, dhcp::MOST_ERRORS, loaders, metrics::count, thread};
 
 /// Sockets that transfers go out from, if not from the one that requests come to.
 pub const PORTS: usize = 4;
@@ -96,10 +96,7 @@ impl Engine {
     /// Waits for packets, or for the next timer. The answer has a bit for each socket.
     fn wait(&mut self, stop: &UnixStream) -> io::Result<u32> {
         let until = self.timers.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()));
-        // Rounded up: a timer that is looked at too early is looked at again and again.
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
-            PollTimeout::from(u16::try_from(until.as_millis().saturating_add(1)).unwrap_or(u16::MAX))
-        });
+        let timeout = thread::timeout(until);
         let mut fds: Vec<_> =
             self.sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
         if !self.stopping {

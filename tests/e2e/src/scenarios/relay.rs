@@ -13,7 +13,7 @@ use super::{
 };
 use crate::lan::{Dhcp, Ipv6, Lan, LanOptions, dnsmasq};
 use crate::magnetite::Binaries;
-use crate::net::{DHCP, POOL};
+use crate::net::{DHCP, POOL, batch};
 use crate::prepare::Prepared;
 use crate::proc::Cmd;
 use crate::progress::Progress;
@@ -72,8 +72,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
 /// Takes the servers off the boxes' network, and puts a router between that and a network for each of them.
 fn connect(lan: &Lan) -> Result<()> {
     let (relay, servers) = (lan.network().dhcp(), lan.network().server());
-    let inside = |netns: &str, script: String| Cmd::new("ip").args(["-n", netns, "-batch", "-"]).input(script).run();
-    inside(&servers, "link set eth0 down\nlink set eth0 name lan\n".to_owned())?;
+    batch(&servers, "link set eth0 down\nlink set eth0 name lan\n".to_owned())?;
     let (mut near, mut far) = (String::new(), String::new());
     for (ours, theirs, [server, router]) in [("boot", "eth0", BOOT), ("site", "site", SITE)] {
         near.push_str(&format!("link add {ours} type veth peer name {theirs} netns {servers}\n"));
@@ -81,8 +80,8 @@ fn connect(lan: &Lan) -> Result<()> {
         far.push_str(&format!("addr add {server}/24 dev {theirs}\nlink set {theirs} up\n"));
     }
     far.push_str(&format!("route add 172.30.0.0/24 via {}\n", BOOT[1]));
-    inside(&relay, near).context("make the networks of the servers")?;
-    inside(&servers, far).context("connect the servers")?;
+    batch(&relay, near).context("make the networks of the servers")?;
+    batch(&servers, far).context("connect the servers")?;
     Cmd::new("sysctl").netns(&relay).args(["-q", "-w", "net.ipv4.ip_forward=1"]).run().context("make a router")?;
     Ok(())
 }
