@@ -3,6 +3,7 @@
 //! The boot server is exposed to the network and is assumed to fall one day. So it decides nothing: it may
 //! only create a claim and read the answer. The controller decides.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     join::{IdentityFacts, JoinBundle},
     time::Time,
+    types::{Fingerprint, Sha256},
 };
 
 /// A box's claim to be a Machine. Written once by a boot server, answered by the controller.
@@ -62,6 +64,14 @@ pub struct MachineClaimSpec {
     /// Name of the boot server that passed the claim on.
     #[schemars(length(max = 253))]
     pub server: String,
+}
+
+impl MachineClaimSpec {
+    /// The claim key as a person compares it. None: what stands there is no base64.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        let key = STANDARD.decode(&self.claim_key).ok()?;
+        Some(Sha256::of(&key).into())
+    }
 }
 
 /// The controller's answer.

@@ -14,6 +14,8 @@ pub const WINDOW_OPEN: &str = "WindowOpen";
 pub const BOOTED: &str = "Booted";
 /// Machine: a key is bound to this Machine and intent.
 pub const CLAIMED: &str = "Claimed";
+/// Machine: no second key claimed it in the current intent, or a person said which of them is right.
+pub const UNCONTESTED: &str = "Uncontested";
 /// Machine: the kubelet's certificate was issued and its Node is registered.
 pub const JOINED: &str = "Joined";
 /// Machine and Profile: everything that was asked for is so.
@@ -57,6 +59,10 @@ pub mod reason {
     pub const CLAIM_CONFLICT: &str = "ClaimConflict";
     /// A claim was refused for another reason than a second key.
     pub const CLAIM_REFUSED: &str = "ClaimRefused";
+    /// A key claims the machine, and a person has to say that it is the right box's.
+    pub const AWAITING_APPROVAL: &str = "AwaitingApproval";
+    /// A person approved another key.
+    pub const KEY_NOT_APPROVED: &str = "KeyNotApproved";
     /// No claim has come yet.
     pub const NOT_CLAIMED: &str = "NotClaimed";
     /// A key is bound.

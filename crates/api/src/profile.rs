@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    machine::IdentityLevel,
     netboot::{NetbootSpec, NetworkSpec},
     types::{Architecture, Sha256},
 };
@@ -61,6 +62,11 @@ pub struct ProfileSpec {
     /// How the machines join a cluster.
     #[serde(default)]
     pub join: JoinSpec,
+
+    /// The least that a box has to prove before it is given an identity: `mac` (default), `approved`, `tpm-pinned` or
+    /// `tpm-enrolled`. A claim that proves less waits, and the Machine says what for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub min_identity: IdentityLevel,
 
     /// The agent on the box.
     #[serde(default)]
@@ -195,6 +201,10 @@ pub struct ConfigMapKey {
 
 fn default_key() -> String {
     "config.ign".to_owned()
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Labels and taints of a Profile's Nodes.

@@ -67,6 +67,8 @@ pub fn identity(keys: &Keys, bound: i64, issued: Option<i64>) -> IdentityStatus 
         bound_at: Time(t(bound)),
         certificate_request: issued.map(|_| "magnetite-box-1".into()),
         issued_at: issued.map(|at| Time(t(at))),
+        certificates: Vec::new(),
+        rebound: false,
     }
 }
 

@@ -24,7 +24,7 @@ use magnetite_api::{
 use super::{
     decide::{Denial, Observed},
     deny, kubelet,
-    request::{Request, certificate_key},
+    request::{Request, certificate_digest, certificate_key},
     write,
 };
 use crate::{
@@ -78,7 +78,7 @@ pub async fn issue(seen: &Observed, request: &Request, may_create: bool, ctx: &C
         }
         Progress::Open => {
             let message = format!("the key of the claim {} is bound to the Machine", seen.claim.name_any());
-            csr::answer(&csr, "Approved", "MagnetiteApproved", &message, ctx).await?;
+            csr::answer(&csr, "Approved", csr::APPROVED, &message, ctx).await?;
             Ok(Action::requeue(SOON))
         }
         Progress::Approved => Ok(Action::requeue(SOON)),
@@ -186,6 +186,7 @@ async fn hand_over(
     {
         identity.issued_at = Some(now.clone());
         identity.certificate_request = Some(request.to_owned());
+        identity.certificates = certificate_digest(certificate.as_bytes()).into_iter().collect();
         first = true;
     }
     if first {
