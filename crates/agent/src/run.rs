@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use magnetite_api::{
+    conditions::reason::AWAITING_APPROVAL,
     join::JoinBundle,
     report::{BootStepName, Inventory},
 };
@@ -17,6 +18,7 @@ use crate::{
     args::Args,
     claim::{self, ClaimError},
     clock::BoxClock,
+    console,
     files::Paths,
     inventory::{self, boot_id},
     keys::{self, KeyError, Keys},
@@ -130,6 +132,10 @@ pub struct Memory {
     joined_before: Option<bool>,
     /// The agent started the kubelet.
     started_here: bool,
+    /// The console shows the claim key.
+    key_shown: bool,
+    /// The console shows that a person has to approve it.
+    wait_shown: bool,
 }
 
 impl Agent<'_> {
@@ -224,10 +230,20 @@ impl Agent<'_> {
 
     async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {
         let Args { machine, intent, node_name, timing, .. } = self.args;
-        let request = Keys::load(self.paths)?.request(machine, intent, node_name, inventory)?;
-        tracing::info!(machine, intent, node = node_name, "claiming");
+        let keys = Keys::load(self.paths)?;
+        let (request, key) = (keys.request(machine, intent, node_name, inventory)?, keys.fingerprint());
+        tracing::info!(machine, intent, node = node_name, key = %key, "claiming");
+        if !std::mem::replace(&mut self.memory.key_shown, true) {
+            console::show_key(self.paths, machine, key);
+        }
         self.reporter.reached(BootStepName::Claiming, None);
-        let response = claim::claim(self.server, &request, timing.retry_ceiling).await?;
+        let response = claim::claim(self.server, &request, timing.retry_ceiling, |reason| {
+            let told = reason == AWAITING_APPROVAL && !std::mem::replace(&mut self.memory.wait_shown, true);
+            if told {
+                console::show_wait(self.paths, machine, key);
+            }
+        })
+        .await?;
         self.clock.agree(response.server_time.0);
         if response.join.node_name != *node_name {
             return Err(ApplyError::WrongAnswer("it is for another node").into());

@@ -247,10 +247,18 @@ async fn answer(mut view: Reader, api: &Api<MachineClaim>, name: &str, asked: &A
     }
     // The watch may lag behind: ask once before the agent is sent away.
     match tokio::time::timeout(CALL, api.get_opt(name)).await {
-        Ok(Ok(Some(claim))) => respond(&claim, asked)
-            .unwrap_or_else(|| later("Undecided", "the controller has not decided yet; come again", 2)),
+        Ok(Ok(Some(claim))) => respond(&claim, asked).unwrap_or_else(|| undecided(&claim)),
         Ok(Ok(None)) => later("Undecided", "the claim is gone; come again", 2),
         Ok(Err(_)) | Err(_) => away(),
+    }
+}
+
+/// What a claim waits for, in the controller's words: a person at the console reads them.
+fn undecided(claim: &MachineClaim) -> Response {
+    let status = claim.status.clone().unwrap_or_default();
+    match (status.reason, status.message) {
+        (Some(reason), Some(message)) => later(&reason, message, 5),
+        _ => later("Undecided", "the controller has not decided yet; come again", 2),
     }
 }
 
