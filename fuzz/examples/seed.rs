@@ -14,7 +14,7 @@ use magnetite_api::{
     join::{ClaimRequest, IdentityFacts, ReportRequest, ReportedFailure},
     report::{BootStepName, Disk, Inventory, Nic},
 };
-use magnetite_boot::capability::{Purpose, machine_id};
+use magnetite_boot::capability::Purpose;
 use magnetite_fuzz::{link, transfer::kind};
 use magnetite_wire::{
     dhcp, dhcpv6,
@@ -233,7 +233,8 @@ fn transfers(request: &ReadRequest, name: &str, bytes: &[u8], seeds: &mut Seeds)
 }
 
 fn links(seeds: &mut Seeds) {
-    let (key, id) = (link::key(), machine_id(&link::machine()));
+    let key = link::key();
+    let id = key.machine_id(&link::machine());
     let mint = |purpose, expires| key.mint(purpose, link::MACHINE_KEY, link::INTENT, expires);
     let (good, old) = (mint(Purpose::Boot, link::NOW + 600), mint(Purpose::Boot, link::NOW - 1));
     let agent = mint(Purpose::Agent, link::NOW + 600);

@@ -78,7 +78,7 @@ pub struct Asked {
 pub fn find(app: &App, name: &str, site: &Site<'_>) -> Option<Asked> {
     let name = name.trim_start_matches('/');
     let (machine, loader) = match name.strip_prefix("m/").and_then(|rest| rest.split_once('/')) {
-        Some((id, loader)) => (app.view().fleet.by_id(id), loader),
+        Some((id, loader)) => (app.view().fleet.by_id(id, &app.key), loader),
         None => (None, name),
     };
     let bytes = match (&machine, loader.rsplit('/').next()) {
@@ -127,7 +127,7 @@ mod tests {
     async fn a_machine_s_loader_has_a_script_beside_it() {
         let site = fixtures::Site::new().await;
         let here = site.app.site(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let id = magnetite_boot::capability::machine_id(&site.machine);
+        let id = site.id();
         let find = |name: &str| find(&site.app, name, &here);
         assert_eq!(&*find(&format!("m/{id}/undionly.kpxe")).unwrap().bytes, b"loader");
         for name in [format!("m/{id}/autoexec.ipxe"), format!("/m/{id}/secure-boot/autoexec.ipxe")] {

@@ -191,20 +191,22 @@ fn watching(
 ) -> Result<Vec<Task>> {
     match (&app.cluster, &args.catalog) {
         (Cluster::None(windows), Some(path)) => {
-            let mut folder = Folder::new(path.clone(), Arc::clone(windows), writer, app.metrics.clone());
+            let mut folder =
+                Folder::new(path.clone(), Arc::clone(windows), app.key.clone(), writer, app.metrics.clone());
             folder.look()?;
             there.open();
             Ok(vec![task("catalog", folder.run(stop.clone()))])
         }
         (Cluster::Client(client), _) => {
-            if cluster::from_snapshot(&data, &writer) {
+            if cluster::from_snapshot(&data, &app.key, &writer) {
                 there.open();
             }
             let mut reader = app.view.clone();
             // What was read from the disk needs not be written to it.
             reader.mark_unchanged();
             let (client, namespace, metrics) = (client.clone(), args.namespace.clone(), app.metrics.clone());
-            let run = cluster::run(client, namespace, writer, metrics, move || there.open(), stop.clone());
+            let run =
+                cluster::run(client, namespace, app.key.clone(), writer, metrics, move || there.open(), stop.clone());
             let keep = snapshot::keep(data, reader, stop.clone());
             Ok(vec![task("cluster", run), task("snapshot", keep)])
         }
@@ -258,8 +260,8 @@ impl Sockets {
         let source = tftp::Source { address: interface.address.into(), interface: Some(interface.name.clone()) };
         let mut tasks = vec![
             task("tftp", tftp::Server::new(tftp, source, mtu, Arc::clone(app)).run(stop.clone())),
-            task("http", http::plain(http, http::public(Arc::clone(app)), stop.clone())),
-            task("https", http::tls(https, http::private(Arc::clone(app)), tls.clone(), stop.clone())),
+            task("http", http::plain(http, http::public(app), stop.clone())),
+            task("https", http::tls(https, http::private(app), tls.clone(), stop.clone())),
         ];
         for (service, socket) in dhcp {
             let strangers = Arc::clone(strangers);

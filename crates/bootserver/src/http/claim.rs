@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -24,13 +24,12 @@ use magnetite_api::{
     report::BootStepName,
     time::seconds,
 };
-use magnetite_boot::capability::{Purpose, machine_key};
+use magnetite_boot::capability::machine_key;
 use magnetite_daemon::{clock, log::chain};
 
-use super::{Peer, later, refuse, refuse_unknown};
+use super::{Peer, guard::AgentLink, later, refuse};
 use crate::{
     app::{App, Cluster},
-    dhcp::unix,
     metrics::count,
     record::{Detail, clean},
     view::{Reader, View},
@@ -80,14 +79,9 @@ impl Passed {
 pub async fn claim(
     State(app): State<Arc<App>>,
     peer: Peer,
-    Path((id, cap)): Path<(String, String)>,
+    AgentLink { machine, now }: AgentLink,
     body: Result<Json<ClaimRequest>, JsonRejection>,
 ) -> Response {
-    let now = clock::now();
-    let Some(machine) = app.authorize(&app.view(), &id, &cap, Purpose::Agent, unix(now)) else {
-        count(&app.metrics.claims, "unknown");
-        return refuse_unknown();
-    };
     let checked = body.map_err(|error| error.body_text()).and_then(|Json(request)| check(request, &machine));
     let (request, name) = match checked {
         Ok(checked) => checked,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use magnetite_api::machine::IntentStatus;
-use magnetite_boot::fleet::Fleet;
+use magnetite_boot::{capability::CapabilityKey, fleet::Fleet};
 use magnetite_catalog::{Catalog, Problem};
 use magnetite_daemon::{clock, log::chain};
 use notify::Watcher;
@@ -45,6 +45,7 @@ pub enum CatalogError {
 pub struct Folder {
     path: PathBuf,
     windows: Arc<Windows>,
+    key: CapabilityKey,
     view: Writer,
     metrics: Metrics,
     /// The files as of the last reading.
@@ -55,8 +56,8 @@ pub struct Folder {
 
 impl Folder {
     /// Reads nothing yet.
-    pub fn new(path: PathBuf, windows: Arc<Windows>, view: Writer, metrics: Metrics) -> Self {
-        Self { path, windows, view, metrics, stamps: Vec::new(), catalog: Catalog::default(), published: None }
+    pub fn new(path: PathBuf, windows: Arc<Windows>, key: CapabilityKey, view: Writer, metrics: Metrics) -> Self {
+        Self { path, windows, key, view, metrics, stamps: Vec::new(), catalog: Catalog::default(), published: None }
     }
 
     /// Reads what changed, moves the windows on, and swaps the view if it is another.
@@ -89,7 +90,7 @@ impl Folder {
             let Catalog { machines, profiles, config_maps, problems: _ } = &self.catalog;
             tracing::info!(machines = machines.len(), profiles = profiles.len(), "catalog read");
             self.view.send_replace(Arc::new(View {
-                fleet: Arc::new(Fleet::index(machines.iter().cloned())),
+                fleet: Arc::new(Fleet::index(machines.iter().cloned()).with_ids(&self.key)),
                 profiles: profiles.clone(),
                 config_maps: config_maps.clone(),
                 windows: windows.clone(),
