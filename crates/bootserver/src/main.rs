@@ -47,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Cluster, MOST_STREAMS},
     args::{Args, DhcpMode},
-    artifacts::{Fetcher, Library, is_fetched_from},
+    artifacts::{Fetcher, Library, Rules},
     metrics::Metrics,
     net::Interface,
     record::Records,
@@ -91,7 +91,7 @@ async fn run(args: Args) -> Result<()> {
     tasks.extend(sockets6.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     tasks.extend(sockets.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     tasks.extend(boot_tls.into_iter().flat_map(|server| server.serve(&app, &stop)));
-    let fetcher = Fetcher::new(is_fetched_from).context("make a client for artifacts")?;
+    let fetcher = Fetcher::of(Rules::from(&args.artifacts)).context("make a client for artifacts")?;
     tasks.push(task("artifacts", Arc::clone(&app.library).run(app.view.clone(), fetcher, stop.clone())));
     let reports = Arc::new(Reports::new(&app).context("make the folder of the records")?);
     tasks.push(task("reports", Arc::clone(&reports).run(stop.clone())));
@@ -132,6 +132,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         server_name,
         namespace: _,
         completion: _,
+        artifacts: _,
         tls,
         limits,
         admin: _,
