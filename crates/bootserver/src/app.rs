@@ -20,6 +20,7 @@ use crate::{
     artifacts::{Checked, Library},
     http::{Passed, Reached},
     limits::Limiter,
+    loaders::Loaders,
     metrics::Metrics,
     net::Interface,
     record::Records,
@@ -85,7 +86,7 @@ pub struct App {
     /// The Profiles' files.
     pub library: Arc<Library>,
     /// Loaders, by name: whole, in memory.
-    pub loaders: BTreeMap<String, Arc<[u8]>>,
+    pub loaders: Loaders,
     /// Agents, by architecture.
     pub agents: BTreeMap<&'static str, Agent>,
     /// Key of capability URLs.
