@@ -73,6 +73,12 @@ pub fn kubelet_pem(paths: &Paths) -> Result<Vec<u8>, KeyError> {
     Ok(files::read(&paths.state(KUBELET_KEY))?.unwrap_or_default())
 }
 
+/// The claim key as its file has it, PKCS#8 in PEM.
+pub fn claim_pem(paths: &Paths) -> Result<String, KeyError> {
+    let bytes = files::read(&paths.state(CLAIM_KEY))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 impl Keys {
     /// Reads both.
     pub fn load(paths: &Paths) -> Result<Self, KeyError> {

@@ -17,6 +17,7 @@ mod observe;
 mod plan;
 mod report;
 mod run;
+mod secrets;
 mod server;
 mod state;
 mod systemd;

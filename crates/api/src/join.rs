@@ -58,6 +58,9 @@ pub struct ClaimResponse {
     pub join: JoinBundle,
     /// The boot server's clock, so that a box whose clock says 1970 can set its own.
     pub server_time: Time,
+    /// Path at the same boot server where the sealed files are to be had later, as they are then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<String>,
 }
 
 /// What a box needs to join. Certificates and configuration only: nothing in it is secret.
@@ -77,6 +80,24 @@ pub struct JoinBundle {
     /// Further arguments for the kubelet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kubelet_args: Vec<String>,
+    /// UID of the Machine, which the files below are sealed for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub machine_uid: String,
+    /// The Profile's files with secrets. Only the holder of the claim key can open them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_files: Option<SealedFiles>,
+}
+
+/// Files with secrets, encrypted to one machine's claim key: HPKE (RFC 9180), DHKEM(P-256, HKDF-SHA256), AES-256-GCM.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct SealedFiles {
+    /// Names what was sealed, and changes with it.
+    pub revision: String,
+    /// The encapsulated key, base64.
+    pub encapsulated_key: String,
+    /// The files, base64.
+    pub ciphertext: String,
 }
 
 /// POST body of a progress report.

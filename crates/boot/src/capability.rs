@@ -16,6 +16,8 @@ pub enum Purpose {
     Boot,
     /// Claims and reports: over TLS.
     Agent,
+    /// The machine's sealed files, which only its claim key opens: over TLS, for as long as the intent lasts.
+    Sealed,
 }
 
 impl Purpose {
@@ -23,6 +25,7 @@ impl Purpose {
         match self {
             Self::Boot => b'b',
             Self::Agent => b'a',
+            Self::Sealed => b's',
         }
     }
 }

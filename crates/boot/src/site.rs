@@ -150,6 +150,12 @@ impl Site<'_> {
     }
 }
 
+/// Path of a machine's sealed files. It is good until the machine's next intent: a node runs for years.
+pub fn sealed_path(key: &CapabilityKey, machine: &Machine) -> String {
+    let cap = key.mint(Purpose::Sealed, &machine_key(machine), machine.wanted_intent(), u64::MAX);
+    format!("/a/{}/{cap}/files", key.machine_id(machine))
+}
+
 fn window_end(intent: Option<&IntentStatus>) -> u64 {
     intent.map_or(0, |intent| u64::try_from(intent.expires_at.0.as_second()).unwrap_or(0))
 }

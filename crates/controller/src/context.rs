@@ -48,6 +48,8 @@ pub struct Settings {
     pub join_ca: String,
     /// Node names that no Machine may have.
     pub reserved_node_names: Vec<String>,
+    /// Our own namespace, where the Secrets of Profiles are.
+    pub namespace: String,
 }
 
 /// What every reconcile has at hand.

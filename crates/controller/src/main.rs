@@ -85,7 +85,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     } else {
         Leader::always()
     };
-    let settings = Settings { join_api_server, join_ca, reserved_node_names: reserved_node_name };
+    let settings =
+        Settings { join_api_server, join_ca, reserved_node_names: reserved_node_name, namespace: namespace.clone() };
     let (triggers, queues) = Triggers::new();
     let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone());
     tasks.push(until(stop.clone(), "watches", watching));

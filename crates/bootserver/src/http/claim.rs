@@ -24,7 +24,7 @@ use magnetite_api::{
     report::BootStepName,
     time::seconds,
 };
-use magnetite_boot::capability::machine_key;
+use magnetite_boot::{capability::machine_key, site::sealed_path};
 use magnetite_daemon::{clock, log::chain};
 
 use super::{Peer, guard::AgentLink, later, refuse};
@@ -166,7 +166,8 @@ async fn pass_on(
         );
     }
     let api: Api<MachineClaim> = Api::all(client.clone());
-    let asked = Asked { intent: request.intent.clone(), machine_uid: machine_key(machine) };
+    let refresh = sealed_path(&app.key, machine);
+    let asked = Asked { intent: request.intent.clone(), machine_uid: machine_key(machine), refresh };
     if !view.claims.contains_key(name)
         && let Err(response) = create(&api, object(app, machine, request, name, peer)).await
     {
@@ -221,6 +222,8 @@ fn away() -> Response {
 struct Asked {
     intent: String,
     machine_uid: String,
+    /// Where its sealed files are to be had later.
+    refresh: String,
 }
 
 /// Waits for the controller's answer.
@@ -268,7 +271,11 @@ fn respond(claim: &MachineClaim, asked: &Asked) -> Option<Response> {
     let status = claim.status.as_ref()?;
     match (status.decision?, &status.join) {
         (Decision::Approved, Some(join)) => {
-            let response = ClaimResponse { join: join.clone(), server_time: seconds(clock::now()) };
+            let response = ClaimResponse {
+                join: join.clone(),
+                server_time: seconds(clock::now()),
+                refresh: Some(asked.refresh.clone()),
+            };
             Some(Json(response).into_response())
         }
         (Decision::Denied, _) => {
@@ -276,6 +283,20 @@ fn respond(claim: &MachineClaim, asked: &Asked) -> Option<Response> {
             Some(refuse(StatusCode::CONFLICT, reason, status.message.clone().unwrap_or_default()))
         }
         (Decision::Approved | Decision::Bound, _) => None,
+    }
+}
+
+/// A machine's files with secrets, as its claim carries them now. Only its key opens them, so that whoever is asked
+/// need not know who asks.
+pub async fn files(State(app): State<Arc<App>>, link: AgentLink) -> Response {
+    let view = app.view();
+    let identity = link.machine.status.as_ref().and_then(|status| status.identity.as_ref());
+    let claim = identity.and_then(|identity| view.claims.get(&identity.claim));
+    let join = claim.and_then(|claim| claim.status.as_ref()?.join.as_ref());
+    match join.and_then(|join| join.secret_files.as_ref()) {
+        Some(sealed) => Json(sealed).into_response(),
+        // A claim that is not in sight yet, or a Profile that has none any more: the box keeps what it has.
+        None => later("NoFiles", "there are no sealed files of this machine now", 60),
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Guard {
     Boot,
     /// Who has the link that the machine's agent was told. The controller decides on claims; so this one is good an hour longer than the window.
     Agent,
+    /// Who has the link to a machine's sealed files. It lasts as long as the intent; what it leads to is of use to one key.
+    Sealed,
     /// Anybody. The words say why that does no harm.
     Public(&'static str),
 }
@@ -108,10 +110,13 @@ async fn check(
             Ok(link) => drop(request.extensions_mut().insert(link)),
             Err(refusal) => return *refusal,
         },
-        Guard::Agent => match app.authorize(&app.view(), named.id, named.cap, Purpose::Agent, unix(now)) {
-            Some(machine) => drop(request.extensions_mut().insert(AgentLink { machine, now })),
-            None => return refuse_unknown(),
-        },
+        Guard::Agent | Guard::Sealed => {
+            let purpose = if guard == Guard::Agent { Purpose::Agent } else { Purpose::Sealed };
+            match app.authorize(&app.view(), named.id, named.cap, purpose, unix(now)) {
+                Some(machine) => drop(request.extensions_mut().insert(AgentLink { machine, now })),
+                None => return refuse_unknown(),
+            }
+        }
     }
     next.run(request).await
 }

@@ -72,6 +72,7 @@ pub fn private(app: &Arc<App>) -> Guarded {
     Routes::new(app)
         .post("/a/{id}/{cap}/claim", Guard::Agent, claim::claim)
         .post("/a/{id}/{cap}/report", Guard::Agent, progress::report)
+        .get("/a/{id}/{cap}/files", Guard::Sealed, claim::files)
         .finish()
 }
 
@@ -121,6 +122,7 @@ fn label(path: &str) -> &'static str {
         "{*loader}" => "loader",
         "claim" => "claim",
         "report" => "report",
+        "files" => "sealed",
         "identify" | "identify.ipxe" => "identify",
         _ => "other",
     }
