@@ -62,7 +62,10 @@ fn first_number(paths: &Paths) -> Result<u64, FileError> {
     let path: PathBuf = paths.state(RUN);
     let last = files::read(&path)?.and_then(|bytes| String::from_utf8_lossy(&bytes).trim().parse::<u64>().ok());
     let run = last.unwrap_or(0).saturating_add(1);
-    files::write(&path, 0o600, format!("{run}\n").as_bytes())?;
+    if let Err(error) = files::write(&path, 0o600, format!("{run}\n").as_bytes()) {
+        // This run's are good all the same; those of the next may count as old.
+        tracing::warn!(error = chain(&error), "which run this is is not remembered");
+    }
     Ok(run.saturating_mul(A_RUN))
 }
 

@@ -112,7 +112,9 @@ pub struct ReportSignature {
 }
 
 impl ReportRequest {
-    /// The bytes that the claim key signs: they bind all that the report says to the machine, the intent and the number.
+    /// The bytes that the claim key signs: they bind all that the report says to the machine, the intent and the number. An agent that
+    /// stays on its box while boot servers become newer writes the same JSON as they do only if what is added to a report, or to an
+    /// inventory, is left out where it is absent (`skip_serializing_if`).
     pub fn signed_text(&self, machine: &str, intent: &str, number: u64) -> Vec<u8> {
         let unsigned = Self { signature: None, ..self.clone() };
         let json = serde_json::to_vec(&unsigned).expect("a report is JSON");
@@ -139,4 +141,20 @@ pub struct Refusal {
     pub reason: String,
     /// A sentence, with what to do.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_signed_of_a_report_is_all_of_it_in_one_form() {
+        let json = r#"{"step":"KubeletStarted","detail":"v1","failure":{"reason":"R","message":"m"}}"#;
+        let mut report: ReportRequest = serde_json::from_str(json).unwrap();
+        let digest = crate::types::Sha256::of(json.as_bytes());
+        let text = String::from_utf8(report.signed_text("box", "created", 7)).unwrap();
+        assert_eq!(text, format!("magnetite-report-v1\nbox\ncreated\n7\n{digest}\n"));
+        report.signature = Some(ReportSignature { claim_key: "k".into(), number: 7, value: "v".into() });
+        assert_eq!(report.signed_text("box", "created", 7), text.as_bytes(), "but for the signature itself");
+    }
 }

@@ -157,7 +157,7 @@ mod tests {
         ] {
             assert_eq!(check(&forged, &mine), Err(Doubt::Forged), "{forged:?}");
         }
-        let mut renumbered = good.clone();
+        let mut renumbered = good;
         renumbered.signature.as_mut().unwrap().number = 8;
         assert_eq!(check(&renumbered, &mine), Err(Doubt::Forged));
     }
