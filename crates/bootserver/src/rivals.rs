@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -20,6 +20,7 @@ use crate::{
     app::App,
     dhcp::MOST_ERRORS,
     net::{self, NetError},
+    record::clean,
     told::Told,
 };
 
@@ -75,9 +76,9 @@ impl Watcher {
         let Some(server) = rival(&packet, from, &ours) else { return };
         self.app.metrics.rivals.inc();
         if self.told.is_new(server, clock::now()) {
-            let (iface, mac) = (&self.iface, packet.mac().map(MacAddr));
-            let file: String = String::from_utf8_lossy(&packet.bootfile()).chars().take(80).collect();
-            tracing::warn!(iface, address = %IpAddr::V4(server), ?mac, ?file, "another server tells boxes what to boot; take it away, or let it leave these boxes out");
+            let (iface, mac) = (&self.iface, packet.mac().map(MacAddr).map(tracing::field::display));
+            let file = clean(&String::from_utf8_lossy(&packet.bootfile()), 80);
+            tracing::warn!(iface, source = %server, mac, file, "another server tells boxes what to boot; take it away, or let it leave these boxes out");
         }
     }
 }
