@@ -8,7 +8,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use magnetite_api::{
     Fingerprint, Sha256,
-    join::{ClaimRequest, IdentityFacts, signed_text},
+    join::{ClaimRequest, IdentityFacts, ReportRequest, ReportSignature, signed_text},
     report::Inventory,
 };
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SigningKey};
@@ -113,6 +113,19 @@ impl Keys {
             signature: BASE64_STANDARD.encode(signature),
             facts,
         })
+    }
+
+    /// The claim key's word for a report.
+    pub fn sign_report(
+        &self,
+        machine: &str,
+        intent: &str,
+        number: u64,
+        report: &ReportRequest,
+    ) -> Result<ReportSignature, KeyError> {
+        let value = self.claim.sign(&report.signed_text(machine, intent, number)).map_err(KeyError::Sign)?;
+        let claim_key = BASE64_STANDARD.encode(self.claim.subject_public_key_info());
+        Ok(ReportSignature { claim_key, number, value: BASE64_STANDARD.encode(value) })
     }
 
     /// What Kubernetes' signer of kubelet client certificates asks for: this organisation, this name, and no other

@@ -8,7 +8,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 use magnetite_daemon::{admin::AdminArgs, log::LogArgs};
 
-use crate::{artifacts::ArtifactArgs, tls::TlsArgs};
+use crate::{artifacts::ArtifactArgs, fence::FenceArgs, tls::TlsArgs};
 
 /// Magnetite's boot server: ProxyDHCP, TFTP and HTTP for bare machines, beside a DHCP server that knows nothing
 /// of it. Finds its Machines and Profiles in a cluster, or in a folder of YAML files.
@@ -115,6 +115,12 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_TFTP_SINGLE_PORT")]
     pub tftp_single_port: bool,
 
+    /// Tell of other servers that say what to boot, as far as they broadcast it: in the log and as a metric. Listens on the DHCP client's
+    /// port (UDP 68) of each interface, beside a client of this host's own. Off by default: some clients want that port for
+    /// themselves.
+    #[arg(long, env = "MAGNETITE_REPORT_OTHER_SERVERS")]
+    pub report_other_servers: bool,
+
     /// Name of this server in reports: lower-case letters, digits, '-' and '.'. Default: the host's name.
     #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = server_name)]
     pub server_name: Option<String>,
@@ -135,6 +141,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub limits: LimitArgs,
+
+    #[command(flatten)]
+    pub fence: FenceArgs,
 
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -236,6 +245,16 @@ mod tests {
         for wrong in [&["--data-dir", "/d"][..], &["--interface", "x", "--data-dir", "/d", "--server-name", "A_b"]] {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2);
         }
+    }
+
+    #[test]
+    fn a_fence_is_of_several_networks() {
+        let words = ["--serve-network", "10.0.0.0/24,fd30::/64", "--refuse-network", "10.244.0.0/16"];
+        let more = ["--refuse-network", "10.96.0.0/12"];
+        let fence = parse(&[&["--interface", "x", "--data-dir", "/d"][..], &words, &more].concat()).unwrap().fence;
+        assert_eq!((fence.serve_network.len(), fence.refuse_network.len()), (2, 2));
+        let wrong = parse(&["--interface", "x", "--data-dir", "/d", "--serve-network", "10.0.0.7"]).unwrap_err();
+        assert!(wrong.exit_code() == 2 && wrong.to_string().contains("10.0.0.0/24"), "{wrong}");
     }
 
     #[test]

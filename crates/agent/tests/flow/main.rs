@@ -27,6 +27,11 @@ async fn a_first_boot_becomes_a_node() {
     assert_eq!(fixed.claims.len(), 2, "one that was not decided yet, one that was");
     assert_eq!(fixed.claims[0], fixed.claims[1]);
     assert_eq!((fixed.claims[0].machine.as_str(), fixed.claims[0].facts.macs.len()), ("m-1", 2));
+    // The first may be said before there are keys; what is said of the claim, and after it, is the claim key's word.
+    let signatures: Vec<_> =
+        fixed.reports[1..].iter().map(|report| report.signature.clone().expect("signed")).collect();
+    assert!(signatures.iter().all(|signature| signature.claim_key == fixed.claims[0].claim_key));
+    assert!(signatures.is_sorted_by(|one, next| one.number < next.number));
 
     assert_eq!(node.mode("/var/lib/magnetite"), 0o700);
     for secret in ["/var/lib/magnetite/claim.key", "/var/lib/magnetite/kubelet.key", CURRENT] {

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Json,
-    extract::{State, rejection::JsonRejection},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -27,7 +27,7 @@ use magnetite_api::{
 use magnetite_boot::{capability::machine_key, site::sealed_path};
 use magnetite_daemon::{clock, log::chain};
 
-use super::{Peer, guard::AgentLink, later, refuse};
+use super::{Peer, body::Posted, guard::AgentLink, later, refuse};
 use crate::{
     app::{App, Cluster},
     metrics::count,
@@ -80,9 +80,9 @@ pub async fn claim(
     State(app): State<Arc<App>>,
     peer: Peer,
     AgentLink { machine, now }: AgentLink,
-    body: Result<Json<ClaimRequest>, JsonRejection>,
+    Posted(body): Posted<ClaimRequest>,
 ) -> Response {
-    let checked = body.map_err(|error| error.body_text()).and_then(|Json(request)| check(request, &machine));
+    let checked = body.and_then(|request| check(request, &machine));
     let (request, name) = match checked {
         Ok(checked) => checked,
         Err(message) => {

@@ -22,7 +22,7 @@ use magnetite_boot::{
 use magnetite_daemon::clock;
 
 use super::{later, layers, refuse_unknown};
-use crate::{app::App, dhcp::unix, view::View};
+use crate::{app::App, dhcp::unix, fence::Door, view::View};
 
 /// Who may ask for a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,14 +149,15 @@ pub struct Route {
 /// Routes in the making.
 pub struct Routes {
     app: Arc<App>,
+    door: Door,
     router: Router<Arc<App>>,
     table: Vec<Route>,
 }
 
 impl Routes {
     /// None yet.
-    pub fn new(app: &Arc<App>) -> Self {
-        Self { app: Arc::clone(app), router: Router::new(), table: Vec::new() }
+    pub fn new(app: &Arc<App>, door: Door) -> Self {
+        Self { app: Arc::clone(app), door, router: Router::new(), table: Vec::new() }
     }
 
     /// One that is asked for by GET or HEAD.
@@ -184,9 +185,9 @@ impl Routes {
 
     /// All of them, behind what holds for every route.
     pub fn finish(self) -> Guarded {
-        let Self { app, router, table } = self;
+        let Self { app, door, router, table } = self;
         let router = router.fallback(async || refuse_unknown()).with_state(Arc::clone(&app));
-        Guarded { router: layers(router, app), table }
+        Guarded { router: layers(router, app, door), table }
     }
 }
 
