@@ -55,6 +55,7 @@ pub struct Args {
 
     /// Folder with the iPXE binaries undionly.kpxe, snponly.efi, ipxe.efi and ipxe-arm64.efi, as Debian's package ipxe has
     /// them, and with loaders of your own that Machines or Profiles name (*.efi, *.pxe, *.kpxe). One that is not there is not offered.
+    /// One that changes is served from then on, without a restart: rename new ones into their places.
     #[arg(long, value_name = "DIR", env = "MAGNETITE_IPXE_DIR", default_value = "/usr/lib/ipxe")]
     pub ipxe_dir: PathBuf,
 
