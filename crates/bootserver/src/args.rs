@@ -55,6 +55,7 @@ pub struct Args {
 
     /// Folder with the iPXE binaries undionly.kpxe, snponly.efi, ipxe.efi and ipxe-arm64.efi, as Debian's package ipxe has
     /// them, and with loaders of your own that Machines or Profiles name (*.efi, *.pxe, *.kpxe). One that is not there is not offered.
+    /// One that changes is served from then on, without a restart: rename new ones into their places.
     #[arg(long, value_name = "DIR", env = "MAGNETITE_IPXE_DIR", default_value = "/usr/lib/ipxe")]
     pub ipxe_dir: PathBuf,
 
@@ -277,6 +278,50 @@ mod tests {
         let some = artifacts(&some).unwrap();
         assert_eq!((some.artifact_host.len(), some.refuse_artifact_network.len()), (2, 2));
         assert_eq!(artifacts(&["--refuse-artifact-network", "10.244.0.0"]).unwrap_err().exit_code(), 2);
+    }
+
+    /// What a file of deploy/ says.
+    fn deployed(file: &str) -> String {
+        std::fs::read_to_string(format!("{}/../../deploy/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
+    /// The service and the static Pod of a host without a cluster name what there is.
+    #[test]
+    fn what_is_deployed_by_hand_has_flags_that_exist() {
+        let pod = deployed("static-pod/magnetite-bootserver.yaml");
+        let flags: Vec<_> =
+            pod.lines().filter_map(|line| line.strip_prefix("    - --")).map(|flag| format!("--{flag}")).collect();
+        let args = parse(&flags.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        assert_eq!(
+            (args.catalog, args.data_dir),
+            (Some("/etc/magnetite/catalog".into()), Some("/var/lib/magnetite".into()))
+        );
+        let command = Args::command();
+        let known: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+        let unit = deployed("systemd/magnetite-bootserver.service");
+        let own = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
+        let environment = deployed("systemd/bootserver.env");
+        let set = environment.lines().map(|line| line.trim_start_matches('#')).filter(|line| !line.starts_with(' '));
+        let names: Vec<_> = own.chain(set).filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        assert!(names.contains(&"MAGNETITE_INTERFACE") && names.contains(&"MAGNETITE_DATA_DIR"), "{names:?}");
+        // Read by the client of the cluster.
+        let unknown: Vec<_> = names.into_iter().filter(|name| *name != "KUBECONFIG" && !known.contains(name)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
+    /// systemd itself reads the unit, where it is there.
+    #[test]
+    fn systemd_takes_the_unit() {
+        let folder = tempfile::tempdir().unwrap();
+        let unit = deployed("systemd/magnetite-bootserver.service")
+            .replace("/usr/local/bin/magnetite-bootserver", "/bin/true");
+        let path = folder.path().join("magnetite-bootserver.service");
+        std::fs::write(&path, unit).unwrap();
+        let verify = std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
+        let Ok(verify) = verify else { return eprintln!("systemd-analyze is not there, and the unit is not verified") };
+        // It reads what the unit stands on as well, and may find fault with that.
+        let said = String::from_utf8_lossy(&verify.stderr).into_owned();
+        assert!(!said.contains("magnetite-bootserver"), "{said}");
     }
 
     #[rstest]
