@@ -266,6 +266,8 @@ fn bodies(seeds: &mut Seeds) -> Result<()> {
         certificate_request: "-----BEGIN CERTIFICATE REQUEST-----\nMIH\n-----END CERTIFICATE REQUEST-----\n".to_owned(),
         signature: "MEUCIQ==".to_owned(),
         facts: IdentityFacts { macs: mac.into_iter().collect(), uuid: machine.spec.uuid, serial: machine.spec.serial },
+        tpm: None,
+        proof: None,
     };
     let plain = ReportRequest { step: BootStepName::SystemBooted, detail: None, failure: None, inventory: None };
     let failed = ReportRequest {

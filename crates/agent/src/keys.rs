@@ -100,7 +100,14 @@ impl Keys {
             certificate_request,
             signature: BASE64_STANDARD.encode(signature),
             facts,
+            tpm: None,
+            proof: None,
         })
+    }
+
+    /// The claim key, SubjectPublicKeyInfo in DER.
+    pub fn claim_key(&self) -> Vec<u8> {
+        self.claim.subject_public_key_info()
     }
 
     /// What Kubernetes' signer of kubelet client certificates asks for: this organisation, this name, and no other

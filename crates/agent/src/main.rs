@@ -20,6 +20,7 @@ mod server;
 mod state;
 mod systemd;
 mod tls;
+mod tpm;
 
 use std::process::ExitCode;
 

@@ -17,6 +17,8 @@ use kube::{
     },
 };
 
+use magnetite_tpm::verifier::Authorities;
+
 use crate::{
     error::{Class, Error},
     lease::Leader,
@@ -47,6 +49,8 @@ pub struct Settings {
     pub join_ca: String,
     /// Node names that no Machine may have.
     pub reserved_node_names: Vec<String>,
+    /// Makers of TPMs that are believed; none: all are.
+    pub tpm_authorities: Option<Authorities>,
 }
 
 /// What every reconcile has at hand.

@@ -284,6 +284,11 @@ impl<T: Transport> Keys<T> {
         &self.endorsement
     }
 
+    /// What people know the TPM by.
+    pub fn fingerprint(&self) -> Option<[u8; 32]> {
+        EndorsementKey::decode(&self.endorsement).ok().map(|key| key.fingerprint())
+    }
+
     /// The AK, `TPM2B_PUBLIC`.
     pub fn attestation_key(&self) -> &[u8] {
         &self.attestation

@@ -19,8 +19,10 @@ pub trait Trim: Resource<DynamicType = ()> + Clone + Debug + PartialEq {
 impl Trim for Machine {
     fn trim(&mut self) {
         // What is told of a Machine's boot comes from boot servers in the first place.
-        self.status =
-            self.status.take().map(|status| MachineStatus { intent: status.intent, ..MachineStatus::default() });
+        self.status = self.status.take().map(|status| {
+            let MachineStatus { intent, tpm, .. } = status;
+            MachineStatus { intent, tpm, ..MachineStatus::default() }
+        });
     }
 }
 
