@@ -12,6 +12,7 @@ pub mod link;
 pub mod pxe;
 pub mod reply;
 pub mod tftp;
+pub mod tpm;
 pub mod transfer;
 
 /// A target by name.
@@ -23,7 +24,7 @@ pub struct Target {
 }
 
 /// All targets; a new decoder gets its line here, its `[[bin]]` in Cargo.toml and its seeds in `examples/seed.rs`.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "dhcp", check: dhcp::check },
     Target { name: "dhcpv6", check: dhcpv6::check },
     Target { name: "icmpv6", check: icmpv6::check },
@@ -32,6 +33,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "pxe", check: pxe::check },
     Target { name: "reply", check: reply::check },
     Target { name: "tftp", check: tftp::check },
+    Target { name: "tpm", check: tpm::check },
     Target { name: "transfer", check: transfer::check },
 ];
 

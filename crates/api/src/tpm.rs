@@ -11,7 +11,7 @@ use crate::{Machine, Profile, machine::IdentityLevel, time::Time, types::Sha256}
 #[serde(rename_all = "camelCase")]
 pub struct TpmSpec {
     /// The endorsement key (RSA 2048) of the box's TPM: SHA-256 of its SubjectPublicKeyInfo in DER. On the box, with tpm2-tools:
-    /// `tpm2_createek -c - -G rsa -u ek.pem -f pem && openssl pkey -pubin -in ek.pem -outform DER | sha256sum`.
+    /// `tpm2_createek -c ek.ctx -G rsa -u ek.pem -f pem && openssl pkey -pubin -in ek.pem -outform DER | sha256sum`.
     /// With it a box reaches the identity level `tpm-enrolled`, and a claim that does not prove this TPM is refused. It stands over
     /// the one in `status.tpm`: declare the new one here when a board was replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -193,9 +193,11 @@ pub fn answer(bytes: &[u8], with_handle: bool, with_sessions: bool) -> Result<Re
     }
     let handle = if with_handle { Some(reader.u32("handle")?) } else { None };
     // A TPM answers in kind; a size that is not that of the answer is one that was cut or runs on.
-    let (want, had) = (usize::try_from(size).unwrap_or(usize::MAX), bytes.len());
-    if want != had || (tag == SESSIONS) != with_sessions {
-        return Err(ReadError::Short { field: "answer", at: 0, want, had });
+    if usize::try_from(size) != Ok(bytes.len()) {
+        return Err(ReadError::Contradiction("responseSize"));
+    }
+    if tag != if with_sessions { SESSIONS } else { NO_SESSIONS } {
+        return Err(ReadError::Contradiction("tag"));
     }
     let parameters = if with_sessions {
         let size = reader.u32("parameterSize")?;

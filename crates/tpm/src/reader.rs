@@ -15,6 +15,9 @@ pub enum ReadError {
         /// Those that were left.
         had: usize,
     },
+    /// They say something else than they are.
+    #[error("{0} is not what the rest of the bytes says")]
+    Contradiction(&'static str),
     /// They go on.
     #[error("{0} bytes follow the last field")]
     Trailing(usize),

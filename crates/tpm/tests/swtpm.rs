@@ -183,30 +183,3 @@ fn authorities_are_certificates_and_nothing_else() {
     assert!(Authorities::from_pem(b"").is_err());
     assert!(Authorities::from_pem(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err());
 }
-
-/// What the lab's TPMs said, for the fuzzer to begin with: `cargo test -p magnetite-tpm -- --ignored seeds`.
-#[test]
-#[ignore = "writes fuzz/corpus/tpm"]
-fn seeds() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/tpm");
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let maker = Maker::new();
-    let tpm = maker.tpm();
-    let mut keys = keys(&tpm);
-    let signed = keys.quote(&extra_data(b"secret", &CLAIMED)).expect("a quote");
-    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).expect("written");
-    write("endorsement-key", keys.endorsement_key());
-    write("attestation-key", keys.attestation_key());
-    write("quote", &signed.quote);
-    write("signature", &signed.signature);
-    write("certificate", &keys.endorsement_certificate().expect("asked").expect("there"));
-    let mut pcrs = vec![0, 0, 0, 1];
-    pcrs.extend(magnetite_tpm::attest::selection());
-    pcrs.extend([0, 0, 0, 8]);
-    signed.pcrs.iter().for_each(|value| magnetite_tpm::reader::put_sized(&mut pcrs, value));
-    write("pcr-values", &pcrs);
-    write(
-        "answer",
-        &[&[0x80, 2, 0, 0, 0, 23, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4][..], &signed.quote[..4], &[0]].concat(),
-    );
-}

@@ -53,11 +53,10 @@ impl Maker {
     pub fn tpm(&self) -> Swtpm {
         let state = folder();
         self.manufacture(state.path());
-        Swtpm::run(state)
+        Swtpm::run(state.path().to_owned(), Some(state))
     }
 
-    /// Makes the state of a TPM in a folder, for whoever runs it himself.
-    pub fn manufacture(&self, state: &Path) {
+    fn manufacture(&self, state: &Path) {
         let mut command = Command::new(program("swtpm_setup"));
         command.args(["--tpm2", "--create-ek-cert", "--overwrite", "--pcr-banks", "sha256", "--tpmstate"]).arg(state);
         let output = command.arg("--config").arg(self.folder.path().join("setup.conf")).output();
@@ -73,8 +72,10 @@ impl Maker {
 
 /// A TPM.
 pub struct Swtpm {
-    state: tempfile::TempDir,
+    state: PathBuf,
     process: Child,
+    // Goes with the TPM, after it.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Default for Swtpm {
@@ -86,18 +87,24 @@ impl Default for Swtpm {
 impl Swtpm {
     /// One without a certificate: anybody can have such a one.
     pub fn new() -> Self {
-        Self::run(folder())
+        let folder = folder();
+        Self::run(folder.path().to_owned(), Some(folder))
     }
 
-    fn run(state: tempfile::TempDir) -> Self {
-        let at = |name: &str| state.path().join(name).display().to_string();
+    /// The one whose state is in this folder, which stays. A fresh one, if the folder is empty.
+    pub fn at(state: &Path) -> Self {
+        Self::run(state.to_owned(), None)
+    }
+
+    fn run(state: PathBuf, folder: Option<tempfile::TempDir>) -> Self {
+        let at = |name: &str| state.join(name).display().to_string();
         // It must not outlive a test that is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program("swtpm")).args(["socket", "--tpm2", "--tpmstate"]);
         command.arg(format!("dir={}", at(""))).arg("--server").arg(format!("type=unixio,path={}", at("socket")));
         command.args(["--flags", "not-need-init,startup-clear"]).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().expect("swtpm starts; it is in Debian's package swtpm");
-        let tpm = Self { state, process };
+        let tpm = Self { state, process, _folder: folder };
         let end = Instant::now() + PATIENCE;
         while UnixStream::connect(tpm.socket()).is_err() {
             assert!(Instant::now() < end, "swtpm does not answer");
@@ -108,7 +115,7 @@ impl Swtpm {
 
     /// Where it listens. One at a time is served.
     pub fn socket(&self) -> PathBuf {
-        self.state.path().join("socket")
+        self.state.join("socket")
     }
 
     /// A line to it.

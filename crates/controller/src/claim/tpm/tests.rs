@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use magnetite_api::{
     Fingerprint,
     machine::IntentState,
-    time::seconds
+    time::seconds,
     tpm::{TpmSpec, TpmStatus},
 };
 use magnetite_swtpm::{Maker, Swtpm};
