@@ -60,8 +60,14 @@ pub enum Answered {
     Challenged(Box<ClaimChallenge>),
 }
 
-/// Asks until there is a decision. Waits as long as it takes where there is none yet, or no server to ask.
-pub async fn claim(server: &BootServer, request: &ClaimRequest, ceiling: Duration) -> Result<Answered, ClaimError> {
+/// Asks until there is a decision. Waits as long as it takes where there is none yet, or no server to ask; and tells
+/// what it waits for, in the controller's word.
+pub async fn claim(
+    server: &BootServer,
+    request: &ClaimRequest,
+    ceiling: Duration,
+    mut waits_for: impl FnMut(&str),
+) -> Result<Answered, ClaimError> {
     let mut retries = Backoff { first: Duration::from_secs(1).min(ceiling), ceiling }.start();
     loop {
         let wait = match server.post("claim", request, LIMIT).await {
@@ -69,8 +75,10 @@ pub async fn claim(server: &BootServer, request: &ClaimRequest, ceiling: Duratio
                 Decision::Answered(answered) => return Ok(answered),
                 Decision::No(error) => return Err(error),
                 Decision::NotYet(wait) => {
-                    let reason = refusal(&answer.body).map(|refusal| plain(&refusal.message, 200)).unwrap_or_default();
-                    tracing::info!(status = answer.status.as_u16(), reason, "claim not decided yet");
+                    let why = refusal(&answer.body);
+                    let message = why.as_ref().map(|refusal| plain(&refusal.message, 300)).unwrap_or_default();
+                    tracing::info!(status = answer.status.as_u16(), reason = message, "claim not decided yet");
+                    waits_for(why.as_ref().map_or("", |refusal| &refusal.reason));
                     retries.reset();
                     jittered(wait)
                 }

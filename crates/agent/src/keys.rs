@@ -7,6 +7,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use magnetite_api::{
+    Fingerprint, Sha256,
     join::{ClaimRequest, IdentityFacts, signed_text},
     report::Inventory,
 };
@@ -80,6 +81,11 @@ impl Keys {
             KeyPair::from_pem(&String::from_utf8_lossy(&bytes)).map_err(|error| KeyError::Unreadable(name, error))
         };
         Ok(Self { claim: one(CLAIM_KEY)?, kubelet: one(KUBELET_KEY)? })
+    }
+
+    /// The claim key as the cluster shows it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Sha256::of(&self.claim.subject_public_key_info()).into()
     }
 
     /// The claim of a machine in an intent, signed.

@@ -7,6 +7,7 @@ mod apply;
 mod args;
 mod claim;
 mod clock;
+mod console;
 mod files;
 mod inventory;
 mod keys;

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use magnetite_api::{
+    Fingerprint,
+    conditions::reason::AWAITING_APPROVAL,
     join::{ClaimRequest, ClaimResponse, JoinBundle},
     report::{BootStepName, Inventory},
 };
@@ -17,6 +19,7 @@ use crate::{
     args::{Args, TpmUse},
     claim::{self, Answered, ClaimError},
     clock::BoxClock,
+    console,
     files::Paths,
     inventory::{self, boot_id},
     keys::{self, KeyError, Keys},
@@ -147,6 +150,10 @@ pub struct Memory {
     joined_before: Option<bool>,
     /// The agent started the kubelet.
     started_here: bool,
+    /// The console shows the claim key.
+    key_shown: bool,
+    /// The console shows that a person has to approve it.
+    wait_shown: bool,
 }
 
 impl Agent<'_> {
@@ -242,15 +249,18 @@ impl Agent<'_> {
     async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {
         let Args { machine, intent, node_name, timing, .. } = self.args;
         let keys = Keys::load(self.paths)?;
-        let request = keys.request(machine, intent, node_name, inventory)?;
-        tracing::info!(machine, intent, node = node_name, "claiming");
+        let (request, key) = (keys.request(machine, intent, node_name, inventory)?, keys.fingerprint());
+        tracing::info!(machine, intent, node = node_name, key = %key, "claiming");
+        if !std::mem::replace(&mut self.memory.key_shown, true) {
+            console::show_key(self.paths, machine, key);
+        }
         self.reporter.reached(BootStepName::Claiming, None);
         let response = match self.args.tpm {
-            TpmUse::No => match claim::claim(self.server, &request, timing.retry_ceiling).await? {
+            TpmUse::No => match self.ask(&request, key).await? {
                 Answered::Granted(response) => response,
                 Answered::Challenged(_) => return Err(ClaimError::Challenged.into()),
             },
-            TpmUse::Required => self.claim_with_tpm(&keys, request).await?,
+            TpmUse::Required => self.claim_with_tpm(&keys, request, key).await?,
         };
         self.clock.agree(response.server_time.0);
         if response.join.node_name != *node_name {
@@ -262,18 +272,34 @@ impl Agent<'_> {
         Ok(())
     }
 
+    /// Asks until there is an answer; a wait for a person is shown on the console, once.
+    async fn ask(&mut self, request: &ClaimRequest, key: Fingerprint) -> Result<Answered, ClaimError> {
+        let Args { machine, timing, .. } = self.args;
+        claim::claim(self.server, request, timing.retry_ceiling, |reason| {
+            let told = reason == AWAITING_APPROVAL && !std::mem::replace(&mut self.memory.wait_shown, true);
+            if told {
+                console::show_wait(self.paths, machine, key);
+            }
+        })
+        .await
+    }
+
     /// Twice: first with the TPM's keys, then with what they made of the challenge.
-    async fn claim_with_tpm(&self, keys: &Keys, mut request: ClaimRequest) -> Result<Box<ClaimResponse>, RunError> {
-        let ceiling = self.args.timing.retry_ceiling;
+    async fn claim_with_tpm(
+        &mut self,
+        keys: &Keys,
+        mut request: ClaimRequest,
+        key: Fingerprint,
+    ) -> Result<Box<ClaimResponse>, RunError> {
         let tpm = tpm::prepare(self.paths, keys.claim_key()).await?;
         request.tpm = Some(tpm.evidence().clone());
-        let challenge = match claim::claim(self.server, &request, ceiling).await? {
+        let challenge = match self.ask(&request, key).await? {
             Answered::Granted(response) => return Ok(response),
             Answered::Challenged(challenge) => challenge,
         };
         request.proof = Some(tpm.answer(*challenge, &request).await?);
         tracing::info!("the TPM answered, claiming with its proof");
-        match claim::claim(self.server, &request, ceiling).await? {
+        match self.ask(&request, key).await? {
             Answered::Granted(response) => Ok(response),
             Answered::Challenged(_) => Err(ClaimError::Challenged.into()),
         }

@@ -25,6 +25,11 @@ pub const RENDERED: &str = "Rendered";
 /// Profile: every file that it names is at hand and has the declared checksum.
 pub const ARTIFACTS_READY: &str = "ArtifactsReady";
 
+/// Profile: somebody may get a node's certificate beside Magnetite. True is bad.
+pub const JOIN_BYPASS_POSSIBLE: &str = "JoinBypassPossible";
+/// Profile: the cluster renews nodes' certificates by itself, also of a machine that left. True is bad.
+pub const AUTO_RENEW_BYPASS: &str = "AutoRenewBypass";
+
 /// Reasons: one word for a program, next to the sentence for a person.
 pub mod reason {
     /// All is well.
@@ -91,6 +96,8 @@ pub mod reason {
     pub const AGENT_FAILED: &str = "AgentFailed";
     /// The Profile joins no cluster, and the box booted.
     pub const BOOTED_WITHOUT_JOIN: &str = "BootedWithoutJoin";
+    /// A role binding of the cluster does it, which is not ours.
+    pub const FOREIGN_BINDING: &str = "ForeignBinding";
     /// The Machine is being deleted.
     pub const DELETING: &str = "Deleting";
     /// Something else must happen first.

@@ -350,7 +350,8 @@ pub struct ProfileStatus {
     /// Why it is not Ready, in one word. Absent when it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Conditions: Rendered, ArtifactsReady, Ready.
+    /// Conditions: Rendered, ArtifactsReady, Ready; where its machines join by certificate also JoinBypassPossible
+    /// and AutoRenewBypass, which are bad where they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use kube::ResourceExt;
 use magnetite_api::{MacAddr, Machine, MachineUuid, types::serial_is_bogus};
 
-use crate::capability::machine_id;
+use crate::capability::CapabilityKey;
 
 /// What a client says of itself. A value that many boards share is ignored by [`Fleet::find`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,7 +57,8 @@ pub struct Fleet {
     /// Those that share an identifier with another: told once, since every packet asks.
     contested: HashSet<usize>,
     by_key: HashMap<Key, Vec<usize>>,
-    by_id: HashMap<String, usize>,
+    /// Made when an id is first asked for: who serves no links has no key.
+    by_id: OnceLock<HashMap<String, usize>>,
 }
 
 fn serial_key(serial: &str) -> Option<Key> {
@@ -95,7 +96,6 @@ impl Fleet {
                     holders.push(position);
                 }
             }
-            fleet.by_id.insert(machine_id(machine), position);
         }
         fleet.contested = fleet.by_key.values().filter(|holders| holders.len() > 1).flatten().copied().collect();
         fleet
@@ -135,9 +135,20 @@ impl Fleet {
         }
     }
 
-    /// The Machine with an id from a URL.
-    pub fn by_id(&self, id: &str) -> Option<Arc<Machine>> {
-        self.by_id.get(id).map(|position| Arc::clone(&self.machines[*position]))
+    /// The Machine with an id from a URL that was made with this key, which is the same for as long as the index lives.
+    pub fn by_id(&self, id: &str, key: &CapabilityKey) -> Option<Arc<Machine>> {
+        self.ids(key).get(id).map(|position| Arc::clone(&self.machines[*position]))
+    }
+
+    /// Makes the ids of all Machines now: for thousands that takes milliseconds, for which no packet should wait.
+    pub fn with_ids(self, key: &CapabilityKey) -> Self {
+        self.ids(key);
+        self
+    }
+
+    fn ids(&self, key: &CapabilityKey) -> &HashMap<String, usize> {
+        let all = || self.machines.iter().enumerate();
+        self.by_id.get_or_init(|| all().map(|(position, machine)| (key.machine_id(machine), position)).collect())
     }
 
     /// Every identifier of `machine` that another Machine declares too, sorted.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use magnetite_api::{Architecture, Machine, machine::IntentStatus};
 
 use crate::{
-    capability::{CapabilityKey, Purpose, machine_id, machine_key},
+    capability::{CapabilityKey, Purpose, machine_key},
     client::{ClientClass, Request},
     ladder::Platform,
     plan::Answer,
@@ -90,7 +90,7 @@ impl Site<'_> {
     ) -> Links {
         let expires = now.saturating_add(SCRIPT_LINK).max(window_end(intent));
         let cap = self.key.mint(Purpose::Boot, &machine_key(machine), machine.wanted_intent(), expires);
-        let path = format!("/m/{}/{cap}/{architecture}", machine_id(machine));
+        let path = format!("/m/{}/{cap}/{architecture}", self.key.machine_id(machine));
         Links { base: self.base() + &path, system: self.by(self.tls.trust.of_system()) + &path }
     }
 
@@ -101,7 +101,7 @@ impl Site<'_> {
 
     /// The boot file of an answer to a machine: a name for TFTP, a URL for UEFI HTTP boot and for iPXE. `now`: seconds since 1970.
     pub fn bootfile(&self, answer: &Answer, class: ClientClass, machine: &Machine, now: u64) -> Option<String> {
-        let id = machine_id(machine);
+        let id = self.key.machine_id(machine);
         match (answer, class) {
             (Answer::Ignore(_), _) => None,
             (Answer::Script { platform: Platform { architecture, .. } }, _) => {
@@ -143,7 +143,7 @@ impl Site<'_> {
         AgentLink {
             url: format!("{}/agent", links.system),
             verification: verification.to_owned(),
-            server: format!("https://{}/a/{}/{cap}", self.authority(self.https_port), machine_id(machine)),
+            server: format!("https://{}/a/{}/{cap}", self.authority(self.https_port), self.key.machine_id(machine)),
             pin: self.pin.to_owned(),
             intent: machine.wanted_intent().to_owned(),
         }
@@ -172,7 +172,7 @@ mod tests {
         let answer = Answer::Loader { platform: ladder::platform(&request).unwrap(), file: "snponly.efi".into() };
         let tftp = site.bootfile(&answer, ClientClass::Pxe, &machine, 0).unwrap();
         let http = site.bootfile(&answer, ClientClass::Http, &machine, 0).unwrap();
-        format!("{tftp} {http}").replace(&machine_id(&machine), "ID")
+        format!("{tftp} {http}").replace(&key.machine_id(&machine), "ID")
     }
 
     #[test]

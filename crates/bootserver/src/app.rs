@@ -3,10 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
-use magnetite_api::{Architecture, Machine, machine::IntentStatus};
+use magnetite_api::{Architecture, Machine, MachineSpec, machine::IntentStatus};
 use magnetite_boot::{
     capability::{CapabilityKey, Purpose, machine_key},
     render::{AgentLink, Links},
@@ -20,6 +20,7 @@ use crate::{
     artifacts::{Checked, Library},
     http::{Passed, Reached},
     limits::Limiter,
+    loaders::Loaders,
     metrics::Metrics,
     net::Interface,
     record::Records,
@@ -85,7 +86,7 @@ pub struct App {
     /// The Profiles' files.
     pub library: Arc<Library>,
     /// Loaders, by name: whole, in memory.
-    pub loaders: BTreeMap<String, Arc<[u8]>>,
+    pub loaders: Loaders,
     /// Agents, by architecture.
     pub agents: BTreeMap<&'static str, Agent>,
     /// Key of capability URLs.
@@ -156,21 +157,23 @@ impl App {
         Some(site.agent_link(machine, links, &agent.verification, intent, now))
     }
 
-    /// The Machine that a link is for, if the capability in it is good. Unknown machine and bad capability are
-    /// told apart by nothing, not even by the work done.
+    /// The Machine that a link is for, if the capability in it is good. Unknown machine and bad capability are told apart by nothing,
+    /// not even by the work done: for an unknown one nobody's capability is checked.
     pub fn authorize(&self, view: &View, id: &str, cap: &str, purpose: Purpose, now: u64) -> Option<Arc<Machine>> {
-        match view.fleet.by_id(id) {
-            Some(machine) => {
-                let good = self.key.check(cap, purpose, &machine_key(&machine), machine.wanted_intent(), now);
-                good.then_some(machine)
-            }
-            None => {
-                self.key.check(cap, purpose, "00000000-0000-0000-0000-000000000000", "created", now);
-                None
-            }
-        }
+        let found = view.fleet.by_id(id, &self.key);
+        let known = found.is_some();
+        let machine = found.unwrap_or_else(|| Arc::clone(&NOBODY));
+        let good = self.key.check(cap, purpose, &machine_key(&machine), machine.wanted_intent(), now);
+        (good && known).then_some(machine)
     }
 }
+
+/// Stands for a Machine that is not there.
+static NOBODY: LazyLock<Arc<Machine>> = LazyLock::new(|| {
+    let mut nobody = Machine::new("nobody", MachineSpec::default());
+    nobody.metadata.uid = Some("00000000-0000-0000-0000-000000000000".to_owned());
+    Arc::new(nobody)
+});
 
 /// The address in a `Host`: `10.0.0.1:8080`, `10.0.0.1`, `[fd30::1]:8080`, `[fd30::1]`.
 fn named(host: &str) -> Option<IpAddr> {

@@ -8,7 +8,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 use magnetite_daemon::{admin::AdminArgs, log::LogArgs};
 
-use crate::tls::TlsArgs;
+use crate::{artifacts::ArtifactArgs, tls::TlsArgs};
 
 /// Magnetite's boot server: ProxyDHCP, TFTP and HTTP for bare machines, beside a DHCP server that knows nothing
 /// of it. Finds its Machines and Profiles in a cluster, or in a folder of YAML files.
@@ -128,6 +128,9 @@ pub struct Args {
     pub completion: Option<clap_complete::Shell>,
 
     #[command(flatten)]
+    pub artifacts: ArtifactArgs,
+
+    #[command(flatten)]
     pub tls: TlsArgs,
 
     #[command(flatten)]
@@ -243,6 +246,18 @@ mod tests {
         assert_eq!(usual, (200, 4, 20));
         let lifted = limits(&["--client-requests-per-second", "0", "--client-transfers", "0"]);
         assert_eq!((lifted.client_requests_per_second, lifted.client_transfers), (0, 0));
+    }
+
+    #[test]
+    fn where_artifacts_come_from() {
+        let artifacts = |more: &[&str]| {
+            Ok::<_, clap::Error>(parse(&[&["--interface", "x", "--data-dir", "/d"], more].concat())?.artifacts)
+        };
+        let some =
+            ["--artifact-host", "a.example,b.example", "--refuse-artifact-network", "10.244.0.0/16,fd00:10::/64"];
+        let some = artifacts(&some).unwrap();
+        assert_eq!((some.artifact_host.len(), some.refuse_artifact_network.len()), (2, 2));
+        assert_eq!(artifacts(&["--refuse-artifact-network", "10.244.0.0"]).unwrap_err().exit_code(), 2);
     }
 
     #[rstest]

@@ -209,6 +209,11 @@ impl Site {
         links.base.trim_start_matches("http://127.0.0.1:8080").to_owned()
     }
 
+    /// The machine's id in links.
+    pub fn id(&self) -> String {
+        self.app.key.machine_id(&self.machine)
+    }
+
     /// How often something ended so.
     pub fn counted(&self, family: &Family<Outcome, Counter>, outcome: &'static str) -> u64 {
         family.get_or_create(&Outcome { outcome }).get()

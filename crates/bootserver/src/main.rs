@@ -8,6 +8,7 @@ mod dhcp;
 mod dhcpv6;
 #[cfg(test)]
 mod fixtures;
+mod folders;
 mod http;
 mod ipv6;
 mod keys;
@@ -47,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Cluster, MOST_STREAMS},
     args::{Args, DhcpMode},
-    artifacts::{Fetcher, Library, is_fetched_from},
+    artifacts::{Fetcher, Library, Rules},
     metrics::Metrics,
     net::Interface,
     record::Records,
@@ -91,8 +92,9 @@ async fn run(args: Args) -> Result<()> {
     tasks.extend(sockets6.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     tasks.extend(sockets.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     tasks.extend(boot_tls.into_iter().flat_map(|server| server.serve(&app, &stop)));
-    let fetcher = Fetcher::new(is_fetched_from).context("make a client for artifacts")?;
+    let fetcher = Fetcher::of(Rules::from(&args.artifacts)).context("make a client for artifacts")?;
     tasks.push(task("artifacts", Arc::clone(&app.library).run(app.view.clone(), fetcher, stop.clone())));
+    tasks.push(task("loaders", loaders::run(Arc::clone(&app), stop.clone())));
     let reports = Arc::new(Reports::new(&app).context("make the folder of the records")?);
     tasks.push(task("reports", Arc::clone(&reports).run(stop.clone())));
     let mut registry = prometheus_client::registry::Registry::default();
@@ -132,6 +134,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         server_name,
         namespace: _,
         completion: _,
+        artifacts: _,
         tls,
         limits,
         admin: _,
@@ -158,7 +161,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         records: Arc::new(records),
         folder: RecordFolder::of(data),
         library: Arc::new(Library::new(folder, data.join("cache"), *cache_quota)),
-        loaders: loaders::read(ipxe_dir, secure_boot_dir.as_deref()),
+        loaders: loaders::Loaders::read(ipxe_dir, secure_boot_dir.as_deref()),
         agents: loaders::read_agents(agent_dir)?,
         key: keys::capability(data)?,
         pin,
@@ -191,20 +194,22 @@ fn watching(
 ) -> Result<Vec<Task>> {
     match (&app.cluster, &args.catalog) {
         (Cluster::None(windows), Some(path)) => {
-            let mut folder = Folder::new(path.clone(), Arc::clone(windows), writer, app.metrics.clone());
+            let mut folder =
+                Folder::new(path.clone(), Arc::clone(windows), app.key.clone(), writer, app.metrics.clone());
             folder.look()?;
             there.open();
             Ok(vec![task("catalog", folder.run(stop.clone()))])
         }
         (Cluster::Client(client), _) => {
-            if cluster::from_snapshot(&data, &writer) {
+            if cluster::from_snapshot(&data, &app.key, &writer) {
                 there.open();
             }
             let mut reader = app.view.clone();
             // What was read from the disk needs not be written to it.
             reader.mark_unchanged();
             let (client, namespace, metrics) = (client.clone(), args.namespace.clone(), app.metrics.clone());
-            let run = cluster::run(client, namespace, writer, metrics, move || there.open(), stop.clone());
+            let run =
+                cluster::run(client, namespace, app.key.clone(), writer, metrics, move || there.open(), stop.clone());
             let keep = snapshot::keep(data, reader, stop.clone());
             Ok(vec![task("cluster", run), task("snapshot", keep)])
         }
@@ -258,8 +263,8 @@ impl Sockets {
         let source = tftp::Source { address: interface.address.into(), interface: Some(interface.name.clone()) };
         let mut tasks = vec![
             task("tftp", tftp::Server::new(tftp, source, mtu, Arc::clone(app)).run(stop.clone())),
-            task("http", http::plain(http, http::public(Arc::clone(app)), stop.clone())),
-            task("https", http::tls(https, http::private(Arc::clone(app)), tls.clone(), stop.clone())),
+            task("http", http::plain(http, http::public(app), stop.clone())),
+            task("https", http::tls(https, http::private(app), tls.clone(), stop.clone())),
         ];
         for (service, socket) in dhcp {
             let strangers = Arc::clone(strangers);

@@ -23,6 +23,7 @@ use crate::{
     error::{Class, Error},
     lease::Leader,
     metrics::Metrics,
+    preflight::Preflight,
     profile::renders::Renders,
     stores::Stores,
 };
@@ -67,6 +68,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// What was rendered already.
     pub renders: Renders,
+    /// Ways into the cluster that pass beside us.
+    pub preflight: Preflight,
     /// The time. An argument of everything that decides.
     pub clock: fn() -> Timestamp,
     recorder: Recorder,
@@ -85,8 +88,8 @@ impl Context {
     ) -> Self {
         let recorder = Recorder::new(client.clone(), magnetite_api::names::MANAGER_CONTROLLER.into());
         let failures = Mutex::default();
-        let renders = Renders::default();
-        Self { client, stores, settings, leader, metrics, renders, clock, recorder, failures }
+        let (renders, preflight) = (Renders::default(), Preflight::default());
+        Self { client, stores, settings, leader, metrics, renders, preflight, clock, recorder, failures }
     }
 
     /// Publishes an Event. That it cannot is logged and no more: no decision hangs on it.

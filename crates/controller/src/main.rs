@@ -11,6 +11,7 @@ mod lease;
 mod machine;
 mod metrics;
 mod node;
+mod preflight;
 mod profile;
 #[cfg(test)]
 mod scenarios;

@@ -1,7 +1,6 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use magnetite_api::{MachineSpec, types::MacAddr};
-use magnetite_boot::capability::machine_id;
 use magnetite_wire::dhcpv6::{OptionCode, Options};
 use rstest::rstest;
 
@@ -80,7 +79,7 @@ async fn edk2_is_offered_and_told_on_4011() {
     let request = message(MessageType::REQUEST, &[(2, ours), (1, EDK2), (16, PXE), (61, &[0, 7])]);
     let (reply, to) = ask(&site, Service::BootServer, &request, peer(CARD, 4011)).unwrap();
     assert_eq!((reply.kind, to), (MessageType::REPLY, peer(CARD, 4011)));
-    assert_eq!(url(&reply), format!("tftp://[fd30::1]/m/{}/snponly.efi", machine_id(&site.machine)));
+    assert_eq!(url(&reply), format!("tftp://[fd30::1]/m/{}/snponly.efi", site.id()));
     assert_eq!(site.counted(&site.app.metrics.dhcpv6, "advertised"), 1);
     assert_eq!(site.counted(&site.app.metrics.dhcpv6, "replied"), 1);
     let another = message(MessageType::REQUEST, &[(2, b"another server"), (1, EDK2), (16, PXE), (61, &[0, 7])]);
@@ -93,7 +92,7 @@ async fn http_boot_is_told_in_the_offer() {
     let site = site(|_| {}).await;
     let solicit = message(MessageType::SOLICIT, &[(1, EDK2), (16, HTTP), (61, &[0, 16])]);
     let (offer, _) = ask(&site, Service::Server, &solicit, peer(CARD, 546)).unwrap();
-    assert_eq!(url(&offer), format!("http://[fd30::1]:8080/ipxe/{}/snponly.efi", machine_id(&site.machine)));
+    assert_eq!(url(&offer), format!("http://[fd30::1]:8080/ipxe/{}/snponly.efi", site.id()));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -25,13 +25,12 @@ use magnetite_api::{
     time::seconds,
     tpm::{ClaimChallenge, TpmEvidence, TpmProof},
 };
-use magnetite_boot::capability::{Purpose, machine_key};
+use magnetite_boot::capability::machine_key;
 use magnetite_daemon::{clock, log::chain};
 
-use super::{Peer, later, refuse, refuse_unknown};
+use super::{Peer, guard::AgentLink, later, refuse};
 use crate::{
     app::{App, Cluster},
-    dhcp::unix,
     metrics::count,
     record::{Detail, clean},
     view::{Reader, View},
@@ -81,14 +80,9 @@ impl Passed {
 pub async fn claim(
     State(app): State<Arc<App>>,
     peer: Peer,
-    Path((id, cap)): Path<(String, String)>,
+    AgentLink { machine, now }: AgentLink,
     body: Result<Json<ClaimRequest>, JsonRejection>,
 ) -> Response {
-    let now = clock::now();
-    let Some(machine) = app.authorize(&app.view(), &id, &cap, Purpose::Agent, unix(now)) else {
-        count(&app.metrics.claims, "unknown");
-        return refuse_unknown();
-    };
     let checked = body.map_err(|error| error.body_text()).and_then(|Json(request)| check(request, &machine));
     let (request, name) = match checked {
         Ok(checked) => checked,
@@ -289,10 +283,18 @@ async fn answer(mut view: Reader, api: &Api<MachineClaim>, name: &str, asked: &A
     }
     // The watch may lag behind: ask once before the agent is sent away.
     match tokio::time::timeout(CALL, api.get_opt(name)).await {
-        Ok(Ok(Some(claim))) => respond(&claim, asked)
-            .unwrap_or_else(|| later("Undecided", "the controller has not decided yet; come again", 2)),
+        Ok(Ok(Some(claim))) => respond(&claim, asked).unwrap_or_else(|| undecided(&claim)),
         Ok(Ok(None)) => later("Undecided", "the claim is gone; come again", 2),
         Ok(Err(_)) | Err(_) => away(),
+    }
+}
+
+/// What a claim waits for, in the controller's words: a person at the console reads them.
+fn undecided(claim: &MachineClaim) -> Response {
+    let status = claim.status.clone().unwrap_or_default();
+    match (status.reason, status.message) {
+        (Some(reason), Some(message)) => later(&reason, message, 5),
+        _ => later("Undecided", "the controller has not decided yet; come again", 2),
     }
 }
 

@@ -3,6 +3,7 @@
 mod boot;
 mod claim;
 mod files;
+mod guard;
 mod paced;
 mod progress;
 mod serve;
@@ -12,17 +13,17 @@ mod stream;
 mod tests;
 
 pub use claim::{Passed, owner};
+pub use guard::Guarded;
 pub use serve::{plain, tls};
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
+    Json, Router,
     extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State},
     http::{HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use magnetite_api::join::Refusal;
 use magnetite_boot::scheme::Scheme;
@@ -31,7 +32,11 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer}
 
 use magnetite_daemon::clock;
 
-use crate::{app::App, metrics::Answered};
+use crate::{
+    app::App,
+    metrics::{Answered, count},
+};
+use guard::{Guard, Routes};
 
 /// Requests that are worked on at once. More get 503 and come again: iPXE and Ignition both do.
 const MOST: usize = 4096;
@@ -42,36 +47,32 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long an answer may take to begin. A claim may take the longest: it waits for the controller.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// The plain HTTP routes.
-pub fn public(app: Arc<App>) -> Router {
-    let routes = Router::new()
-        .route("/m/{id}/{cap}/{arch}/boot.ipxe", get(boot::script))
-        .route("/m/{id}/{cap}/{arch}/config.ign", get(boot::ignition))
-        .route("/m/{id}/{cap}/{arch}/kernel", get(files::kernel))
-        .route("/m/{id}/{cap}/{arch}/initrd/{index}", get(files::initrd))
-        .route("/m/{id}/{cap}/{arch}/files/{name}", get(files::file))
-        .route("/m/{id}/{cap}/{arch}/agent", get(files::agent))
-        .route("/ipxe/{*loader}", get(files::loader))
-        .route("/identify.ipxe", get(boot::identify_script))
-        .route("/identify", get(boot::identify))
-        .fallback(async || refuse_unknown())
-        .with_state(Arc::clone(&app));
-    layers(routes, app)
-}
+/// Why a loader is anybody's.
+const LOADERS: &str = "loaders are published programs; a machine's own script beside one is found by an id that only the boot server makes";
+/// Why the questions for a serial number are anybody's.
+const IDENTIFY: &str = "off unless --identify-by-serial: then who knows a declared serial number gets that machine's link, and its window decides";
 
-/// The same routes, to be served over TLS: what they lead to is asked for over TLS too.
-pub fn public_over_tls(app: Arc<App>) -> Router {
-    public(app).layer(Extension(Scheme::Https))
+/// The plain HTTP routes.
+pub fn public(app: &Arc<App>) -> Guarded {
+    Routes::new(app)
+        .get("/m/{id}/{cap}/{arch}/boot.ipxe", Guard::Script, boot::script)
+        .get("/m/{id}/{cap}/{arch}/config.ign", Guard::Boot, boot::ignition)
+        .get("/m/{id}/{cap}/{arch}/kernel", Guard::Boot, files::kernel)
+        .get("/m/{id}/{cap}/{arch}/initrd/{index}", Guard::Boot, files::initrd)
+        .get("/m/{id}/{cap}/{arch}/files/{name}", Guard::Boot, files::file)
+        .get("/m/{id}/{cap}/{arch}/agent", Guard::Boot, files::agent)
+        .get("/ipxe/{*loader}", Guard::Public(LOADERS), files::loader)
+        .get("/identify.ipxe", Guard::Public(IDENTIFY), boot::identify_script)
+        .get("/identify", Guard::Public(IDENTIFY), boot::identify)
+        .finish()
 }
 
 /// The routes for agents, to be served over TLS.
-pub fn private(app: Arc<App>) -> Router {
-    let routes = Router::new()
-        .route("/a/{id}/{cap}/claim", post(claim::claim))
-        .route("/a/{id}/{cap}/report", post(progress::report))
-        .fallback(async || refuse_unknown())
-        .with_state(Arc::clone(&app));
-    layers(routes, app)
+pub fn private(app: &Arc<App>) -> Guarded {
+    Routes::new(app)
+        .post("/a/{id}/{cap}/claim", Guard::Agent, claim::claim)
+        .post("/a/{id}/{cap}/report", Guard::Agent, progress::report)
+        .finish()
 }
 
 fn layers(routes: Router, app: Arc<App>) -> Router {
@@ -101,6 +102,9 @@ async fn admit(State(Gate { app, places }): State<Gate>, peer: Peer, request: Re
             Err(_) => later("Slow", "the answer took too long", 5),
         },
     };
+    if route == "claim" && response.status() == StatusCode::NOT_FOUND {
+        count(&app.metrics.claims, "unknown");
+    }
     app.metrics.http.get_or_create(&Answered { route, status: response.status().as_u16() }).inc();
     response
 }

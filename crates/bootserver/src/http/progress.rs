@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -14,13 +14,11 @@ use magnetite_api::{
     join::ReportRequest,
     report::{BootStepName, Inventory},
 };
-use magnetite_boot::capability::Purpose;
-use magnetite_daemon::{clock, log::chain};
+use magnetite_daemon::log::chain;
 
-use super::{Peer, later, refuse, refuse_unknown};
+use super::{Peer, guard::AgentLink, later, refuse};
 use crate::{
     app::{App, Cluster},
-    dhcp::unix,
     record::{Detail, clean},
 };
 
@@ -28,13 +26,9 @@ use crate::{
 pub async fn report(
     State(app): State<Arc<App>>,
     peer: Peer,
-    Path((id, cap)): Path<(String, String)>,
+    AgentLink { machine, now }: AgentLink,
     body: Result<Json<ReportRequest>, JsonRejection>,
 ) -> Response {
-    let now = clock::now();
-    let Some(machine) = app.authorize(&app.view(), &id, &cap, Purpose::Agent, unix(now)) else {
-        return refuse_unknown();
-    };
     let ReportRequest { step, detail, failure, inventory } = match body {
         Ok(Json(report)) => report,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(&error.body_text(), 300)),

@@ -90,7 +90,7 @@ async fn serving_at<F: Future<Output = ()>>(
 async fn loaders_are_sent_and_nothing_else_is(#[case] address: IpAddr, #[case] single_port: bool) {
     let site = Site::with(|app| app.tftp_single_port = single_port).await;
     serving_at(address, &site, 1500, async |server| {
-        let id = magnetite_boot::capability::machine_id(&site.machine);
+        let id = site.id();
         assert_eq!(fetch(server, &format!("m/{id}/undionly.kpxe")).await.unwrap(), b"loader");
         assert_eq!(fetch(server, "/undionly.kpxe").await.unwrap(), b"loader");
         for name in ["../../etc/passwd", "/etc/passwd", "m/x/../undionly.kpxe", "undionly.kpxe/", "UNDIONLY.KPXE"] {

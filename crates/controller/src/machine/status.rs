@@ -184,6 +184,9 @@ fn claimed(seen: &Observed, intent: &IntentStatus) -> Says {
         return (False, reason::CLAIM_REFUSED, message);
     }
     let pending = seen.claims.iter().rfind(|claim| claim.intent == intent.id && claim.decision.is_none());
+    if let Some(claim) = pending.filter(|claim| claim.reason == reason::AWAITING_APPROVAL) {
+        return (False, reason::AWAITING_APPROVAL, claim.message.clone());
+    }
     let message = match pending {
         Some(claim) if !claim.message.is_empty() => format!("claim {} waits: {}", claim.name, claim.message),
         Some(claim) => format!("claim {} is being decided", claim.name),

@@ -251,6 +251,14 @@ fn a_second_key_shows_until_a_person_settles_it() {
 }
 
 #[test]
+fn a_box_that_waits_for_a_person_says_so() {
+    let mut waits = World::new().boots(5, &[(Claiming, 9)]).refused_for(9, reason::AWAITING_APPROVAL, "compare it");
+    waits.0.claims[0].decision = None;
+    waits.says(60, Phase::Provisioning, reason::AWAITING_APPROVAL, "compare it");
+    assert_eq!(waits.condition(60, conditions::CLAIMED).1, reason::AWAITING_APPROVAL);
+}
+
+#[test]
 fn a_person_s_word_opens_a_frozen_window_and_lets_the_approved_key_ask_again() {
     let frozen = || World::new().refused_for(15, reason::CLAIM_CONFLICT, "another key").state(IntentState::Frozen);
     let state = |world: World, second| world.at(second).intent.unwrap().state;
