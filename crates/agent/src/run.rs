@@ -247,7 +247,7 @@ impl Agent<'_> {
     }
 
     async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {
-        let Args { machine, intent, node_name, timing, .. } = self.args;
+        let Args { machine, intent, node_name, .. } = self.args;
         let keys = Keys::load(self.paths)?;
         let (request, key) = (keys.request(machine, intent, node_name, inventory)?, keys.fingerprint());
         tracing::info!(machine, intent, node = node_name, key = %key, "claiming");

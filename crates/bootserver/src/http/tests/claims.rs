@@ -257,6 +257,6 @@ async fn a_claim_that_cannot_be_meant_is_refused_at_once() {
 #[test]
 fn an_intent_has_claims_of_its_own() {
     let name = super::super::claim::claim_name;
-    assert_ne!(name("box", b"key", "created"), name("box", b"key", "again"));
-    assert_eq!(name("box", b"key", "created").len(), "box-".len() + 10);
+    assert_ne!(name("box", b"key", "created", None, None), name("box", b"key", "again", None, None));
+    assert_eq!(name("box", b"key", "created", None, None).len(), "box-".len() + 10);
 }
