@@ -258,8 +258,9 @@ fn what_a_profile_asks_for_has_to_be_earned() {
         seen
     };
     assert_eq!(says(&wants(IdentityLevel::Mac)), "bind");
-    for level in [IdentityLevel::Approved, IdentityLevel::TpmPinned, IdentityLevel::TpmEnrolled] {
-        assert_eq!(says(&wants(level)), "wait AwaitingApproval", "{level:?}");
+    assert_eq!(says(&wants(IdentityLevel::Approved)), "wait AwaitingApproval");
+    for level in [IdentityLevel::TpmPinned, IdentityLevel::TpmEnrolled] {
+        assert_eq!(says(&wants(level)), "TpmMismatch", "{level:?}: it came without one");
     }
     // A person reads both sides of what is to be compared, and the command.
     let Verdict::Wait { message, .. } = decide(&wants(IdentityLevel::Approved), t(60)) else { panic!() };
