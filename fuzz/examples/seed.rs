@@ -16,6 +16,12 @@ use magnetite_api::{
 };
 use magnetite_boot::capability::Purpose;
 use magnetite_fuzz::{link, template, transfer::kind};
+use magnetite_swtpm::Maker;
+use magnetite_tpm::{
+    attest,
+    client::{Keys, Signed},
+    reader::put_sized,
+};
 use magnetite_wire::{
     dhcp, dhcpv6,
     icmpv6::{self, Advertisement, NdOption, OptionKind},
@@ -44,6 +50,7 @@ fn main() -> Result<()> {
     routers(&mut seeds);
     links(&mut seeds);
     bodies(&mut seeds)?;
+    tpms(&mut seeds)?;
     templates(&mut seeds);
     images(&mut seeds)?;
     let mut sizes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
@@ -269,6 +276,8 @@ fn bodies(seeds: &mut Seeds) -> Result<()> {
         certificate_request: "-----BEGIN CERTIFICATE REQUEST-----\nMIH\n-----END CERTIFICATE REQUEST-----\n".to_owned(),
         signature: "MEUCIQ==".to_owned(),
         facts: IdentityFacts { macs: mac.into_iter().collect(), uuid: machine.spec.uuid, serial: machine.spec.serial },
+        tpm: None,
+        proof: None,
     };
     let plain = ReportRequest {
         step: BootStepName::SystemBooted,
@@ -291,6 +300,29 @@ fn bodies(seeds: &mut Seeds) -> Result<()> {
     for (name, report) in [("report", plain), ("report-failed", failed), ("report-inventory", first)] {
         seeds.insert(("join", name.to_owned()), serde_json::to_vec(&report)?);
     }
+    Ok(())
+}
+
+/// What a TPM in software says.
+fn tpms(seeds: &mut Seeds) -> Result<()> {
+    let tpm = Maker::new().tpm();
+    let mut keys = Keys::create(tpm.connect(), &[5; 32])?;
+    let Signed { quote, signature, pcrs } = keys.quote(b"a digest")?;
+    let mut values = [[0, 0, 0, 1].as_slice(), &attest::selection(), &[0, 0, 0, 8]].concat();
+    pcrs.iter().for_each(|value| put_sized(&mut values, value));
+    let answer = [0x80, 2, 0, 0, 0, 22, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 1, 0].to_vec();
+    let certificate = keys.endorsement_certificate()?.context("the maker left a certificate")?;
+    let (endorsement, attestation) = (keys.endorsement_key().to_vec(), keys.attestation_key().to_vec());
+    let forms = [
+        ("answer", answer),
+        ("attestation-key", attestation),
+        ("certificate", certificate),
+        ("endorsement-key", endorsement),
+        ("pcr-values", values),
+        ("quote", quote),
+        ("signature", signature),
+    ];
+    seeds.extend(forms.map(|(name, bytes)| (("tpm", name.to_owned()), bytes)));
     Ok(())
 }
 

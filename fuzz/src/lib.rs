@@ -14,6 +14,7 @@ pub mod pxe;
 pub mod reply;
 pub mod template;
 pub mod tftp;
+pub mod tpm;
 pub mod transfer;
 
 /// A target by name.
@@ -25,7 +26,7 @@ pub struct Target {
 }
 
 /// All targets; a new decoder gets its line here, its `[[bin]]` in Cargo.toml and its seeds in `examples/seed.rs`.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "dhcp", check: dhcp::check },
     Target { name: "dhcpv6", check: dhcpv6::check },
     Target { name: "icmpv6", check: icmpv6::check },
@@ -36,6 +37,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "reply", check: reply::check },
     Target { name: "template", check: template::check },
     Target { name: "tftp", check: tftp::check },
+    Target { name: "tpm", check: tpm::check },
     Target { name: "transfer", check: transfer::check },
 ];
 

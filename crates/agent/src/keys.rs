@@ -112,6 +112,8 @@ impl Keys {
             certificate_request,
             signature: BASE64_STANDARD.encode(signature),
             facts,
+            tpm: None,
+            proof: None,
         })
     }
 
@@ -126,6 +128,11 @@ impl Keys {
         let value = self.claim.sign(&report.signed_text(machine, intent, number)).map_err(KeyError::Sign)?;
         let claim_key = BASE64_STANDARD.encode(self.claim.subject_public_key_info());
         Ok(ReportSignature { claim_key, number, value: BASE64_STANDARD.encode(value) })
+    }
+
+    /// The claim key, SubjectPublicKeyInfo in DER.
+    pub fn claim_key(&self) -> Vec<u8> {
+        self.claim.subject_public_key_info()
     }
 
     /// What Kubernetes' signer of kubelet client certificates asks for: this organisation, this name, and no other

@@ -23,6 +23,7 @@ mod sign;
 mod state;
 mod systemd;
 mod tls;
+mod tpm;
 
 use std::process::ExitCode;
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use magnetite_api::{
+    Fingerprint,
     conditions::reason::AWAITING_APPROVAL,
-    join::JoinBundle,
+    join::{ClaimRequest, ClaimResponse, JoinBundle},
     report::{BootStepName, Inventory},
 };
 use magnetite_daemon::{
@@ -15,8 +16,8 @@ use tokio::time::sleep;
 
 use crate::{
     apply::{self, ApplyError},
-    args::Args,
-    claim::{self, ClaimError},
+    args::{Args, TpmUse},
+    claim::{self, Answered, ClaimError},
     clock::BoxClock,
     console,
     files::Paths,
@@ -30,6 +31,7 @@ use crate::{
     server::BootServer,
     state::State,
     systemd::Systemctl,
+    tpm::{self, BoxTpmError},
 };
 
 /// How long the first report may take before the join goes on without the boot server's time.
@@ -50,6 +52,9 @@ pub enum RunError {
     /// There are no keys.
     #[error("there are no keys to claim with")]
     Keys(#[from] KeyError),
+    /// The TPM could not be used.
+    #[error("the box cannot prove its TPM")]
+    Tpm(#[from] BoxTpmError),
     /// The claim failed.
     #[error("the claim failed")]
     Claim(#[from] ClaimError),
@@ -85,6 +90,19 @@ impl RunError {
                 (KubeletStarted, "KubeletNotFound", "put a kubelet into the image, or say where with MAGNETITE_KUBELET")
             }
             Self::Keys(_) => (Claiming, "KeysNotMade", "look at the folder /var/lib/magnetite of the box"),
+            Self::Tpm(BoxTpmError::Missing { .. }) => (
+                Claiming,
+                "TpmMissing",
+                "switch on the TPM 2.0 in the firmware's setup; the system's kernel needs its driver (tpm_tis or tpm_crb)",
+            ),
+            Self::Tpm(BoxTpmError::Open { .. } | BoxTpmError::Tpm(_) | BoxTpmError::Ended(_)) => (
+                Claiming,
+                "TpmFailed",
+                "look at the TPM in the firmware's setup; does its endorsement hierarchy have a password?",
+            ),
+            Self::Tpm(BoxTpmError::Challenge) => {
+                (Claiming, "WrongAnswer", "are boot server and agent of the same version?")
+            }
             Self::Claim(ClaimError::Refused { reason, .. }) => {
                 // The controller's own words say what to do.
                 return Failure { step: Claiming, reason: reason.clone(), advice: "" };
@@ -95,7 +113,7 @@ impl RunError {
             Self::Claim(ClaimError::WrongKey(_)) => {
                 (Claiming, "WrongServerKey", "find out who answers there; if the key is new, boot the box again")
             }
-            Self::Claim(ClaimError::Nonsense(_)) => {
+            Self::Claim(ClaimError::Nonsense(_) | ClaimError::Challenged) => {
                 (Claiming, "WrongAnswer", "are boot server and agent of the same version?")
             }
             Self::Apply(ApplyError::WrongAnswer(_)) => {
@@ -258,7 +276,7 @@ impl Agent<'_> {
     }
 
     async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {
-        let Args { machine, intent, node_name, timing, .. } = self.args;
+        let Args { machine, intent, node_name, .. } = self.args;
         let keys = Keys::load(self.paths)?;
         let (request, key) = (keys.request(machine, intent, node_name, inventory)?, keys.fingerprint());
         tracing::info!(machine, intent, node = node_name, key = %key, "claiming");
@@ -266,13 +284,13 @@ impl Agent<'_> {
             console::show_key(self.paths, machine, key);
         }
         self.reporter.reached(BootStepName::Claiming, None);
-        let response = claim::claim(self.server, &request, timing.retry_ceiling, |reason| {
-            let told = reason == AWAITING_APPROVAL && !std::mem::replace(&mut self.memory.wait_shown, true);
-            if told {
-                console::show_wait(self.paths, machine, key);
-            }
-        })
-        .await?;
+        let response = match self.args.tpm {
+            TpmUse::No => match self.ask(&request, key).await? {
+                Answered::Granted(response) => response,
+                Answered::Challenged(_) => return Err(ClaimError::Challenged.into()),
+            },
+            TpmUse::Required => self.claim_with_tpm(&keys, request, key).await?,
+        };
         self.clock.agree(response.server_time.0);
         if response.join.node_name != *node_name {
             return Err(ApplyError::WrongAnswer("it is for another node").into());
@@ -281,6 +299,39 @@ impl Agent<'_> {
         tracing::info!(node = node_name, "certificate received");
         self.reporter.reached(BootStepName::CertificateReceived, None);
         Ok(())
+    }
+
+    /// Asks until there is an answer; a wait for a person is shown on the console, once.
+    async fn ask(&mut self, request: &ClaimRequest, key: Fingerprint) -> Result<Answered, ClaimError> {
+        let Args { machine, timing, .. } = self.args;
+        claim::claim(self.server, request, timing.retry_ceiling, |reason| {
+            let told = reason == AWAITING_APPROVAL && !std::mem::replace(&mut self.memory.wait_shown, true);
+            if told {
+                console::show_wait(self.paths, machine, key);
+            }
+        })
+        .await
+    }
+
+    /// Twice: first with the TPM's keys, then with what they made of the challenge.
+    async fn claim_with_tpm(
+        &mut self,
+        keys: &Keys,
+        mut request: ClaimRequest,
+        key: Fingerprint,
+    ) -> Result<Box<ClaimResponse>, RunError> {
+        let tpm = tpm::prepare(self.paths, keys.claim_key()).await?;
+        request.tpm = Some(tpm.evidence().clone());
+        let challenge = match self.ask(&request, key).await? {
+            Answered::Granted(response) => return Ok(response),
+            Answered::Challenged(challenge) => challenge,
+        };
+        request.proof = Some(tpm.answer(*challenge, &request).await?);
+        tracing::info!("the TPM answered, claiming with its proof");
+        match self.ask(&request, key).await? {
+            Answered::Granted(response) => Ok(response),
+            Answered::Challenged(_) => Err(ClaimError::Challenged.into()),
+        }
     }
 
     async fn watch(&self, join: &JoinBundle, systemctl: &Systemctl) -> Result<(), RunError> {

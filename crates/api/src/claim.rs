@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     join::{IdentityFacts, JoinBundle},
     time::Time,
+    tpm::{TpmChallenge, TpmEvidence, TpmProof},
     types::{Fingerprint, Sha256},
 };
 
@@ -58,6 +59,12 @@ pub struct MachineClaimSpec {
     /// What the box says it is. Not proven.
     #[serde(default)]
     pub facts: IdentityFacts,
+    /// What the box shows of its TPM, if it was told to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmEvidence>,
+    /// Its answer to the challenge of an earlier claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<TpmProof>,
     /// IP address that the claim came from, as the boot server saw it.
     #[schemars(length(max = 45))]
     pub address: String,
@@ -93,11 +100,16 @@ pub struct MachineClaimStatus {
     /// What the box needs to join. There once the decision is Approved. Nothing in it is secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<JoinBundle>,
+    /// What the box's TPM has to answer. There once the decision is Challenged. Nothing in it is secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<TpmChallenge>,
 }
 
 /// What was decided about a claim.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
+    /// The box has to prove its TPM: it comes again, with another claim. Nothing else becomes of this one.
+    Challenged,
     /// The key is bound to the Machine; its certificate is on its way.
     Bound,
     /// The certificate is issued.

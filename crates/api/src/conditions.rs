@@ -68,6 +68,8 @@ pub mod reason {
     pub const AWAITING_APPROVAL: &str = "AwaitingApproval";
     /// A person approved another key.
     pub const KEY_NOT_APPROVED: &str = "KeyNotApproved";
+    /// The box has another TPM than it must, or none.
+    pub const TPM_MISMATCH: &str = "TpmMismatch";
     /// No claim has come yet.
     pub const NOT_CLAIMED: &str = "NotClaimed";
     /// A key is bound.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     report::{BootStepName, Inventory},
     time::Time,
+    tpm::{TpmEvidence, TpmProof},
     types::{MacAddr, MachineUuid},
 };
 
@@ -42,6 +43,12 @@ pub struct ClaimRequest {
     pub signature: String,
     /// What the box says it is.
     pub facts: IdentityFacts,
+    /// What it shows of its TPM, if the environment file asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmEvidence>,
+    /// Its answer to a challenge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<TpmProof>,
 }
 
 /// The bytes that the claim key signs: they bind the request to the machine and the intent.

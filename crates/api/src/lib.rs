@@ -15,6 +15,7 @@ pub mod netboot;
 pub mod profile;
 pub mod report;
 pub mod time;
+pub mod tpm;
 pub mod types;
 
 #[cfg(test)]

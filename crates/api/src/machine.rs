@@ -11,6 +11,7 @@ use crate::{
     netboot::{NetbootSpec, NetworkSpec},
     report::{BootRecord, Inventory},
     time::Time,
+    tpm::{TpmSpec, TpmStatus},
     types::{Fingerprint, Ipv4Cidr, MacAddr, MachineUuid, Sha256},
 };
 
@@ -101,6 +102,10 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved_fingerprint: Option<Fingerprint>,
 
+    /// The TPM 2.0 that the box must prove to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmSpec>,
+
     /// How long a boot window stays open, in seconds; counted from the moment that the intent was seen.
     /// Default 3600 (60 minutes), at least 60, at most 86400. Outside a window the box gets what
     /// `onReboot` of its Profile says, and no identity.
@@ -139,6 +144,7 @@ impl Default for MachineSpec {
             node_labels: BTreeMap::new(),
             boot_intent: None,
             approved_fingerprint: None,
+            tpm: None,
             boot_window_seconds: default_window(),
             netboot: None,
             address: None,
@@ -211,6 +217,9 @@ pub struct MachineStatus {
     /// The key that the box proved to hold, once it claimed its identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<IdentityStatus>,
+    /// The TPM that the box proved to have. Claims must prove the same one ever after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmStatus>,
     /// The newest boot: what the box asked for and got, step by step.
     // In a box, as the next one: a boot server without a cluster holds ten thousand Machines that have neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -17,6 +17,8 @@ use kube::{
     },
 };
 
+use magnetite_tpm::verifier::Authorities;
+
 use crate::{
     error::{Class, Error},
     lease::Leader,
@@ -50,6 +52,8 @@ pub struct Settings {
     pub reserved_node_names: Vec<String>,
     /// Our own namespace, where the Secrets of Profiles are.
     pub namespace: String,
+    /// Makers of TPMs that are believed; none: all are.
+    pub tpm_authorities: Option<Authorities>,
 }
 
 /// What every reconcile has at hand.

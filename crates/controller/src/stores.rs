@@ -341,7 +341,7 @@ fn machine_changed(stores: &Stores, before: &mut HashMap<String, Fingerprint>, m
 
 fn is_decided(claim: &MachineClaim) -> bool {
     let decision = claim.status.as_ref().and_then(|status| status.decision);
-    matches!(decision, Some(Decision::Approved | Decision::Denied))
+    matches!(decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
 }
 
 fn in_doubt(machine: &Machine) -> bool {

@@ -145,6 +145,8 @@ pub mod fixtures {
             certificate_request: String::new(),
             signature: String::new(),
             facts: IdentityFacts { macs: vec!["52:54:00:00:00:01".parse().unwrap()], uuid: None, serial: None },
+            tpm: None,
+            proof: None,
             address: address.into(),
             server: "boot-1".into(),
         };

@@ -39,6 +39,37 @@ fn ignition_golden() {
     assert!(without.contains("magnetite-agent.service"));
 }
 
+#[test]
+fn a_box_that_has_to_prove_its_tpm_is_told_so() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use magnetite_api::{
+        Sha256,
+        machine::IdentityLevel,
+        time::seconds,
+        tpm::{TpmSpec, TpmStatus},
+    };
+    let told = |change: &dyn Fn(&mut Machine), level| {
+        let mut m = (*machine("box-1").arc()).clone();
+        change(&mut m);
+        let mut p = (*profile("workers").chosen()).clone();
+        p.spec.min_identity = level;
+        let mut config = ignition::empty();
+        ignition::add_agent(&mut config, &p, &m, &AgentLink::sample()).unwrap();
+        let source = config["storage"]["files"][1]["contents"]["source"].as_str().unwrap();
+        let text = STANDARD.decode(source.strip_prefix("data:;base64,").unwrap()).unwrap();
+        String::from_utf8(text).unwrap().contains("MAGNETITE_TPM=required\n")
+    };
+    let key = Sha256::of(b"ek");
+    assert!(!told(&|_| {}, IdentityLevel::Mac) && !told(&|_| {}, IdentityLevel::Approved));
+    assert!(told(&|_| {}, IdentityLevel::TpmPinned) && told(&|_| {}, IdentityLevel::TpmEnrolled));
+    let declared = |m: &mut Machine| m.spec.tpm = Some(TpmSpec { endorsement_key: Some(key) });
+    let pinned = |m: &mut Machine| {
+        let pinned_at = seconds(jiff::Timestamp::UNIX_EPOCH);
+        m.status.get_or_insert_default().tpm = Some(TpmStatus { endorsement_key: key, pinned_at });
+    };
+    assert!(told(&declared, IdentityLevel::Mac) && told(&pinned, IdentityLevel::Mac));
+}
+
 #[rstest]
 #[case("{{ vars.nope }}", "spec.boot.x86_64.commandLine[1]: line 1: undefined value")]
 #[case("{{ machine.nme }}", "undefined value")]

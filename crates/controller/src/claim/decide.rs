@@ -9,10 +9,15 @@ use magnetite_api::{
     machine::{IdentityLevel, IdentityStatus, IntentState, IntentStatus},
     profile::JoinMode,
     time::seconds,
+    tpm::TpmStatus,
     types::serial_is_bogus,
 };
+use magnetite_tpm::verifier::Authorities;
 
-use super::request::{Flaw, Request, check_claim_key, check_client, quoted};
+use super::{
+    request::{Flaw, Request, check_claim_key, check_client, quoted},
+    tpm::{self, Proven, TpmKeys},
+};
 use crate::{csr::addresses, node::NodeSeen};
 
 /// Why a claim is refused. The words are part of the API: `status.reason` of the claim.
@@ -34,6 +39,10 @@ pub enum Denial {
     BadRequest,
     /// The node name belongs to somebody else.
     NodeNameTaken,
+    /// The box has another TPM than it must, or none.
+    TpmMismatch,
+    /// The box did not prove its TPM.
+    TpmNotProven,
     /// Somebody denied the certificate request, or the signer failed it.
     RequestDenied,
 }
@@ -50,6 +59,8 @@ impl Denial {
             Self::FactsMismatch => "FactsMismatch",
             Self::BadRequest => "BadRequest",
             Self::NodeNameTaken => reason::NODE_NAME_TAKEN,
+            Self::TpmMismatch => reason::TPM_MISMATCH,
+            Self::TpmNotProven => "TpmNotProven",
             Self::RequestDenied => "RequestDenied",
         }
     }
@@ -68,6 +79,10 @@ pub struct Observed {
     pub node: Option<NodeSeen>,
     /// Node names that no Machine may have.
     pub reserved: Vec<String>,
+    /// The claim whose challenge this one answers.
+    pub challenged: Option<MachineClaim>,
+    /// Makers of TPMs that are believed; none: all are, and the TPM itself is what is known.
+    pub authorities: Option<Authorities>,
 }
 
 /// What to do with a claim.
@@ -89,10 +104,17 @@ pub enum Verdict {
         /// Why, in a sentence.
         message: String,
     },
+    /// Let the box's TPM answer a challenge.
+    Challenge {
+        /// For which keys.
+        keys: Box<TpmKeys>,
+    },
     /// Bind this key.
     Bind {
         /// What to record.
         identity: Box<IdentityStatus>,
+        /// The TPM that it was bound with.
+        tpm: Option<TpmStatus>,
         /// The addresses that the serving certificate may name.
         addresses: Vec<String>,
     },
@@ -131,6 +153,8 @@ fn rules(seen: &Observed, now: Timestamp) -> Result<Verdict, Verdict> {
         // A person's word stands over who came first.
         && !(approved && proof.claim_key.to_string() != identity.claim_key)
     {
+        // Before anything else: what does not prove the TPM is not even a conflict, and so cannot freeze anything.
+        tpm::proven(seen, machine)?;
         return bound(seen, machine, identity, proof, now);
     }
     window(spec, machine, intent, now)?;
@@ -138,8 +162,9 @@ fn rules(seen: &Observed, now: Timestamp) -> Result<Verdict, Verdict> {
     facts_agree(spec, machine)?;
     asks_for_its_own(&proof.request, machine)?;
     name_is_free(machine, seen)?;
-    let level = if approved { IdentityLevel::Approved } else { IdentityLevel::Mac };
-    earned(level, profile, spec, &proof)?;
+    let tpm = tpm::proven(seen, machine)?;
+    let level = level(approved, tpm);
+    earned(level, profile, spec, &proof, tpm)?;
     let claim_key = proof.claim_key.to_string();
     let identity = IdentityStatus {
         level,
@@ -155,7 +180,7 @@ fn rules(seen: &Observed, now: Timestamp) -> Result<Verdict, Verdict> {
     };
     // The addresses of an earlier intent are not taken over: they may be another box's by now.
     let addresses = addresses::usable(&spec.address).map(|address| address.to_string()).into_iter().collect();
-    Ok(Verdict::Bind { identity: Box::new(identity), addresses })
+    Ok(Verdict::Bind { identity: Box::new(identity), tpm: tpm.map(|tpm| pin(machine, tpm, now)), addresses })
 }
 
 /// Rule 1.
@@ -202,11 +227,46 @@ fn approved(spec: &MachineClaimSpec, machine: &Machine, proof: &Proof) -> Result
     }
 }
 
+/// What was proven. A TPM that nobody knows yet is pinned only by a person's word.
+fn level(approved: bool, tpm: Option<Proven>) -> IdentityLevel {
+    match tpm {
+        Some(Proven { level: Some(level), .. }) => level,
+        Some(_) if approved => IdentityLevel::TpmPinned,
+        None if approved => IdentityLevel::Approved,
+        Some(_) | None => IdentityLevel::Mac,
+    }
+}
+
+/// The TPM as it is known from now on; since when, if it was known before.
+fn pin(machine: &Machine, tpm: Proven, now: Timestamp) -> TpmStatus {
+    let known = machine.status.as_ref().and_then(|status| status.tpm.clone());
+    let known = known.filter(|known| known.endorsement_key == tpm.endorsement_key);
+    known.unwrap_or_else(|| TpmStatus { endorsement_key: tpm.endorsement_key, pinned_at: seconds(now) })
+}
+
 /// What the Profile asks for at least.
-fn earned(level: IdentityLevel, profile: &Profile, spec: &MachineClaimSpec, proof: &Proof) -> Result<(), Verdict> {
+fn earned(
+    level: IdentityLevel,
+    profile: &Profile,
+    spec: &MachineClaimSpec,
+    proof: &Proof,
+    tpm: Option<Proven>,
+) -> Result<(), Verdict> {
     let wanted = profile.spec.min_identity;
     if level >= wanted {
         return Ok(());
+    }
+    if let (IdentityLevel::TpmEnrolled, Some(tpm)) = (wanted, tpm) {
+        let message = format!(
+            "the Profile {} asks for the identity level {}. The box at {} proved the TPM {key}; if that is the right one, set \
+             spec.tpm.endorsementKey: {key} of the Machine {}",
+            profile.name_any(),
+            wanted.as_str(),
+            quoted(&spec.address),
+            spec.machine,
+            key = tpm.endorsement_key,
+        );
+        return Err(wait(reason::AWAITING_APPROVAL, message));
     }
     let (machine, shown) = (&spec.machine, Fingerprint::from(proof.claim_key));
     Err(wait(

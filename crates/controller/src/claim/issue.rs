@@ -221,6 +221,7 @@ async fn hand_over(
         message: Some("the certificate is issued".to_owned()),
         decided_at: Some(now),
         join: Some(JoinBundle { secret_files, ..bundle(machine, profile, certificate, &ctx.settings) }),
+        challenge: None,
     };
     write(&seen.claim, answer, ctx).await?;
     Ok(Action::await_change())

@@ -170,10 +170,11 @@ fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (Machi
         profile: profile.map(|profile| profile.name.clone()),
         profile_revision: profile.map(|profile| profile.revision.clone()),
         intent: Some(intent.clone()),
-        // These two are the claim's to write. What was read is written back, and the resourceVersion sees to it
+        // These three are the claim's to write. What was read is written back, and the resourceVersion sees to it
         // that it is still what is there.
         identity: before.identity,
         addresses: before.addresses,
+        tpm: before.tpm,
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
         conditions,
@@ -186,7 +187,9 @@ fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (Machi
 fn stale<'a>(claims: &'a [ClaimSeen], seen: &'a Observed) -> impl Iterator<Item = Action> + 'a {
     use magnetite_api::claim::Decision;
     let winner = seen.before().and_then(|status| status.identity.as_ref()).map(|identity| identity.claim.as_str());
-    let is_decided = |claim: &&ClaimSeen| matches!(claim.decision, Some(Decision::Approved | Decision::Denied));
+    let is_decided = |claim: &&ClaimSeen| {
+        matches!(claim.decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
+    };
     let decided = claims.iter().rev().filter(is_decided).skip(DECIDED);
     let undecided = claims.iter().filter(move |claim| !is_decided(claim)).skip(UNDECIDED);
     let approved = seen.machine.spec.approved_fingerprint;

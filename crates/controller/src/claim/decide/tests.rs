@@ -15,6 +15,8 @@ fn seen(claim: MachineClaim) -> Observed {
         profile: Some(profile()),
         node: None,
         reserved: vec!["master-0".to_owned()],
+        challenged: None,
+        authorities: None,
     }
 }
 
@@ -38,6 +40,7 @@ fn says_at(seen: &Observed, second: i64) -> String {
             format!("{}{}", denial.as_str(), if freeze { " and freeze" } else { "" })
         }
         Verdict::Wait { reason, .. } => format!("wait {reason}"),
+        Verdict::Challenge { .. } => "challenge".to_owned(),
         Verdict::Bind { .. } => "bind".to_owned(),
         Verdict::Issue { may_create, .. } => format!("issue{}", if may_create { "" } else { " no more" }),
     }
@@ -55,7 +58,9 @@ fn status_of(seen: &mut Observed) -> &mut magnetite_api::MachineStatus {
 fn an_honest_claim_is_bound() {
     let keys = Keys::new();
     let seen = good(&keys);
-    let Verdict::Bind { identity: bound, addresses } = decide(&seen, t(60)) else { panic!("{}", says(&seen)) };
+    let Verdict::Bind { identity: bound, tpm: None, addresses } = decide(&seen, t(60)) else {
+        panic!("{}", says(&seen))
+    };
     let expected = identity(&keys, 60, None);
     assert_eq!(*bound, expected);
     assert_eq!(addresses, ["172.30.0.16"]);
@@ -253,8 +258,9 @@ fn what_a_profile_asks_for_has_to_be_earned() {
         seen
     };
     assert_eq!(says(&wants(IdentityLevel::Mac)), "bind");
-    for level in [IdentityLevel::Approved, IdentityLevel::TpmPinned, IdentityLevel::TpmEnrolled] {
-        assert_eq!(says(&wants(level)), "wait AwaitingApproval", "{level:?}");
+    assert_eq!(says(&wants(IdentityLevel::Approved)), "wait AwaitingApproval");
+    for level in [IdentityLevel::TpmPinned, IdentityLevel::TpmEnrolled] {
+        assert_eq!(says(&wants(level)), "TpmMismatch", "{level:?}: it came without one");
     }
     // A person reads both sides of what is to be compared, and the command.
     let Verdict::Wait { message, .. } = decide(&wants(IdentityLevel::Approved), t(60)) else { panic!() };
