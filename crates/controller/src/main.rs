@@ -105,8 +105,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let own = join_api_server.as_deref().and_then(claim::decide::host).map(str::to_owned);
     let reserved_node_names = reserved_node_name.into_iter().chain(own).collect();
     let tpm_authorities = tpm_authorities.as_deref().map(authorities).transpose()?;
-    let namespace = namespace.clone();
-    let settings = Settings { join_api_server, join_ca, reserved_node_names, namespace, tpm_authorities };
+    let own_namespace = namespace.clone();
+    let settings =
+        Settings { join_api_server, join_ca, reserved_node_names, namespace: own_namespace, tpm_authorities };
     let (triggers, queues) = Triggers::new();
     let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone());
     tasks.push(until(stop.clone(), "watches", watching));
