@@ -279,7 +279,13 @@ fn bodies(seeds: &mut Seeds) -> Result<()> {
         tpm: None,
         proof: None,
     };
-    let plain = ReportRequest { step: BootStepName::SystemBooted, detail: None, failure: None, inventory: None };
+    let plain = ReportRequest {
+        step: BootStepName::SystemBooted,
+        detail: None,
+        failure: None,
+        inventory: None,
+        signature: None,
+    };
     let failed = ReportRequest {
         detail: Some("kubelet".to_owned()),
         failure: Some(ReportedFailure { reason: "KubeletNotStarted".to_owned(), message: "exit 1".to_owned() }),

@@ -87,6 +87,9 @@ pub struct Timing {
     /// Seconds in which the Node has to become Ready; after that it is reported as failed, and still watched.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
     pub ready_within: Duration,
+    /// Seconds between two looks whether a file with a secret changed, where the Profile has such files.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    pub refresh: Duration,
 }
 
 /// How the Profile joins.

@@ -17,7 +17,9 @@ mod observe;
 mod plan;
 mod report;
 mod run;
+mod secrets;
 mod server;
+mod sign;
 mod state;
 mod systemd;
 mod tls;
@@ -35,6 +37,7 @@ use crate::{
     files::Paths,
     run::{Agent, Memory, RunError},
     server::BootServer,
+    sign::Signer,
 };
 
 /// Exit codes: see [`args`]. 2 is clap's.
@@ -66,7 +69,7 @@ async fn join(args: &Args) -> anyhow::Result<()> {
     let stop = signals().context("signals cannot be received")?;
     let paths = Paths::new(&args.root, &args.state_dir);
     let server = BootServer::new(&args.server, args.pin).context("TLS to the boot server cannot be set up")?;
-    let (reporter, reports) = report::reporter(server.clone());
+    let (reporter, reports) = report::reporter(server.clone(), Signer::new(&paths, &args.machine, &args.intent));
     let clock = BoxClock::new(paths.is_real());
     let agent = Agent { args, paths: &paths, server: &server, reporter, clock, memory: Memory::default() };
     // The reports end after the agent, which is what says them.

@@ -27,6 +27,7 @@ use crate::{
     observe::{self, Look, ObserveError},
     plan::{self, Step},
     report::{Reporter, plain},
+    secrets::{self, SecretError},
     server::BootServer,
     state::State,
     systemd::Systemctl,
@@ -60,6 +61,9 @@ pub enum RunError {
     /// The box could not be changed.
     #[error("the box could not be made a node")]
     Apply(#[from] ApplyError),
+    /// The Profile's files with secrets could not be written.
+    #[error("the secret files are not in place")]
+    Secrets(#[from] SecretError),
     /// The Node could not be watched.
     #[error("the Node could not be watched")]
     Watch(#[from] WatchError),
@@ -121,6 +125,11 @@ impl RunError {
             Self::Apply(ApplyError::Start(_) | ApplyError::NotUp(_)) => {
                 (KubeletStarted, "KubeletNotStarted", "look at `journalctl -u kubelet`; does a container runtime run?")
             }
+            Self::Secrets(_) => (
+                CertificateReceived,
+                "SecretFilesNotWritten",
+                "is the disk full, or read-only? If the claim key was lost, set another spec.bootIntent",
+            ),
             Self::Watch(_) => (NodeRegistered, "CertificateGone", "the agent claims again"),
         };
         Failure { step, reason: reason.to_owned(), advice }
@@ -150,6 +159,8 @@ pub struct Memory {
     joined_before: Option<bool>,
     /// The agent started the kubelet.
     started_here: bool,
+    /// The Node is Ready with this answer.
+    joined: Option<State>,
     /// The console shows the claim key.
     key_shown: bool,
     /// The console shows that a person has to approve it.
@@ -166,7 +177,7 @@ impl Agent<'_> {
         let mut last = None;
         loop {
             let error = match self.step(&inventory).await {
-                Ok(Step::SayBooted | Step::Watch) => return Ok(()),
+                Ok(Step::SayBooted | Step::Watch) => break,
                 Ok(step) if last == Some(step) => {
                     // Done, and not done: something undoes it. That must not make us a busy loop.
                     tracing::warn!(step = ?step, "step had no effect, will try again");
@@ -190,6 +201,18 @@ impl Agent<'_> {
             tracing::warn!(reason, advice, error = chain(&error), "step failed, will try again");
             sleep(if error.is_refusal() { jittered(self.args.timing.refused_pause) } else { delay }).await;
         }
+        let Self { args, paths, server, reporter, memory, .. } = self;
+        // The last report goes its way; whoever waits for it need not wait for what follows.
+        drop(reporter);
+        if let Some(state) = memory.joined {
+            secrets::keep(paths, server, state, args.timing.refresh).await;
+        }
+        Ok(())
+    }
+
+    fn lay_secrets(&self, join: &JoinBundle) -> Result<(), RunError> {
+        join.secret_files.as_ref().map_or(Ok(()), |sealed| secrets::lay(self.paths, &join.machine_uid, sealed))?;
+        Ok(())
     }
 
     /// Says that the agent runs, and takes over the boot server's time from its answer: a box that joined before
@@ -231,12 +254,18 @@ impl Agent<'_> {
             (Step::MakeKeys, _) => keys::make(self.paths)?,
             (Step::WriteFiles, Some(mut state)) => apply::write_files(self.paths, &mut state, &seen, &wanted, now)?,
             (Step::StartKubelet, Some(mut state)) => {
+                // Before the kubelet, which may need them to pull its first image.
+                self.lay_secrets(&state.join)?;
                 apply::start_kubelet(self.paths, &mut state, &systemctl).await?;
                 self.memory.started_here = true;
                 tracing::info!(node = self.args.node_name, "kubelet started");
                 self.reporter.reached(BootStepName::KubeletStarted, None);
             }
-            (Step::Watch, Some(state)) => self.watch(&state.join, &systemctl).await?,
+            (Step::Watch, Some(state)) => {
+                self.lay_secrets(&state.join)?;
+                self.watch(&state.join, &systemctl).await?;
+                self.memory.joined = Some(state);
+            }
             // The plan says those three only where there is an answer; without one there is only this to do.
             (Step::Claim | Step::WriteFiles | Step::StartKubelet | Step::Watch, _) => {
                 self.claim(inventory).await?;
@@ -266,7 +295,7 @@ impl Agent<'_> {
         if response.join.node_name != *node_name {
             return Err(ApplyError::WrongAnswer("it is for another node").into());
         }
-        apply::keep_answer(self.paths, &State::new(machine, intent, response.join), self.clock.now())?;
+        apply::keep_answer(self.paths, &State::new(machine, intent, response), self.clock.now())?;
         tracing::info!(node = node_name, "certificate received");
         self.reporter.reached(BootStepName::CertificateReceived, None);
         Ok(())

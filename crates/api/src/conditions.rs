@@ -96,6 +96,10 @@ pub mod reason {
     pub const AGENT_FAILED: &str = "AgentFailed";
     /// The Profile joins no cluster, and the box booted.
     pub const BOOTED_WITHOUT_JOIN: &str = "BootedWithoutJoin";
+    /// A Secret that the Profile names is missing, or lacks a key.
+    pub const SECRET_MISSING: &str = "SecretMissing";
+    /// The controller may not read a Secret that the Profile names.
+    pub const SECRET_NOT_READABLE: &str = "SecretNotReadable";
     /// A role binding of the cluster does it, which is not ours.
     pub const FOREIGN_BINDING: &str = "ForeignBinding";
     /// The Machine is being deleted.

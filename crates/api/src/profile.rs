@@ -68,6 +68,12 @@ pub struct ProfileSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub min_identity: IdentityLevel,
 
+    /// Files with secrets, which a machine gets after it earned its identity: encrypted to its claim key, written by
+    /// the agent before the kubelet starts, and written anew when the Secret changes. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub secret_files: Vec<SecretFile>,
+
     /// The agent on the box.
     #[serde(default)]
     pub agent: AgentSpec,
@@ -201,6 +207,38 @@ pub struct ConfigMapKey {
 
 fn default_key() -> String {
     "config.ign".to_owned()
+}
+
+/// One file whose contents are a key of a Secret in Magnetite's own namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretFile {
+    /// Where the agent writes it, for example `/etc/containerd/registry.key`.
+    #[schemars(length(max = 255), regex(pattern = r"^(/[A-Za-z0-9_.][A-Za-z0-9_.-]*)+$"))]
+    pub path: String,
+    /// Mode of the file, in octal. Default: `0600`. The owner is root.
+    #[serde(default = "default_mode")]
+    #[schemars(regex(pattern = r"^0[0-7]{3}$"))]
+    pub mode: String,
+    /// The Secret and its key. The controller may read those Secrets that the chart's `controller.secretNames` names, and
+    /// no others: who may write Profiles may not thereby read every Secret of the namespace.
+    pub secret: SecretKey,
+}
+
+fn default_mode() -> String {
+    "0600".to_owned()
+}
+
+/// One key of a Secret in Magnetite's own namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKey {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its key.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -16,6 +16,8 @@ pub enum Purpose {
     Boot,
     /// Claims and reports: over TLS.
     Agent,
+    /// The machine's sealed files, which only its claim key opens: over TLS, for as long as the intent lasts.
+    Sealed,
 }
 
 impl Purpose {
@@ -23,6 +25,7 @@ impl Purpose {
         match self {
             Self::Boot => b'b',
             Self::Agent => b'a',
+            Self::Sealed => b's',
         }
     }
 }
@@ -74,12 +77,17 @@ impl CapabilityKey {
     /// of 63 characters would not fit into the 128 bytes of the BOOTP `file` field either. The id stays as long as the key does: a
     /// shim asks for its second stage in the folder that it came from.
     pub fn machine_id(&self, machine: &Machine) -> String {
+        format!("{:016x}", self.id_number(machine))
+    }
+
+    /// The same as a number.
+    pub(crate) fn id_number(&self, machine: &Machine) -> u64 {
         let mut mac = self.0.clone();
         // No purpose has this tag, so no id is the MAC of a capability.
         mac.update(b"i");
         mac.update(machine_key(machine).as_bytes());
         let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(mac.finalize().into_bytes());
-        format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
     fn mac(&self, purpose: Purpose, machine_key: &str, intent: &str, expires: [u8; 4]) -> Hmac<sha2::Sha256> {

@@ -150,6 +150,12 @@ impl Site<'_> {
     }
 }
 
+/// Path of a machine's sealed files. It is good until the machine's next intent: a node runs for years.
+pub fn sealed_path(key: &CapabilityKey, machine: &Machine) -> String {
+    let cap = key.mint(Purpose::Sealed, &machine_key(machine), machine.wanted_intent(), u64::MAX);
+    format!("/a/{}/{cap}/files", key.machine_id(machine))
+}
+
 fn window_end(intent: Option<&IntentStatus>) -> u64 {
     intent.map_or(0, |intent| u64::try_from(intent.expires_at.0.as_second()).unwrap_or(0))
 }
@@ -193,6 +199,20 @@ mod tests {
         let script = six.autoexec(&machine("box").arc(), Architecture::X86_64, 0);
         assert!(script.contains("ifconf --configurator ipv6 || goto again"), "{script}");
         assert!(script.contains(" http://[fd30::1]:80/m/"), "{script}");
+    }
+
+    /// S9: what an offer holds is good for a quarter of an hour, for this machine and this intent.
+    #[test]
+    fn a_link_of_an_offer_is_good_for_fifteen_minutes() {
+        let key = CapabilityKey::new([7; 32]);
+        let site = Site::plain([10, 0, 0, 1].into(), 8080, 8443, &key, "sha256/00");
+        let (mine, again) = (machine("box").arc(), machine("box").intent("again").arc());
+        let link = site.script_link(&mine, Architecture::X86_64, 1000);
+        let cap = link.split('/').nth(5).unwrap();
+        let good =
+            |machine: &Machine, now| key.check(cap, Purpose::Boot, &machine_key(machine), machine.wanted_intent(), now);
+        assert!(good(&mine, 1000) && good(&mine, 1000 + 900), "{link}");
+        assert!(!good(&mine, 1000 + 901) && !good(&again, 1000) && !good(&machine("other").arc(), 1000));
     }
 
     /// A site with HTTPS that some trust.

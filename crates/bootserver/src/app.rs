@@ -3,10 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, LazyLock},
+    sync::Arc,
 };
 
-use magnetite_api::{Architecture, Machine, MachineSpec, machine::IntentStatus};
+use magnetite_api::{Architecture, Machine, machine::IntentStatus};
 use magnetite_boot::{
     capability::{CapabilityKey, Purpose, machine_key},
     render::{AgentLink, Links},
@@ -18,7 +18,8 @@ use tokio::sync::Semaphore;
 use crate::{
     args::LimitArgs,
     artifacts::{Checked, Library},
-    http::{Passed, Reached},
+    fence::Fence,
+    http::{Passed, Reached, Signatures},
     limits::Limiter,
     loaders::Loaders,
     metrics::Metrics,
@@ -113,6 +114,10 @@ pub struct App {
     pub passed: Passed,
     /// What one client may have.
     pub limits: Limits,
+    /// Who is answered at all.
+    pub fence: Fence,
+    /// What is remembered of signed reports.
+    pub signatures: Signatures,
     /// Places of files that are being sent.
     pub streams: Arc<Semaphore>,
     /// Counters.
@@ -158,22 +163,13 @@ impl App {
     }
 
     /// The Machine that a link is for, if the capability in it is good. Unknown machine and bad capability are told apart by nothing,
-    /// not even by the work done: for an unknown one nobody's capability is checked.
+    /// not even by the work done: for an unknown one, another's capability is checked.
     pub fn authorize(&self, view: &View, id: &str, cap: &str, purpose: Purpose, now: u64) -> Option<Arc<Machine>> {
-        let found = view.fleet.by_id(id, &self.key);
-        let known = found.is_some();
-        let machine = found.unwrap_or_else(|| Arc::clone(&NOBODY));
+        let (machine, is_it) = view.fleet.near_id(id, &self.key)?;
         let good = self.key.check(cap, purpose, &machine_key(&machine), machine.wanted_intent(), now);
-        (good && known).then_some(machine)
+        (good && is_it).then_some(machine)
     }
 }
-
-/// Stands for a Machine that is not there.
-static NOBODY: LazyLock<Arc<Machine>> = LazyLock::new(|| {
-    let mut nobody = Machine::new("nobody", MachineSpec::default());
-    nobody.metadata.uid = Some("00000000-0000-0000-0000-000000000000".to_owned());
-    Arc::new(nobody)
-});
 
 /// The address in a `Host`: `10.0.0.1:8080`, `10.0.0.1`, `[fd30::1]:8080`, `[fd30::1]`.
 fn named(host: &str) -> Option<IpAddr> {

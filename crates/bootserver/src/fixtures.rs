@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{Agent, App, Cluster, Limits},
     artifacts::{Checked, Fetcher, Library},
-    http::Passed,
+    fence::Fence,
+    http::{Passed, Signatures},
     limits::Limiter,
     metrics::{Metrics, Outcome},
     net::Interface,
@@ -169,6 +170,8 @@ impl Site {
                 reports: Limiter::new(1000),
                 transfers: 4,
             },
+            fence: Fence::default(),
+            signatures: Signatures::default(),
             streams: Arc::new(Semaphore::new(4)),
             metrics: Metrics::default(),
         };

@@ -98,6 +98,69 @@ mod tests {
         }
     }
 
+    /// Names are looked up and never made into a path, so there is nothing to climb: 10,000 that try.
+    #[tokio::test]
+    async fn no_name_leads_out_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inside, secret) = (folder.path().join("ipxe"), b"a secret".repeat(100));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::write(inside.join("snponly.efi"), kept::program(1024, 0)).unwrap();
+        for name in ["secret.kpxe", "secret.pxe"] {
+            std::fs::write(folder.path().join(name), &secret).unwrap();
+        }
+        let site = fixtures::Site::with(|app| app.loaders = Loaders::read(&inside, None)).await;
+        let here = site.app.site(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let absolute = folder.path().display().to_string();
+        let climbs = [
+            "..",
+            "../..",
+            "..\\",
+            "%2e%2e",
+            "%2E%2E%2F",
+            "..%2f",
+            "..%5c",
+            "%252e%252e",
+            "....//",
+            ".\0.",
+            "..;",
+            "/..",
+            "\u{ff0e}\u{ff0e}",
+            "..\u{2215}",
+            "~",
+            "file:",
+            "\\\\host\\share",
+            "C:",
+            "/proc/self/cwd",
+            absolute.as_str(),
+        ];
+        let ways = ["", "m//", "/", "//", "m/0000000000000000/", "secure-boot/", "./", "snponly.efi/"];
+        let ends = [
+            "secret.kpxe",
+            "secret.pxe",
+            "ipxe/snponly.efi",
+            "snponly.efi",
+            "etc/passwd",
+            "proc/self/environ",
+            "secret.kpxe\0.efi",
+        ];
+        let separators = ["/", "\\", "%2f", "//", "/./", "\0", ""];
+        let seconds = ["", "../", "x/../"];
+        let parts: [&[&str]; 5] = [&ways, &climbs, &separators, &seconds, &ends];
+        let all: usize = parts.iter().map(|part| part.len()).product();
+        assert!(all >= 10_000, "{all}");
+        for number in 0..all {
+            let mut rest = number;
+            let mut pick = |part: &&[&str]| {
+                let picked = part[rest % part.len()].to_owned();
+                rest /= part.len();
+                picked
+            };
+            let name = parts.iter().map(&mut pick).collect::<String>();
+            assert!(find(&site.app, &name, &here).is_none(), "{name:?}");
+        }
+        assert!(find(&site.app, "snponly.efi", &here).is_some());
+    }
+
     #[test]
     fn nothing_else_of_the_folders_is_served() {
         let folder = tempfile::tempdir().unwrap();

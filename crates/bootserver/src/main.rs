@@ -6,6 +6,7 @@ mod args;
 mod artifacts;
 mod dhcp;
 mod dhcpv6;
+mod fence;
 #[cfg(test)]
 mod fixtures;
 mod folders;
@@ -20,10 +21,12 @@ mod quantity;
 mod ra;
 mod record;
 mod report;
+mod rivals;
 mod store;
 mod tftp;
 mod thread;
 mod tls;
+mod told;
 mod view;
 
 use std::{
@@ -53,7 +56,13 @@ use crate::{
     net::Interface,
     record::Records,
     report::{RecordFolder, Reports},
-    store::{catalog::Folder, cluster, snapshot, windows::Windows},
+    store::{
+        catalog::Folder,
+        cluster,
+        heard::{Heard, Listen},
+        snapshot,
+        windows::Windows,
+    },
     view::{View, Writer},
 };
 
@@ -78,8 +87,9 @@ async fn run(args: Args) -> Result<()> {
     let (sockets_bound, view_there) = (readiness.gate("sockets"), readiness.gate("machines and profiles"));
 
     let (writer, reader) = watch::channel(Arc::new(View::default()));
+    let heard = Heard::new(tokio::time::Instant::now());
     let agents = keys::tls(&data)?;
-    let app = Arc::new(prepare(&args, &data, reader, agents.pin.clone()).await?);
+    let app = Arc::new(prepare(&args, &data, reader, agents.pin.clone(), &heard).await?);
     // Everything is bound before anything is served.
     let sockets = Sockets::bind(&args, &app.interfaces).await?;
     let sockets6 = ipv6::Sockets::bind(&args, &app.interfaces).await?;
@@ -87,7 +97,18 @@ async fn run(args: Args) -> Result<()> {
     let admin = Admin::bind(&args.admin).await?;
     sockets_bound.open();
 
-    let mut tasks = watching(&args, data.clone(), &app, writer, view_there, &stop)?;
+    let mut tasks = Vec::new();
+    if args.report_other_servers {
+        for Interface { name, .. } in &app.interfaces {
+            let watcher = rivals::Watcher::bind(name, &app)?;
+            tasks.push(task("other servers", watcher.run(stop.clone())));
+        }
+    }
+    if args.catalog.is_none() {
+        let told = heard.tell(app.metrics.clone(), readiness.gate("news of the cluster"), stop.clone());
+        tasks.push(task("news of the cluster", told));
+    }
+    tasks.extend(watching(&args, data.clone(), &app, writer, view_there, &stop)?);
     let (config, strangers) = (RustlsConfig::from_config(Arc::new(agents.config)), Arc::default());
     tasks.extend(sockets6.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     tasks.extend(sockets.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
@@ -112,7 +133,7 @@ async fn run(args: Args) -> Result<()> {
 }
 
 /// All that the drivers have at hand.
-async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: String) -> Result<App> {
+async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: String, heard: &Heard) -> Result<App> {
     let Args {
         catalog,
         interface,
@@ -131,18 +152,20 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         router_advertisement: _,
         identify_by_serial,
         tftp_single_port,
+        report_other_servers: _,
         server_name,
         namespace: _,
         completion: _,
         artifacts: _,
         tls,
         limits,
+        fence,
         admin: _,
         log: _,
     } = args;
     let cluster = match catalog {
         Some(_) => Cluster::None(Arc::new(Windows::load(data))),
-        None => Cluster::Client(client().await?),
+        None => Cluster::Client(client(heard).await?),
     };
     if interface.len() > 1 && address.is_some() {
         anyhow::bail!(
@@ -178,6 +201,8 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         cluster,
         passed: http::Passed::default(),
         limits: limits.into(),
+        fence: fence.into(),
+        signatures: http::Signatures::default(),
         streams: Arc::new(Semaphore::new(MOST_STREAMS)),
         metrics: Metrics::default(),
     })
@@ -276,11 +301,12 @@ impl Sockets {
     }
 }
 
-async fn client() -> Result<kube::Client> {
+async fn client(heard: &Heard) -> Result<kube::Client> {
     let config = kube::Config::infer()
         .await
         .context("no cluster is configured; set KUBECONFIG, run in a Pod, or give --catalog to serve from a folder")?;
-    kube::Client::try_from(config).context("make a client of the API server")
+    let client = kube::client::ClientBuilder::try_from(config).context("make a client of the API server")?;
+    Ok(client.with_layer(&Listen(heard.clone())).build())
 }
 
 fn host_name() -> Result<String> {

@@ -23,7 +23,8 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_JOIN_CA_FILE", value_name = "PATH")]
     pub join_ca_file: Option<PathBuf>,
 
-    /// A node name that no Machine may have. May be given several times, or with commas between.
+    /// A node name that no Machine may have, beside `kubernetes`, `localhost`, `kube-apiserver`, `openshift` and the host of the API
+    /// server's URL, which certificates of API servers carry. May be given several times, or with commas between.
     #[arg(long, env = "MAGNETITE_RESERVED_NODE_NAMES", value_delimiter = ',', value_name = "NAME")]
     pub reserved_node_name: Vec<String>,
 

@@ -52,6 +52,8 @@ pub struct Settings {
     pub reserved_node_names: Vec<String>,
     /// Makers of TPMs that are believed; none: all are.
     pub tpm_authorities: Option<Authorities>,
+    /// Our own namespace, where the Secrets of Profiles are.
+    pub namespace: String,
 }
 
 /// What every reconcile has at hand.

@@ -77,7 +77,11 @@ fn scenario(calls: Vec<Call>) -> (Arc<Context>, Stores, crate::stores::Writers, 
     let (service, handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
     let client = Client::new(service, "default");
     let (stores, writers) = Stores::new("magnetite");
-    let settings = Settings { join_api_server: Some("https://10.0.0.1:6443".into()), ..Settings::default() };
+    let settings = Settings {
+        join_api_server: Some("https://10.0.0.1:6443".into()),
+        namespace: "magnetite".into(),
+        ..Settings::default()
+    };
     let leader = Leader::always();
     let ctx = Context::new(client, stores.clone(), settings, leader, Metrics::default(), || fixtures::t(60));
     (Arc::new(ctx), stores, writers, tokio::spawn(serve(handle, calls)))
@@ -96,6 +100,69 @@ async fn serve(mut handle: Handle, calls: Vec<Call>) {
             .send_response(Response::builder().status(code).body(Body::from(value.to_string().into_bytes())).unwrap());
     }
     assert!(handle.next_request().await.is_none(), "no further request");
+}
+
+const SECRET: &str = "/api/v1/namespaces/magnetite/secrets/registry";
+
+/// A claim that was approved, of a machine that runs on it, with a file of a Secret in its Profile.
+fn approved(keys: &Keys, stores: &mut crate::stores::Writers) -> MachineClaim {
+    let mut claim = keys.claim(&keys.honest().pem());
+    claim.metadata.name = Some("box-1-0000000000".into());
+    claim.status = Some(magnetite_api::MachineClaimStatus {
+        decision: Some(magnetite_api::claim::Decision::Approved),
+        join: Some(magnetite_api::join::JoinBundle::default()),
+        ..Default::default()
+    });
+    let mut machine = fixtures::machine();
+    machine.status.as_mut().unwrap().identity = Some(fixtures::identity(keys, 10, Some(20)));
+    let mut profile = fixtures::profile();
+    profile.spec.secret_files = vec![magnetite_api::profile::SecretFile {
+        path: "/etc/registry.key".into(),
+        mode: "0600".into(),
+        secret: magnetite_api::profile::SecretKey { name: "registry".into(), key: "key".into() },
+    }];
+    stores.machines.apply_watcher_event(&watcher::Event::Apply(machine));
+    stores.profiles.apply_watcher_event(&watcher::Event::Apply(profile));
+    claim
+}
+
+fn secret(version: &str) -> Value {
+    json!({
+        "kind": "Secret", "apiVersion": "v1",
+        "metadata": { "name": "registry", "uid": "uid-s", "resourceVersion": version },
+        "data": { "key": "Y2FuYXJ5" },
+    })
+}
+
+#[tokio::test]
+async fn a_secret_is_sealed_to_the_key_that_was_bound_and_again_when_it_changes() {
+    let keys = Keys::new();
+    let told = json!({ "metadata": { "resourceVersion": "3" }, "status": { "decision": "Approved" } });
+    let write = put(CLAIM_STATUS, told.clone(), json!({}));
+    let (ctx, _stores, mut writers, server) = scenario(vec![get(SECRET, secret("1")), write]);
+    let mut claim = approved(&keys, &mut writers);
+    // What is answered is not read, so that the reconcile fails after its write; that is not what is looked at here.
+    drop(claim::reconcile(Arc::new(claim.clone()), Arc::clone(&ctx)).await);
+    end(ctx, server).await;
+
+    // What a controller sealed only this box opens.
+    let (ctx, _stores, mut writers, server) = scenario(vec![get(SECRET, secret("1"))]);
+    approved(&keys, &mut writers);
+    let profile = ctx.stores.profiles.state().first().cloned().unwrap();
+    let sealed = claim::secrets::sealed(&claim.spec, &profile, None, &ctx).await.unwrap().ok().flatten().unwrap();
+    let files = magnetite_seal::open(&keys.claim.serialize_pem(), "uid-1", &sealed).unwrap();
+    assert_eq!((files[0].path.as_str(), files[0].contents().unwrap()), ("/etc/registry.key", b"canary".to_vec()));
+    end(ctx, server).await;
+
+    // Nothing changed: nothing is written. A Secret that is gone: told, and the machine keeps what it has.
+    claim.status.as_mut().unwrap().join.as_mut().unwrap().secret_files = Some(sealed);
+    let gone = get(SECRET, Value::Null).refused(StatusCode::NOT_FOUND);
+    for calls in [vec![get(SECRET, secret("1"))], vec![gone, call(Method::POST, EVENTS, json!({}))]] {
+        let (ctx, _stores, mut writers, server) = scenario(calls);
+        approved(&keys, &mut writers);
+        drop(claim::reconcile(Arc::new(claim.clone()), Arc::clone(&ctx)).await);
+        end(ctx, server).await;
+    }
 }
 
 /// Ends a scenario: every call was made, and none besides.

@@ -60,7 +60,7 @@ pub struct Stores {
 /// The ends that the watches write to.
 pub struct Writers {
     pub(crate) machines: Writer<Machine>,
-    profiles: Writer<Profile>,
+    pub(crate) profiles: Writer<Profile>,
     config_maps: Writer<ConfigMap>,
     claims: Writer<MachineClaim>,
     reports: Writer<BootReport>,

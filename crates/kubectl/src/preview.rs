@@ -38,7 +38,7 @@ use crate::{
     style::{Style, Tone, plain},
 };
 
-/// Links are made with this key and shown without their capabilities: the real one is the boot server's.
+/// Links are made with this key and shown without what it made, ids and capabilities: the real one is the boot server's.
 const KEY: [u8; 32] = [0; 32];
 /// The boot server's pin, and the digest of its agent: what stands for them where the boot server is not at hand.
 const PIN: &str = "(of the boot server's key)";

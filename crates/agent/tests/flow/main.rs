@@ -29,6 +29,11 @@ async fn a_first_boot_becomes_a_node() {
     assert_eq!(fixed.claims.len(), 2, "one that was not decided yet, one that was");
     assert_eq!(fixed.claims[0], fixed.claims[1]);
     assert_eq!((fixed.claims[0].machine.as_str(), fixed.claims[0].facts.macs.len()), ("m-1", 2));
+    // The first may be said before there are keys; what is said of the claim, and after it, is the claim key's word.
+    let signatures: Vec<_> =
+        fixed.reports[1..].iter().map(|report| report.signature.clone().expect("signed")).collect();
+    assert!(signatures.iter().all(|signature| signature.claim_key == fixed.claims[0].claim_key));
+    assert!(signatures.is_sorted_by(|one, next| one.number < next.number));
 
     assert_eq!(node.mode("/var/lib/magnetite"), 0o700);
     for secret in ["/var/lib/magnetite/claim.key", "/var/lib/magnetite/kubelet.key", CURRENT] {
@@ -105,6 +110,39 @@ async fn killed_before_the_answer_it_claims_again_with_the_same_keys() {
     let fixed = site.fixed();
     let (first, last) = (fixed.claims.first().expect("a claim"), fixed.claims.last().expect("a claim"));
     assert_eq!(first.claim_key, last.claim_key);
+}
+
+#[tokio::test]
+async fn secret_files_are_there_before_the_kubelet_and_follow_the_cluster() {
+    const FILE: &str = "/etc/containerd/registry.key";
+    let site = Site::start(&[Reply::GrantSecret("canary-one")], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    // Killed as it starts the kubelet: by then they are written, and nobody else may read them.
+    fs::write(node.systemd("kill-at"), "4").expect("written");
+    let killed = node.run(&site, &[]).await;
+    assert_eq!((node.read(FILE).as_str(), node.mode(FILE)), ("canary-one", 0o640), "{}", told(&killed));
+    assert!(!node.read("/var/lib/magnetite/state.json").contains("canary"), "sealed, as they came");
+
+    // It stays, and writes what the Secret is by then; while the server knows of none, the file stays as well.
+    tokio::select! {
+        output = node.run(&site, &["--refresh=0"]) => panic!("it ends: {}", told(&output)),
+        () = until(|| site.reported().last().is_some_and(|step| step == "NodeReady")) => {}
+    }
+    assert_eq!(node.read(FILE), "canary-one");
+    site.fixed().secret = Some("canary-two");
+    tokio::select! {
+        output = node.run(&site, &["--refresh=0"]) => panic!("it ends: {}", told(&output)),
+        () = until(|| node.read(FILE) == "canary-two") => {}
+    }
+    // What was there is in its place again after a reboot from memory, before anybody is asked.
+    node.reboot();
+    site.fixed().secret = None;
+    tokio::select! {
+        output = node.run(&site, &["--refresh=60"]) => panic!("it ends: {}", told(&output)),
+        () = until(|| node.at(FILE).exists()) => {}
+    }
+    assert_eq!(node.read(FILE), "canary-two");
+    assert_eq!(site.fixed().claims.len(), 1);
 }
 
 /// Waits for a condition, looking again and again.

@@ -15,9 +15,10 @@ use axum::{
     routing::{get, post},
 };
 use axum_server::tls_rustls::{RustlsConfig, from_tcp_rustls};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use magnetite_api::{
     Sha256,
-    join::{ClaimRequest, ClaimResponse, JoinBundle, Refusal, ReportRequest},
+    join::{ClaimRequest, ClaimResponse, JoinBundle, Refusal, ReportRequest, SealedFiles},
     time::seconds,
     tpm::{ClaimChallenge, TpmChallenge, decode, encode},
 };
@@ -53,6 +54,8 @@ pub enum Reply {
     Grant,
     /// 202 to a claim without a proof by the TPM, 200 to one with it, once it was checked as the controller does.
     Prove,
+    /// 200, and beside the certificate a file with this secret.
+    GrantSecret(&'static str),
     /// 200, for a node of another name.
     GrantTo(&'static str),
 }
@@ -73,7 +76,9 @@ pub struct Fixed {
     pub claims: Vec<ClaimRequest>,
     pub reports: Vec<ReportRequest>,
     /// Digest of the secret of the last challenge.
-    pub secret: Option<Sha256>,
+    pub challenge: Option<Sha256>,
+    /// What the secret is by now.
+    pub secret: Option<&'static str>,
 }
 
 /// A site with both servers.
@@ -106,7 +111,8 @@ impl Site {
         };
         let boot_router = Router::new()
             .route(&format!("/a/1/{CAPABILITY}/claim"), post(claim))
-            .route(&format!("/a/1/{CAPABILITY}/report"), post(report));
+            .route(&format!("/a/1/{CAPABILITY}/report"), post(report))
+            .route(&format!("/a/1/{CAPABILITY}/files"), get(files));
         serve(boot, boot_router.with_state(site.clone()), boot_server_tls(&boot_key));
         let api_router = Router::new().route("/api/v1/nodes/box-1", get(node)).with_state(site.clone());
         serve(api, api_router, site.api_server_tls());
@@ -139,6 +145,8 @@ impl Site {
             certificate: csr.signed_by(&*self.authority).expect("signed").pem(),
             kubelet_configuration: r#"{"kind":"KubeletConfiguration","rotateCertificates":true}"#.to_owned(),
             kubelet_args: vec!["--node-labels=a=b".to_owned()],
+            machine_uid: "uid-1".to_owned(),
+            secret_files: None,
         }
     }
 
@@ -209,7 +217,8 @@ async fn claim(State(site): State<Site>, Json(request): Json<ClaimRequest>) -> R
         Json(Refusal { reason: reason.to_owned(), message: "another key is bound; open a new intent".to_owned() })
     };
     let grant = |name: &str| {
-        Json(ClaimResponse { join: site.bundle(&request, name), server_time: seconds(clock::now()) }).into_response()
+        Json(ClaimResponse { join: site.bundle(&request, name), server_time: seconds(clock::now()), refresh: None })
+            .into_response()
     };
     match reply {
         Reply::NotYet => {
@@ -219,6 +228,12 @@ async fn claim(State(site): State<Site>, Json(request): Json<ClaimRequest>) -> R
         Reply::Refuse(reason) => (StatusCode::CONFLICT, refusal(reason)).into_response(),
         Reply::Gone => StatusCode::NOT_FOUND.into_response(),
         Reply::Grant => grant("box-1"),
+        Reply::GrantSecret(text) => {
+            let join =
+                JoinBundle { secret_files: Some(sealed(&request.claim_key, text)), ..site.bundle(&request, "box-1") };
+            let refresh = Some(format!("/a/1/{CAPABILITY}/files"));
+            Json(ClaimResponse { join, server_time: seconds(clock::now()), refresh }).into_response()
+        }
         Reply::GrantTo(name) => grant(name),
         Reply::Prove => match &request.proof {
             None => (StatusCode::ACCEPTED, Json(challenge(&site, &request))).into_response(),
@@ -238,7 +253,7 @@ fn tpm_keys(request: &ClaimRequest) -> (EndorsementKey, AttestationKey) {
 fn challenge(site: &Site, request: &ClaimRequest) -> ClaimChallenge {
     let (endorsement, attestation) = tpm_keys(request);
     let made = Challenge::new(&endorsement, &attestation).expect("a challenge");
-    site.fixed().secret = Some(Sha256(made.digest));
+    site.fixed().challenge = Some(Sha256(made.digest));
     let challenge = TpmChallenge {
         credential: encode(&made.credential),
         encrypted_secret: encode(&made.encrypted_secret),
@@ -261,7 +276,25 @@ fn is_proven(site: &Site, request: &ClaimRequest) -> bool {
     let extra = extra_data(&secret, &claimed);
     let (quote, signature) = (bytes(&proof.quote), bytes(&proof.signature));
     let quoted = check_quote(&tpm_keys(request).1, &quote, &signature, &extra, &pcrs.try_into().expect("eight values"));
-    proof.claim == "m-1-0123456789" && site.fixed().secret == Some(Sha256::of(&secret)) && quoted.is_ok()
+    proof.claim == "m-1-0123456789" && site.fixed().challenge == Some(Sha256::of(&secret)) && quoted.is_ok()
+}
+
+/// What a controller seals for the box whose claim key this is.
+fn sealed(claim_key: &str, text: &str) -> SealedFiles {
+    let key = STANDARD.decode(claim_key).expect("base64");
+    let file = magnetite_seal::PlainFile::new("/etc/containerd/registry.key", 0o640, text.as_bytes());
+    magnetite_seal::seal(&key, "uid-1", &[file], text.to_owned()).expect("sealed")
+}
+
+async fn files(State(site): State<Site>) -> Response {
+    let (key, text) = {
+        let fixed = site.fixed();
+        (fixed.claims.first().expect("a claim").claim_key.clone(), fixed.secret)
+    };
+    match text {
+        Some(text) => Json(sealed(&key, text)).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
 }
 
 async fn report(State(site): State<Site>, Json(report): Json<ReportRequest>) -> StatusCode {

@@ -6,6 +6,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::{
+    fence::{Fence, FenceArgs},
     fixtures::{MAC, Site},
     net,
 };
@@ -205,4 +206,19 @@ async fn a_box_gone_mad_is_dropped_and_its_neighbour_is_not() {
     let nobody = Identity::default();
     let of = |duid: &[u8]| sender(&message(MessageType::SOLICIT, &[(1, duid)]), &nobody);
     assert_ne!(of(b"\0\x02 one box"), of(b"\0\x02 another"));
+}
+
+/// S10.
+#[tokio::test]
+async fn who_is_outside_the_fence_is_not_answered() {
+    let site = site(|app| {
+        let serve_network = vec!["fd30::/64".parse().unwrap()];
+        app.fence = Fence::from(&FenceArgs { serve_network, ..FenceArgs::default() });
+    })
+    .await;
+    let solicit = message(MessageType::SOLICIT, &[(1, LINK_LAYER), (3, &[0; 12]), (16, PXE), (61, &[0, 7])]);
+    let asks = |address: &str| ask(&site, Service::Server, &solicit, peer(address.parse().unwrap(), 546)).is_some();
+    assert!(asks("fe80::5054:ff:fe30:10") && asks("fd30::7"));
+    assert!(!asks("fd31::7"));
+    assert_eq!(site.app.metrics.fenced_at("dhcpv6"), 1);
 }

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Json,
-    extract::{State, rejection::JsonRejection},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -25,10 +25,10 @@ use magnetite_api::{
     time::seconds,
     tpm::{ClaimChallenge, TpmEvidence, TpmProof},
 };
-use magnetite_boot::capability::machine_key;
+use magnetite_boot::{capability::machine_key, site::sealed_path};
 use magnetite_daemon::{clock, log::chain};
 
-use super::{Peer, guard::AgentLink, later, refuse};
+use super::{Peer, body::Posted, guard::AgentLink, later, refuse};
 use crate::{
     app::{App, Cluster},
     metrics::count,
@@ -81,9 +81,9 @@ pub async fn claim(
     State(app): State<Arc<App>>,
     peer: Peer,
     AgentLink { machine, now }: AgentLink,
-    body: Result<Json<ClaimRequest>, JsonRejection>,
+    Posted(body): Posted<ClaimRequest>,
 ) -> Response {
-    let checked = body.map_err(|error| error.body_text()).and_then(|Json(request)| check(request, &machine));
+    let checked = body.and_then(|request| check(request, &machine));
     let (request, name) = match checked {
         Ok(checked) => checked,
         Err(message) => {
@@ -205,7 +205,8 @@ async fn pass_on(
         );
     }
     let api: Api<MachineClaim> = Api::all(client.clone());
-    let asked = Asked { intent: request.intent.clone(), machine_uid: machine_key(machine) };
+    let refresh = sealed_path(&app.key, machine);
+    let asked = Asked { intent: request.intent.clone(), machine_uid: machine_key(machine), refresh };
     if !view.claims.contains_key(name)
         && let Err(response) = create(&api, object(app, machine, request, name, peer)).await
     {
@@ -263,6 +264,8 @@ fn away() -> Response {
 struct Asked {
     intent: String,
     machine_uid: String,
+    /// Where its sealed files are to be had later.
+    refresh: String,
 }
 
 /// Waits for the controller's answer.
@@ -310,7 +313,11 @@ fn respond(claim: &MachineClaim, asked: &Asked) -> Option<Response> {
     let status = claim.status.as_ref()?;
     match (status.decision?, &status.join) {
         (Decision::Approved, Some(join)) => {
-            let response = ClaimResponse { join: join.clone(), server_time: seconds(clock::now()) };
+            let response = ClaimResponse {
+                join: join.clone(),
+                server_time: seconds(clock::now()),
+                refresh: Some(asked.refresh.clone()),
+            };
             Some(Json(response).into_response())
         }
         (Decision::Challenged, _) => {
@@ -322,6 +329,20 @@ fn respond(claim: &MachineClaim, asked: &Asked) -> Option<Response> {
             Some(refuse(StatusCode::CONFLICT, reason, status.message.clone().unwrap_or_default()))
         }
         (Decision::Approved | Decision::Bound, _) => None,
+    }
+}
+
+/// A machine's files with secrets, as its claim carries them now. Only its key opens them, so that whoever is asked
+/// need not know who asks.
+pub async fn files(State(app): State<Arc<App>>, link: AgentLink) -> Response {
+    let view = app.view();
+    let identity = link.machine.status.as_ref().and_then(|status| status.identity.as_ref());
+    let claim = identity.and_then(|identity| view.claims.get(&identity.claim));
+    let join = claim.and_then(|claim| claim.status.as_ref()?.join.as_ref());
+    match join.and_then(|join| join.secret_files.as_ref()) {
+        Some(sealed) => Json(sealed).into_response(),
+        // A claim that is not in sight yet, or a Profile that has none any more: the box keeps what it has.
+        None => later("NoFiles", "there are no sealed files of this machine now", 60),
     }
 }
 

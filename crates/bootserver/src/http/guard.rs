@@ -22,7 +22,7 @@ use magnetite_boot::{
 use magnetite_daemon::clock;
 
 use super::{later, layers, refuse_unknown};
-use crate::{app::App, dhcp::unix, view::View};
+use crate::{app::App, dhcp::unix, fence::Door, view::View};
 
 /// Who may ask for a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum Guard {
     Boot,
     /// Who has the link that the machine's agent was told. The controller decides on claims; so this one is good an hour longer than the window.
     Agent,
+    /// Who has the link to a machine's sealed files. It lasts as long as the intent; what it leads to is of use to one key.
+    Sealed,
     /// Anybody. The words say why that does no harm.
     Public(&'static str),
 }
@@ -108,10 +110,13 @@ async fn check(
             Ok(link) => drop(request.extensions_mut().insert(link)),
             Err(refusal) => return *refusal,
         },
-        Guard::Agent => match app.authorize(&app.view(), named.id, named.cap, Purpose::Agent, unix(now)) {
-            Some(machine) => drop(request.extensions_mut().insert(AgentLink { machine, now })),
-            None => return refuse_unknown(),
-        },
+        Guard::Agent | Guard::Sealed => {
+            let purpose = if guard == Guard::Agent { Purpose::Agent } else { Purpose::Sealed };
+            match app.authorize(&app.view(), named.id, named.cap, purpose, unix(now)) {
+                Some(machine) => drop(request.extensions_mut().insert(AgentLink { machine, now })),
+                None => return refuse_unknown(),
+            }
+        }
     }
     next.run(request).await
 }
@@ -144,14 +149,15 @@ pub struct Route {
 /// Routes in the making.
 pub struct Routes {
     app: Arc<App>,
+    door: Door,
     router: Router<Arc<App>>,
     table: Vec<Route>,
 }
 
 impl Routes {
     /// None yet.
-    pub fn new(app: &Arc<App>) -> Self {
-        Self { app: Arc::clone(app), router: Router::new(), table: Vec::new() }
+    pub fn new(app: &Arc<App>, door: Door) -> Self {
+        Self { app: Arc::clone(app), door, router: Router::new(), table: Vec::new() }
     }
 
     /// One that is asked for by GET or HEAD.
@@ -179,9 +185,9 @@ impl Routes {
 
     /// All of them, behind what holds for every route.
     pub fn finish(self) -> Guarded {
-        let Self { app, router, table } = self;
+        let Self { app, door, router, table } = self;
         let router = router.fallback(async || refuse_unknown()).with_state(Arc::clone(&app));
-        Guarded { router: layers(router, app), table }
+        Guarded { router: layers(router, app, door), table }
     }
 }
 

@@ -1,5 +1,6 @@
 //! HTTP: what is public by construction, and over TLS the agents' claims and reports.
 
+mod body;
 mod boot;
 mod claim;
 mod files;
@@ -7,6 +8,7 @@ mod guard;
 mod paced;
 mod progress;
 mod serve;
+mod signed;
 mod stream;
 
 #[cfg(test)]
@@ -15,6 +17,7 @@ mod tests;
 pub use claim::{Passed, owner};
 pub use guard::Guarded;
 pub use serve::{plain, tls};
+pub use signed::Signatures;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -34,6 +37,7 @@ use magnetite_daemon::clock;
 
 use crate::{
     app::App,
+    fence::Door,
     metrics::{Answered, count},
 };
 use guard::{Guard, Routes};
@@ -54,7 +58,7 @@ const IDENTIFY: &str = "off unless --identify-by-serial: then who knows a declar
 
 /// The plain HTTP routes.
 pub fn public(app: &Arc<App>) -> Guarded {
-    Routes::new(app)
+    Routes::new(app, Door::Boot)
         .get("/m/{id}/{cap}/{arch}/boot.ipxe", Guard::Script, boot::script)
         .get("/m/{id}/{cap}/{arch}/config.ign", Guard::Boot, boot::ignition)
         .get("/m/{id}/{cap}/{arch}/kernel", Guard::Boot, files::kernel)
@@ -69,14 +73,15 @@ pub fn public(app: &Arc<App>) -> Guarded {
 
 /// The routes for agents, to be served over TLS.
 pub fn private(app: &Arc<App>) -> Guarded {
-    Routes::new(app)
+    Routes::new(app, Door::Agents)
         .post("/a/{id}/{cap}/claim", Guard::Agent, claim::claim)
         .post("/a/{id}/{cap}/report", Guard::Agent, progress::report)
+        .get("/a/{id}/{cap}/files", Guard::Sealed, claim::files)
         .finish()
 }
 
-fn layers(routes: Router, app: Arc<App>) -> Router {
-    let gate = Gate { app, places: Arc::new(Semaphore::new(MOST)) };
+fn layers(routes: Router, app: Arc<App>, door: Door) -> Router {
+    let gate = Gate { app, door, places: Arc::new(Semaphore::new(MOST)) };
     routes
         .layer(DefaultBodyLimit::max(BODY))
         .layer(RequestBodyTimeoutLayer::new(BODY_TIME))
@@ -87,12 +92,17 @@ fn layers(routes: Router, app: Arc<App>) -> Router {
 #[derive(Clone)]
 struct Gate {
     app: Arc<App>,
+    door: Door,
     places: Arc<Semaphore>,
 }
 
 /// Admits a request if there is room and its sender has not had more than its share, and counts the answer by its route.
 /// Whoever is turned away here is told to come again: a boot must not fail because many happen at once.
-async fn admit(State(Gate { app, places }): State<Gate>, peer: Peer, request: Request, next: Next) -> Response {
+async fn admit(State(Gate { app, door, places }): State<Gate>, peer: Peer, request: Request, next: Next) -> Response {
+    // As if nothing were there. By the connection's own address: what a header says of others is anybody's word.
+    if !app.fence.lets_in(door, [peer.ip()], &app.metrics) {
+        return refuse_unknown();
+    }
     let route = request.extensions().get::<MatchedPath>().map_or("other", |path| label(path.as_str()));
     let response = match places.try_acquire() {
         _ if !app.limits.http.admit(peer.ip(), clock::now()) => later("Busy", "too many requests of one address", 2),
@@ -121,6 +131,7 @@ fn label(path: &str) -> &'static str {
         "{*loader}" => "loader",
         "claim" => "claim",
         "report" => "report",
+        "files" => "sealed",
         "identify" | "identify.ipxe" => "identify",
         _ => "other",
     }

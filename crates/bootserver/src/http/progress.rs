@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
-    extract::{State, rejection::JsonRejection},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -16,9 +15,10 @@ use magnetite_api::{
 };
 use magnetite_daemon::log::chain;
 
-use super::{Peer, guard::AgentLink, later, refuse};
+use super::{Peer, body::Posted, guard::AgentLink, later, refuse};
 use crate::{
     app::{App, Cluster},
+    metrics::count,
     record::{Detail, clean},
 };
 
@@ -27,18 +27,35 @@ pub async fn report(
     State(app): State<Arc<App>>,
     peer: Peer,
     AgentLink { machine, now }: AgentLink,
-    body: Result<Json<ReportRequest>, JsonRejection>,
+    Posted(body): Posted<ReportRequest>,
 ) -> Response {
-    let ReportRequest { step, detail, failure, inventory } = match body {
-        Ok(Json(report)) => report,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(&error.body_text(), 300)),
+    let told = |outcome| count(&app.metrics.progress, outcome);
+    let malformed = |why: &str| {
+        told("malformed");
+        refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(why, 300))
     };
-    if step < BootStepName::AgentStarted {
-        return refuse(StatusCode::BAD_REQUEST, "BadRequest", "an agent reports AgentStarted and what comes after it");
+    let report = match body {
+        Ok(report) => report,
+        Err(why) => return malformed(&why),
+    };
+    if report.step < BootStepName::AgentStarted {
+        return malformed("an agent reports AgentStarted and what comes after it");
     }
+    // Before the limit: who cannot sign must not use up the share of who can.
+    if let Err(doubt) = app.signatures.check(&report, &machine) {
+        told(doubt.as_str());
+        if app.signatures.told.is_new(machine.name_any(), now) {
+            let (machine, reason) = (machine.name_any(), doubt.as_str());
+            tracing::warn!(machine, peer = %peer.0, reason, "a report was refused: it is not by the key that claimed the machine");
+        }
+        return refuse(StatusCode::FORBIDDEN, "ReportNotSigned", doubt.to_string());
+    }
+    let ReportRequest { step, detail, failure, inventory, signature: _ } = report;
     if !app.limits.reports.admit(machine.name_any(), now) {
+        told("too_many");
         return later("Busy", "one report a second", 1);
     }
+    told("taken");
     if let Some(inventory) = inventory {
         app.records.inventory(&machine, bounded(inventory), now);
     }

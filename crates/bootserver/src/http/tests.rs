@@ -2,8 +2,11 @@
 
 mod claims;
 mod crowd;
+mod fences;
+mod flood;
 mod guards;
 mod limits;
+mod reports;
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -6,7 +6,10 @@ use magnetite_wire::tftp::{ErrorCode, Packet, ReadRequest};
 use rstest::rstest;
 
 use super::*;
-use crate::fixtures::Site;
+use crate::{
+    fence::{Fence, FenceArgs},
+    fixtures::Site,
+};
 
 /// Asks, and gives up nothing: the socket of the transfer.
 async fn ask(server: SocketAddr, request: ReadRequest) -> UdpSocket {
@@ -263,4 +266,23 @@ async fn one_port_of_a_client_asks_twice(#[case] single_port: bool) {
     .await;
     let counted = |outcome| site.counted(&site.app.metrics.tftp, outcome);
     assert_eq!((counted("size_probe"), counted("aborted")), if single_port { (1, 1) } else { (2, 0) });
+}
+
+/// S10: not even told that there is nothing for it.
+#[tokio::test]
+async fn who_is_outside_the_fence_hears_nothing() {
+    let site = Site::with(|app| {
+        let refuse_network = vec!["127.0.0.0/8".parse().unwrap()];
+        app.fence = Fence::from(&FenceArgs { refuse_network, ..FenceArgs::default() });
+    })
+    .await;
+    serving(&site, 1500, async |server| {
+        let sockets = [ask(server, wants("undionly.kpxe")).await, ask(server, wants("nothing")).await];
+        crate::fixtures::until("both to be refused", || site.app.metrics.fenced_at("tftp") == 2).await;
+        for socket in sockets {
+            assert!(socket.try_recv_from(&mut [0; 16]).is_err());
+        }
+    })
+    .await;
+    assert_eq!(site.counted(&site.app.metrics.tftp, "not_found"), 0);
 }

@@ -5,6 +5,7 @@ pub mod decide;
 pub mod issue;
 pub mod kubelet;
 pub mod request;
+pub mod secrets;
 pub mod tpm;
 
 use std::{sync::Arc, time::Duration};
@@ -12,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use kube::{
     Api, Resource, ResourceExt,
     api::PostParams,
-    runtime::{controller::Action, events::EventType},
+    runtime::{controller::Action, events::EventType, reflector::ObjectRef},
 };
 use magnetite_api::{
     Machine, MachineClaim, MachineClaimStatus, Profile,
@@ -25,7 +26,7 @@ use magnetite_api::{
 use magnetite_tpm::verifier::MakeError;
 
 use crate::{
-    context::{Context, Settings},
+    context::{Context, Settings, jitter},
     error::Error,
     machine::apply::{delete_claim, replace_status},
     node,
@@ -45,7 +46,10 @@ const LAST_WORD: Duration = Duration::from_secs(300);
 pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<Action, Error> {
     let name = cached.name_any();
     if is_final(&cached) {
-        return tidy(&cached, &ctx).await;
+        return match winner_of(&cached, &ctx) {
+            Some(machine) => keep_sealed(&cached, &machine, &ctx).await,
+            None => tidy(&cached, &ctx).await,
+        };
     }
     let api = Api::<MachineClaim>::all(ctx.client.clone());
     let Some(claim) = api.get_opt(&name).await.map_err(Error::read("MachineClaim", &name))? else {
@@ -62,6 +66,32 @@ pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<A
 fn is_final(claim: &MachineClaim) -> bool {
     let decision = claim.status.as_ref().and_then(|status| status.decision);
     matches!(decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
+}
+
+/// The Machine that an approved claim is bound to.
+fn winner_of(claim: &MachineClaim, ctx: &Context) -> Option<Arc<Machine>> {
+    if claim.status.as_ref()?.decision != Some(Decision::Approved) {
+        return None;
+    }
+    let name = claim.name_any();
+    ctx.stores.machines.find(|machine| {
+        let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
+        machine.uid().as_deref() == Some(claim.spec.machine_uid.as_str())
+            && identity.is_some_and(|identity| identity.claim == name && identity.intent == claim.spec.intent)
+    })
+}
+
+/// The machine that runs on a claim fetches its secret files there: they are kept as the Secrets are.
+async fn keep_sealed(claim: &MachineClaim, machine: &Machine, ctx: &Context) -> Result<Action, Error> {
+    let profile = machine.status.as_ref().and_then(|status| status.profile.clone()).unwrap_or_default();
+    let Some(profile) = ctx.stores.profiles.get(&ObjectRef::new(&profile)) else {
+        return Ok(Action::requeue(secrets::AGAIN));
+    };
+    if let Some(status) = secrets::renewed(claim, machine, &profile, ctx).await? {
+        write(claim, status, ctx).await?;
+        tracing::info!(machine = %machine.name_any(), "secret files sealed anew");
+    }
+    Ok(Action::requeue(secrets::AGAIN + jitter(&claim.name_any(), secrets::AGAIN / 4)))
 }
 
 /// A decided claim stays for people to read; the Machine's plan removes old ones. One without a Machine has

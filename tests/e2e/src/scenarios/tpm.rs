@@ -94,7 +94,8 @@ fn refused(site: &mut Site, intent: &str, count: usize) -> Result<()> {
     };
     site.wait_until("the claim to be refused", LONG, |site| {
         let claims = of_intent(&site.admin().json(&["get", "machineclaims"])?);
-        let granted = claims.iter().find(|claim| matches!(claim["status"]["decision"].as_str(), Some("Bound" | "Approved")));
+        let granted =
+            claims.iter().find(|claim| matches!(claim["status"]["decision"].as_str(), Some("Bound" | "Approved")));
         if let Some(claim) = granted {
             anyhow::bail!("a claim was granted: {}", claim["status"]);
         }

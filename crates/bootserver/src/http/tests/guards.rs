@@ -221,6 +221,7 @@ async fn ten_thousand_probes_tell_nothing_of_which_machines_exist() {
             break;
         }
     }
+    eprintln!("right in {:.1} of 100 cases", best * 100.0);
     assert!(best <= 0.52, "right in {best} of all cases, at the least");
     assert_eq!(first.unwrap().0, StatusCode::NOT_FOUND);
 }

@@ -482,6 +482,19 @@ fn a_name_that_is_anothers() {
     };
     assert_eq!(says(&named("other")), "bind");
     assert_eq!(says(&named("master-0")), "NodeNameTaken", "reserved");
+    for server in SERVERS {
+        assert_eq!(says(&named(server)), "NodeNameTaken", "{server}, which nobody needs to reserve");
+    }
+    let mut by_name = named("api");
+    for (url, verdict) in [
+        ("https://api:6443", "NodeNameTaken"),
+        ("https://api", "NodeNameTaken"),
+        ("https://api.example.com:6443", "bind"),
+        ("https://10.0.0.5:6443", "bind"),
+    ] {
+        by_name.profile.as_mut().unwrap().spec.join.api_server = Some(url.to_owned());
+        assert_eq!(says(&by_name), verdict, "{url}");
+    }
     let with_node = |node| Observed { node: Some(node), ..good(&keys) };
     assert_eq!(says(&with_node(node("box-1", Some("uid-1")))), "bind", "its own, of an earlier intent");
     assert_eq!(says(&with_node(node("box-1", None))), "NodeNameTaken", "nobody's");
