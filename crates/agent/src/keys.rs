@@ -117,11 +117,6 @@ impl Keys {
         })
     }
 
-    /// The claim key, SubjectPublicKeyInfo in DER.
-    pub fn claim_key(&self) -> Vec<u8> {
-        self.claim.subject_public_key_info()
-    }
-
     /// The claim key's word for a report.
     pub fn sign_report(
         &self,
@@ -133,6 +128,11 @@ impl Keys {
         let value = self.claim.sign(&report.signed_text(machine, intent, number)).map_err(KeyError::Sign)?;
         let claim_key = BASE64_STANDARD.encode(self.claim.subject_public_key_info());
         Ok(ReportSignature { claim_key, number, value: BASE64_STANDARD.encode(value) })
+    }
+
+    /// The claim key, SubjectPublicKeyInfo in DER.
+    pub fn claim_key(&self) -> Vec<u8> {
+        self.claim.subject_public_key_info()
     }
 
     /// What Kubernetes' signer of kubelet client certificates asks for: this organisation, this name, and no other

@@ -50,10 +50,10 @@ pub struct Settings {
     pub join_ca: String,
     /// Node names that no Machine may have.
     pub reserved_node_names: Vec<String>,
-    /// Makers of TPMs that are believed; none: all are.
-    pub tpm_authorities: Option<Authorities>,
     /// Our own namespace, where the Secrets of Profiles are.
     pub namespace: String,
+    /// Makers of TPMs that are believed; none: all are.
+    pub tpm_authorities: Option<Authorities>,
 }
 
 /// What every reconcile has at hand.

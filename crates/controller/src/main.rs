@@ -101,12 +101,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     } else {
         Leader::always()
     };
-    let tpm_authorities = tpm_authorities.as_deref().map(authorities).transpose()?;
     // The API server's own name is no node's.
     let own = join_api_server.as_deref().and_then(claim::decide::host).map(str::to_owned);
     let reserved_node_names = reserved_node_name.into_iter().chain(own).collect();
-    let settings =
-        Settings { join_api_server, join_ca, reserved_node_names, tpm_authorities, namespace: namespace.clone() };
+    let tpm_authorities = tpm_authorities.as_deref().map(authorities).transpose()?;
+    let namespace = namespace.clone();
+    let settings = Settings { join_api_server, join_ca, reserved_node_names, namespace, tpm_authorities };
     let (triggers, queues) = Triggers::new();
     let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone());
     tasks.push(until(stop.clone(), "watches", watching));

@@ -129,14 +129,14 @@ async fn secret_files_are_there_before_the_kubelet_and_follow_the_cluster() {
         () = until(|| site.reported().last().is_some_and(|step| step == "NodeReady")) => {}
     }
     assert_eq!(node.read(FILE), "canary-one");
-    site.fixed().secret = Some("canary-two");
+    site.fixed().file = Some("canary-two");
     tokio::select! {
         output = node.run(&site, &["--refresh=0"]) => panic!("it ends: {}", told(&output)),
         () = until(|| node.read(FILE) == "canary-two") => {}
     }
     // What was there is in its place again after a reboot from memory, before anybody is asked.
     node.reboot();
-    site.fixed().secret = None;
+    site.fixed().file = None;
     tokio::select! {
         output = node.run(&site, &["--refresh=60"]) => panic!("it ends: {}", told(&output)),
         () = until(|| node.at(FILE).exists()) => {}

@@ -52,10 +52,10 @@ pub enum Reply {
     Gone,
     /// 200, and the certificate.
     Grant,
-    /// 202 to a claim without a proof by the TPM, 200 to one with it, once it was checked as the controller does.
-    Prove,
     /// 200, and beside the certificate a file with this secret.
     GrantSecret(&'static str),
+    /// 202 to a claim without a proof by the TPM, 200 to one with it, once it was checked as the controller does.
+    Prove,
     /// 200, for a node of another name.
     GrantTo(&'static str),
 }
@@ -75,10 +75,10 @@ pub struct Fixed {
     pub nodes: VecDeque<Node>,
     pub claims: Vec<ClaimRequest>,
     pub reports: Vec<ReportRequest>,
+    /// What the file with a secret holds by now.
+    pub file: Option<&'static str>,
     /// Digest of the secret of the last challenge.
-    pub challenge: Option<Sha256>,
-    /// What the secret is by now.
-    pub secret: Option<&'static str>,
+    pub secret: Option<Sha256>,
 }
 
 /// A site with both servers.
@@ -243,6 +243,24 @@ async fn claim(State(site): State<Site>, Json(request): Json<ClaimRequest>) -> R
     }
 }
 
+/// What a controller seals for the box whose claim key this is.
+fn sealed(claim_key: &str, text: &str) -> SealedFiles {
+    let key = STANDARD.decode(claim_key).expect("base64");
+    let file = magnetite_seal::PlainFile::new("/etc/containerd/registry.key", 0o640, text.as_bytes());
+    magnetite_seal::seal(&key, "uid-1", &[file], text.to_owned()).expect("sealed")
+}
+
+async fn files(State(site): State<Site>) -> Response {
+    let (key, text) = {
+        let fixed = site.fixed();
+        (fixed.claims.first().expect("a claim").claim_key.clone(), fixed.file)
+    };
+    match text {
+        Some(text) => Json(sealed(&key, text)).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
 fn tpm_keys(request: &ClaimRequest) -> (EndorsementKey, AttestationKey) {
     let evidence = request.tpm.as_ref().expect("the agent was told to show its TPM");
     let bytes = |text: &str| decode(text).expect("base64");
@@ -253,7 +271,7 @@ fn tpm_keys(request: &ClaimRequest) -> (EndorsementKey, AttestationKey) {
 fn challenge(site: &Site, request: &ClaimRequest) -> ClaimChallenge {
     let (endorsement, attestation) = tpm_keys(request);
     let made = Challenge::new(&endorsement, &attestation).expect("a challenge");
-    site.fixed().challenge = Some(Sha256(made.digest));
+    site.fixed().secret = Some(Sha256(made.digest));
     let challenge = TpmChallenge {
         credential: encode(&made.credential),
         encrypted_secret: encode(&made.encrypted_secret),
@@ -276,25 +294,7 @@ fn is_proven(site: &Site, request: &ClaimRequest) -> bool {
     let extra = extra_data(&secret, &claimed);
     let (quote, signature) = (bytes(&proof.quote), bytes(&proof.signature));
     let quoted = check_quote(&tpm_keys(request).1, &quote, &signature, &extra, &pcrs.try_into().expect("eight values"));
-    proof.claim == "m-1-0123456789" && site.fixed().challenge == Some(Sha256::of(&secret)) && quoted.is_ok()
-}
-
-/// What a controller seals for the box whose claim key this is.
-fn sealed(claim_key: &str, text: &str) -> SealedFiles {
-    let key = STANDARD.decode(claim_key).expect("base64");
-    let file = magnetite_seal::PlainFile::new("/etc/containerd/registry.key", 0o640, text.as_bytes());
-    magnetite_seal::seal(&key, "uid-1", &[file], text.to_owned()).expect("sealed")
-}
-
-async fn files(State(site): State<Site>) -> Response {
-    let (key, text) = {
-        let fixed = site.fixed();
-        (fixed.claims.first().expect("a claim").claim_key.clone(), fixed.secret)
-    };
-    match text {
-        Some(text) => Json(sealed(&key, text)).into_response(),
-        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-    }
+    proof.claim == "m-1-0123456789" && site.fixed().secret == Some(Sha256::of(&secret)) && quoted.is_ok()
 }
 
 async fn report(State(site): State<Site>, Json(report): Json<ReportRequest>) -> StatusCode {
