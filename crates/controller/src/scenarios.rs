@@ -12,12 +12,23 @@ use k8s_openapi::{
 };
 use kube::{Client, client::Body, runtime::watcher};
 use magnetite_api::{Machine, MachineClaim, Profile};
+use magnetite_swtpm::Swtpm;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::{
-    claim, context::Context, context::Settings, csr, error::Class, fixtures, fixtures::Keys, lease::Leader, machine,
-    metrics::Metrics, stores::Stores,
+    claim,
+    claim::tpm::tests::{Claimant, enrolled},
+    context::Context,
+    context::Settings,
+    csr,
+    error::Class,
+    fixtures,
+    fixtures::Keys,
+    lease::Leader,
+    machine,
+    metrics::Metrics,
+    stores::Stores,
 };
 
 type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
@@ -222,6 +233,48 @@ async fn a_second_key_freezes_the_machine_before_it_is_told() {
     let warning =
         json!({ "type": "Warning", "reason": "ClaimConflict", "regarding": { "kind": "Machine", "name": "box-1" } });
     calls.push(Call { holds: warning, ..call(Method::POST, EVENTS, json!({})) });
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn a_challenge_is_the_end_of_its_claim_and_changes_no_machine() {
+    let tpm = Swtpm::new();
+    let node = Claimant::new(&tpm);
+    let machine = enrolled(node.fingerprint());
+    let claim = node.claim();
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    let told = json!({
+        "metadata": { "resourceVersion": "3" },
+        "status": { "decision": "Challenged", "reason": "ProveTpm", "join": null },
+    });
+    calls.push(put(CLAIM_STATUS, told, &claim));
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn a_proof_is_held_against_a_challenge_that_is_read_live_and_its_tpm_is_put_on_record() {
+    const FIRST: &str = "/apis/magnetite.dev/v1alpha1/machineclaims/box-1-00000000aa";
+    let tpm = Swtpm::new();
+    let mut node = Claimant::new(&tpm);
+    let machine = enrolled(node.fingerprint());
+    let mut first = node.challenged(&machine);
+    first.metadata.name = Some("box-1-00000000aa".into());
+    let claim = node.answer(&first);
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(get(FIRST, &first));
+    let bound = json!({
+        "metadata": { "resourceVersion": "7" },
+        "status": {
+            "identity": { "level": "tpm-enrolled" },
+            "tpm": { "endorsementKey": node.fingerprint() },
+        },
+    });
+    calls.push(put(MACHINE_STATUS, bound, &machine));
+    calls.push(put(CLAIM_STATUS, json!({ "status": { "decision": "Bound" } }), &claim));
     let (ctx, _stores, _writers, server) = scenario(calls);
     claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
     end(ctx, server).await;

@@ -170,4 +170,4 @@ pub fn challenge(keys: &TpmKeys) -> Result<TpmChallenge, MakeError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -21,14 +21,14 @@ use crate::{
 type BoxKeys = client::Keys<client::Stream<UnixStream>>;
 
 /// A box: its keys, and its TPM with what the agent has in it.
-struct Claimant {
+pub(crate) struct Claimant {
     keys: Keys,
     tpm: BoxKeys,
     certificate: Option<String>,
 }
 
 impl Claimant {
-    fn new(tpm: &Swtpm) -> Self {
+    pub(crate) fn new(tpm: &Swtpm) -> Self {
         Self::with(Keys::new(), tpm)
     }
 
@@ -47,19 +47,19 @@ impl Claimant {
         }
     }
 
-    fn fingerprint(&self) -> Sha256 {
+    pub(crate) fn fingerprint(&self) -> Sha256 {
         Sha256(self.tpm.fingerprint().unwrap())
     }
 
     /// The first claim.
-    fn claim(&self) -> MachineClaim {
+    pub(crate) fn claim(&self) -> MachineClaim {
         let mut claim = self.keys.claim(&self.keys.kubelet_request);
         claim.spec.tpm = Some(self.evidence());
         claim
     }
 
     /// The first claim, challenged; the controller that did it may be gone since.
-    fn challenged(&self, machine: &Machine) -> MachineClaim {
+    pub(crate) fn challenged(&self, machine: &Machine) -> MachineClaim {
         let mut claim = self.claim();
         let seen = seen(claim.clone(), machine);
         let Verdict::Challenge { keys } = decide(&seen, t(60)) else { panic!("{}", says(&seen)) };
@@ -69,7 +69,7 @@ impl Claimant {
     }
 
     /// The second claim: an answer to the challenge of the first.
-    fn answer(&mut self, first: &MachineClaim) -> MachineClaim {
+    pub(crate) fn answer(&mut self, first: &MachineClaim) -> MachineClaim {
         let challenge = first.status.as_ref().unwrap().challenge.as_ref().unwrap();
         let (credential, encrypted) = (decode(&challenge.credential), decode(&challenge.encrypted_secret));
         let secret = self.tpm.activate(&credential.unwrap(), &encrypted.unwrap()).unwrap();
@@ -125,7 +125,7 @@ fn says(seen: &Observed) -> String {
     }
 }
 
-fn enrolled(key: Sha256) -> Machine {
+pub(crate) fn enrolled(key: Sha256) -> Machine {
     let mut machine = machine();
     machine.spec.tpm = Some(TpmSpec { endorsement_key: Some(key) });
     machine
@@ -173,7 +173,7 @@ fn a_tpm_is_pinned_at_its_first_approved_use_and_asked_for_ever_after() {
     wants(&mut second, IdentityLevel::TpmPinned);
     assert!(says(&second).starts_with("wait AwaitingApproval"), "{}", says(&second));
     machine.spec.approved_fingerprint = Some(Fingerprint::from(Sha256::of(&node.keys.claim.subject_public_key_info())));
-    second.machine = Some(machine.clone());
+    second.machine = Some(machine);
     assert_eq!(says(&second), "bind tpm-pinned");
     wants(&mut second, IdentityLevel::TpmEnrolled);
     let waits = says(&second);
@@ -317,7 +317,8 @@ fn every_broken_part_of_a_proof_is_refused() {
     let mut node = Claimant::new(&tpm);
     let machine = enrolled(node.fingerprint());
     let good = node.proven(&machine);
-    let changes: [(&str, fn(&mut TpmEvidence, &mut TpmProof)); 13] = [
+    type Change = fn(&mut TpmEvidence, &mut TpmProof);
+    let changes: [(&str, Change); 13] = [
         ("secret is not base64", |_, proof| proof.secret = "%".into()),
         ("secret is empty", |_, proof| proof.secret = String::new()),
         ("quote is not base64", |_, proof| proof.quote = "%".into()),
@@ -381,7 +382,7 @@ fn an_emulated_tpm_where_a_maker_is_asked_for_is_refused() {
     assert!(asks(&emulated).starts_with("TpmMismatch: the TPM has no certificate"), "{}", asks(&emulated));
     // Also with a certificate that is another TPM's.
     let (mut liar, real) = (Claimant::new(&emulated), Claimant::new(&good));
-    liar.certificate = real.certificate.clone();
+    liar.certificate = real.certificate;
     let mut seen = seen(liar.claim(), &enrolled(liar.fingerprint()));
     seen.authorities = Some(authorities);
     assert!(says(&seen).starts_with("TpmMismatch: the certificate of the TPM is of another"), "{}", says(&seen));
