@@ -14,6 +14,8 @@ mod node;
 mod profile;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod simulation;
 mod stores;
 
 use std::{convert::Infallible, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
