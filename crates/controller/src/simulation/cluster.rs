@@ -57,15 +57,24 @@ pub struct Change {
     pub by: Actor,
 }
 
+/// An object as it is stored, and as it is read: once, however often.
+#[derive(Clone)]
+struct Stored {
+    value: Arc<Value>,
+    object: Object,
+}
+
+type Objects = BTreeMap<(Kind, String), Stored>;
+
 /// A copy of everything.
 #[derive(Clone)]
-pub struct Backup(BTreeMap<(Kind, String), Arc<Value>>);
+pub struct Backup(Objects);
 
 #[derive(Default)]
 pub struct Cluster {
-    objects: BTreeMap<(Kind, String), Arc<Value>>,
+    objects: Objects,
     /// What was there at some moments, for a server that reads old copies.
-    past: Vec<(i64, BTreeMap<(Kind, String), Arc<Value>>)>,
+    past: Vec<(i64, Objects)>,
     version: u64,
     uids: BTreeMap<Kind, u32>,
     log: BTreeMap<Kind, Vec<Change>>,
@@ -94,11 +103,11 @@ impl Cluster {
     /// What is there, of one kind.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = Object> {
         let of_kind = self.objects.iter().filter(move |((other, _), _)| *other == kind);
-        of_kind.map(move |(_, value)| Object::read(kind, value))
+        of_kind.map(|(_, stored)| stored.object.clone())
     }
 
     pub fn object(&self, kind: Kind, name: &str) -> Option<Object> {
-        self.objects.get(&(kind, name.to_owned())).map(|value| Object::read(kind, value))
+        self.objects.get(&(kind, name.to_owned())).map(|stored| stored.object.clone())
     }
 
     pub fn exists(&self, kind: Kind, name: &str) -> bool {
@@ -118,16 +127,16 @@ impl Cluster {
     }
 
     fn stored(&self, kind: Kind, name: &str) -> Result<Value, Refused> {
-        let value = self.objects.get(&(kind, name.to_owned())).ok_or(NOT_FOUND)?;
-        Ok(Value::clone(value))
+        let stored = self.objects.get(&(kind, name.to_owned())).ok_or(NOT_FOUND)?;
+        Ok(Value::clone(&stored.value))
     }
 
     pub fn get(&self, kind: Kind, name: &str) -> Answer {
         if self.broken == Some(Broken::ReadsOldCopies) {
             let minute_ago = clock::now() - jiff::SignedDuration::from_secs(60);
             let old = self.past.iter().rev().find(|(at, _)| clock::at(*at) <= minute_ago);
-            if let Some(value) = old.and_then(|(_, objects)| objects.get(&(kind, name.to_owned()))) {
-                return Ok(Value::clone(value));
+            if let Some(stored) = old.and_then(|(_, objects)| objects.get(&(kind, name.to_owned()))) {
+                return Ok(Value::clone(&stored.value));
             }
         }
         self.stored(kind, name)
@@ -253,29 +262,31 @@ impl Cluster {
         };
         let object = object.filter(|object| !leaves(object));
         if let (Some(before), Some(object)) = (&before, &object)
-            && **before == *object
+            && *before.value == *object
         {
-            return Ok(Value::clone(before));
+            return Ok(Value::clone(object));
         }
         self.version += 1;
         let after = object.map(|mut object| {
             object["metadata"]["resourceVersion"] = self.version.to_string().into();
-            Arc::new(object)
+            let value = Arc::new(object);
+            Stored { object: Object::read(kind, &value), value }
         });
         match &after {
-            Some(object) => self.objects.insert(key, Arc::clone(object)),
+            Some(stored) => self.objects.insert(key, stored.clone()),
             None => self.objects.remove(&key),
         };
+        let read = |stored: &Stored| stored.object.clone();
         let change = Change {
             kind,
             name: name.to_owned(),
-            before: before.as_ref().map(|value| Object::read(kind, value)),
-            after: after.as_ref().map(|value| Object::read(kind, value)),
+            before: before.as_ref().map(read),
+            after: after.as_ref().map(read),
             by,
         };
         self.log.entry(kind).or_default().push(change.clone());
         self.news.push(change);
-        Ok(after.or(before).map(|value| Value::clone(&value)).unwrap_or_default())
+        Ok(after.or(before).map(|stored| Value::clone(&stored.value)).unwrap_or_default())
     }
 }
 

@@ -29,6 +29,10 @@ pub fn machine_name(number: usize) -> String {
     format!("box-{number}")
 }
 
+fn node_name(number: usize) -> String {
+    format!("node-{number}")
+}
+
 fn mac(number: usize) -> [u8; 6] {
     [0x52, 0x54, 0, 0x30, (number >> 8) as u8, number as u8]
 }
@@ -86,7 +90,7 @@ impl World {
         let spec = MachineSpec {
             macs: vec![magnetite_api::MacAddr(mac(number))],
             profile: Some("p".into()),
-            node_name: Some(format!("node-{number}")),
+            node_name: Some(node_name(number)),
             deletion_policy: if remove { DeletionPolicy::RemoveNode } else { DeletionPolicy::Retain },
             ..MachineSpec::default()
         };
@@ -288,22 +292,22 @@ impl World {
         for number in 0..self.scene.machines {
             let name = machine_name(number);
             let found = self.cluster.object(Kind::Machine, &name).and_then(|object| object.machine().cloned());
-            let Some(machine) = found else {
-                self.declare(number);
-                self.power_on(number);
-                continue;
-            };
-            if machine.status.as_ref().and_then(|status| status.phase) == Some(Phase::Ready) {
+            if found.as_ref().and_then(|machine| machine.status.as_ref()?.phase) == Some(Phase::Ready) {
                 continue;
             }
             self.say(format!("somebody puts {name} right"));
             self.power_off(number);
-            let node = self.cluster.object(Kind::Node, &machine.node_name()).and_then(|object| object.node().cloned());
-            if node.is_some_and(|node| node.labels().get(LABEL_MACHINE_UID).cloned() != machine.uid()) {
-                drop(self.cluster.delete(Kind::Node, &machine.node_name(), None, Actor::Person));
+            // A kubelet that runs on registers the Node anew, also where it went with its Machine: the Node goes once the box is off.
+            let (node, uid) = (node_name(number), found.as_ref().and_then(|machine| machine.uid()));
+            let owner = self.cluster.object(Kind::Node, &node).and_then(|object| object.node().cloned());
+            if owner.is_some_and(|owner| uid.is_none() || owner.labels().get(LABEL_MACHINE_UID).cloned() != uid) {
+                drop(self.cluster.delete(Kind::Node, &node, None, Actor::Person));
                 self.digest_news();
             }
-            self.new_intent(number);
+            match found {
+                Some(_) => self.new_intent(number),
+                None => self.declare(number),
+            }
             let after = self.random.between(5, 20) * SECOND;
             self.at(after, Step::Fault(Fault::PowerOn(number)));
         }
