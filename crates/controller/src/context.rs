@@ -13,7 +13,7 @@ use kube::{
     Client, Resource, ResourceExt,
     runtime::{
         controller::Action,
-        events::{Event, EventType, Recorder},
+        events::{Event, EventType, Recorder, Reporter},
     },
 };
 
@@ -74,7 +74,7 @@ pub struct Context {
     pub preflight: Preflight,
     /// The time. An argument of everything that decides.
     pub clock: fn() -> Timestamp,
-    recorder: Recorder,
+    reporter: Reporter,
     failures: Mutex<HashMap<(&'static str, String), u32>>,
 }
 
@@ -88,10 +88,10 @@ impl Context {
         metrics: Metrics,
         clock: fn() -> Timestamp,
     ) -> Self {
-        let recorder = Recorder::new(client.clone(), magnetite_api::names::MANAGER_CONTROLLER.into());
+        let reporter = magnetite_api::names::MANAGER_CONTROLLER.into();
         let failures = Mutex::default();
         let (renders, preflight) = (Renders::default(), Preflight::default());
-        Self { client, stores, settings, leader, metrics, renders, preflight, clock, recorder, failures }
+        Self { client, stores, settings, leader, metrics, renders, preflight, clock, reporter, failures }
     }
 
     /// Publishes an Event. That it cannot is logged and no more: no decision hangs on it.
@@ -100,7 +100,9 @@ impl Context {
         let note = cut(note, NOTE);
         let event =
             Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
-        if let Err(error) = self.recorder.publish(&event, regarding).await {
+        // A recorder of its own each time: within six minutes, a shared one counts a second refusal up under the first one's note.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        if let Err(error) = recorder.publish(&event, regarding).await {
             tracing::warn!(error = &error as &dyn std::error::Error, reason, "an Event was not published");
         }
     }

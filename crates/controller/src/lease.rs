@@ -41,6 +41,13 @@ impl Leader {
         Self { until: watch::channel(None).1, always: true }
     }
 
+    /// Leads until a moment that the simulation sets: it plays the lease.
+    #[cfg(test)]
+    pub fn by_hand() -> (watch::Sender<Option<Instant>>, Self) {
+        let (until, seen) = watch::channel(None);
+        (until, Self { until: seen, always: false })
+    }
+
     /// True while leadership is certain.
     pub fn is_leading(&self) -> bool {
         self.always || self.until.borrow().is_some_and(|until| Instant::now() < until)

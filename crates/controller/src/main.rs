@@ -15,6 +15,8 @@ mod preflight;
 mod profile;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod simulation;
 mod stores;
 
 use std::{

@@ -62,10 +62,10 @@ pub struct Writers {
     pub(crate) machines: Writer<Machine>,
     pub(crate) profiles: Writer<Profile>,
     config_maps: Writer<ConfigMap>,
-    claims: Writer<MachineClaim>,
-    reports: Writer<BootReport>,
-    requests: Writer<CertificateSigningRequest>,
-    nodes: Writer<Node>,
+    pub(crate) claims: Writer<MachineClaim>,
+    pub(crate) reports: Writer<BootReport>,
+    pub(crate) requests: Writer<CertificateSigningRequest>,
+    pub(crate) nodes: Writer<Node>,
 }
 
 impl Stores {
@@ -130,7 +130,7 @@ impl Stores {
         self.config_maps.get(&ObjectRef::new(name).within(&self.namespace))
     }
 
-    fn forget_fleet(&self) {
+    pub(crate) fn forget_fleet(&self) {
         *self.fleet.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
@@ -182,14 +182,7 @@ impl Triggers {
 
     /// Everything is looked at again.
     pub async fn all(&self, stores: &Stores) {
-        let Stores { machines, profiles, claims, requests, .. } = stores;
-        let everything = Concerned {
-            machines: machines.state(),
-            profiles: profiles.state(),
-            claims: claims.state(),
-            requests: requests.state(),
-        };
-        self.put(everything).await;
+        self.put(Concerned::everything(stores)).await;
     }
 
     async fn put(&self, concerned: Concerned) {
@@ -203,11 +196,24 @@ impl Triggers {
 
 /// Whom a change concerns.
 #[derive(Default)]
-struct Concerned {
-    machines: Vec<Arc<Machine>>,
-    profiles: Vec<Arc<Profile>>,
-    claims: Vec<Arc<MachineClaim>>,
-    requests: Vec<Arc<CertificateSigningRequest>>,
+pub(crate) struct Concerned {
+    pub(crate) machines: Vec<Arc<Machine>>,
+    pub(crate) profiles: Vec<Arc<Profile>>,
+    pub(crate) claims: Vec<Arc<MachineClaim>>,
+    pub(crate) requests: Vec<Arc<CertificateSigningRequest>>,
+}
+
+impl Concerned {
+    /// All there is: after a watch was broken, and when this process begins to lead.
+    pub(crate) fn everything(stores: &Stores) -> Self {
+        let Stores { machines, profiles, claims, requests, .. } = stores;
+        Self {
+            machines: machines.state(),
+            profiles: profiles.state(),
+            claims: claims.state(),
+            requests: requests.state(),
+        }
+    }
 }
 
 async fn put<K>(queue: &mpsc::Sender<ReconcileRequest<K>>, objects: Vec<Arc<K>>)
@@ -313,9 +319,13 @@ async fn each<K>(
 }
 
 /// What of a Machine concerns others: not its status.
-type Fingerprint = (Option<String>, Option<i64>, BTreeMap<String, String>);
+pub(crate) type Fingerprint = (Option<String>, Option<i64>, BTreeMap<String, String>);
 
-fn machine_changed(stores: &Stores, before: &mut HashMap<String, Fingerprint>, machine: Arc<Machine>) -> Concerned {
+pub(crate) fn machine_changed(
+    stores: &Stores,
+    before: &mut HashMap<String, Fingerprint>,
+    machine: Arc<Machine>,
+) -> Concerned {
     let name = machine.name_any();
     let present = stores.machines.get(&ObjectRef::from_obj(&*machine)).is_some();
     let fingerprint = (machine.uid(), machine.metadata.generation, machine.labels().clone());
@@ -349,7 +359,7 @@ fn in_doubt(machine: &Machine) -> bool {
     !conditions::is_true(conditions, conditions::IDENTITY_UNIQUE)
 }
 
-fn profile_changed(stores: &Stores, profile: Arc<Profile>) -> Concerned {
+pub(crate) fn profile_changed(stores: &Stores, profile: Arc<Profile>) -> Concerned {
     let machines = interested(stores, &profile.name_any());
     Concerned { machines, profiles: vec![profile], ..Concerned::default() }
 }
@@ -367,12 +377,12 @@ fn config_map_changed(stores: &Stores, map: Arc<ConfigMap>) -> Concerned {
     Concerned { machines, profiles, ..Concerned::default() }
 }
 
-fn claim_changed(stores: &Stores, claim: Arc<MachineClaim>) -> Concerned {
+pub(crate) fn claim_changed(stores: &Stores, claim: Arc<MachineClaim>) -> Concerned {
     let machines = stores.machines.get(&ObjectRef::new(&claim.spec.machine)).into_iter().collect();
     Concerned { machines, claims: vec![claim], ..Concerned::default() }
 }
 
-fn report_changed(stores: &Stores, report: Arc<BootReport>) -> Concerned {
+pub(crate) fn report_changed(stores: &Stores, report: Arc<BootReport>) -> Concerned {
     let name = &report.spec.subject.name;
     match report.spec.subject.kind {
         SubjectKind::Machine => {
@@ -386,13 +396,13 @@ fn report_changed(stores: &Stores, report: Arc<BootReport>) -> Concerned {
     }
 }
 
-fn request_changed(stores: &Stores, request: Arc<CertificateSigningRequest>) -> Concerned {
+pub(crate) fn request_changed(stores: &Stores, request: Arc<CertificateSigningRequest>) -> Concerned {
     let claim = request.annotations().get(ANNOTATION_CLAIM);
     let claims = claim.and_then(|claim| stores.claims.get(&ObjectRef::new(claim))).into_iter().collect();
     Concerned { claims, requests: vec![request], ..Concerned::default() }
 }
 
-fn node_changed(stores: &Stores, node: Arc<Node>) -> Concerned {
+pub(crate) fn node_changed(stores: &Stores, node: Arc<Node>) -> Concerned {
     let name = node.name_any();
     let machines = stores.machines.state_filter(|machine| node::is_named(machine, &name));
     let requests = stores.requests.state_filter(|request| csr::is_open(request) && csr::asked_by(request, &name));

@@ -113,7 +113,9 @@ impl ClaimSeen {
 pub fn observe(machine: &Arc<Machine>, ctx: &Context) -> Observed {
     let stores = &ctx.stores;
     let (name, node_name) = (machine.name_any(), machine.node_name());
-    let reports = stores.reports.state_filter(|report| fold::is_about(report, machine));
+    let mut reports = stores.reports.state_filter(|report| fold::is_about(report, machine));
+    // A store has no order, and of two servers that saw the same of a boot the last one tells of it: always the same one.
+    reports.sort_by_key(|report| report.name_any());
     let mut claims: Vec<_> = stores
         .claims
         .state_filter(|claim| claim.spec.machine == name)

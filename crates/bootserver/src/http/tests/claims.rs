@@ -123,13 +123,14 @@ async fn a_challenge_is_passed_back_and_its_answer_is_another_claim() {
     claim(&site, &second.to_string()).await;
     second["proof"]["secret"] = json!("c2Vk");
     claim(&site, &second.to_string()).await;
-    let calls = calls.lock().unwrap();
-    let created: Vec<_> = calls.iter().filter(|call| call.method == "POST").map(|call| call.body.clone()).collect();
+    let created: Vec<_> = {
+        let calls = calls.lock().unwrap();
+        calls.iter().filter(|call| call.method == "POST").map(|call| call.body.clone()).collect()
+    };
     let names: Vec<_> = created.iter().map(|body| body["metadata"]["name"].as_str().unwrap().to_owned()).collect();
     assert!(names[0] != names[1] && names[1] == names[2] && names[2] != names[3], "{names:?}");
     assert_eq!(created[0]["spec"]["tpm"]["endorsementKey"], "AAEC");
     assert_eq!(created[1]["spec"]["proof"]["claim"], challenge.claim.as_str());
-    drop(calls);
     for (field, value) in [("quote", json!("A".repeat(2049))), ("pcrs", json!(pcrs[..7])), ("secret", json!(""))] {
         let mut bad = second.clone();
         bad["proof"][field] = value;
