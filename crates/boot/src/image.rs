@@ -126,7 +126,7 @@ fn pe_end(image: &[u8]) -> Option<u64> {
         [0x0b, 0x02] => 112,
         _ => return None,
     };
-    let pair = |offset: usize| Some(u64::from(word(offset)?).checked_add(u64::from(word(offset.checked_add(4)?)?))?);
+    let pair = |offset: usize| u64::from(word(offset)?).checked_add(u64::from(word(offset.checked_add(4)?)?));
     let certificates = header.checked_add(directories)?.checked_add(4 * 8)?;
     let has_certificates =
         word(header.checked_add(directories)?.checked_sub(4)?)? > 4 && optional >= directories + 5 * 8;
