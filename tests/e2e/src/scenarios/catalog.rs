@@ -92,7 +92,7 @@ fn nasty(prepared: &Prepared, lan: &Lan, catalog: &Path, progress: &Progress) ->
     wait::until("the new Machine to be answered", Duration::from_secs(30), || {
         rogue::discover(lan.network(), &spec.mac)
     })?;
-    let mut machine = lan.machine(spec.clone())?;
+    let mut machine = lan.machine(spec)?;
     machine.power_on()?;
     machine.wait_console("nasty=end", Duration::from_secs(120))?;
     let console = machine.console_text();
