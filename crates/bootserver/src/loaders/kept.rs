@@ -157,8 +157,8 @@ impl Loaders {
         let changed: Vec<_> = files.iter().filter(|(name, bytes)| before.get(*name) != Some(bytes)).collect();
         let names: Vec<_> = changed.iter().map(|(name, _)| name.as_str()).collect();
         let gone: Vec<_> = before.keys().filter(|name| !files.contains_key(*name)).collect();
-        let differs = !names.is_empty() || !gone.is_empty();
-        if differs && !before.is_empty() {
+        let differ = !names.is_empty() || !gone.is_empty();
+        if differ && !before.is_empty() {
             tracing::info!(changed = ?names, ?gone, "loaders read again");
         }
         *self.files.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(files);
