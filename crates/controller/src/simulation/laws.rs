@@ -104,7 +104,7 @@ impl Laws {
         };
         let uid = after.uid().unwrap_or_default();
         if after.metadata.deletion_timestamp.is_some() {
-            self.deleted.entry(uid.clone()).or_insert(now);
+            self.deleted.entry(uid).or_insert(now);
         }
         let nothing = MachineStatus::default();
         let old = before.and_then(|machine| machine.status.as_ref()).unwrap_or(&nothing);

@@ -183,7 +183,7 @@ impl World {
         let persona = if matches!(box_.stage, Stage::Ipxe) { box_.persona.ipxe() } else { box_.persona };
         let mut bytes = Vec::new();
         persona.request(MessageType::DISCOVER, box_.mac, None, box_.xid).encode(&mut bytes).unwrap();
-        let after = 4 * SECOND << box_.tries.min(3);
+        let after = (4 * SECOND) << box_.tries.min(3);
         self.send(Place::Mac(self.boxes[number].mac), Place::Servers, bytes);
         self.timer(number, after);
     }

@@ -349,7 +349,7 @@ impl World {
                 let profile = Profiles::read(&profiles).of(&machine);
                 let intent = machine.status.as_ref().and_then(|status| status.intent.as_ref());
                 let conflicted = !server.fleet().conflicts(&machine).is_empty();
-                let mut next = plan::next(&machine, profile.as_deref().map_err(|error| error), intent, conflicted, now);
+                let mut next = plan::next(&machine, profile.as_deref(), intent, conflicted, now);
                 if self.cluster.broken == Some(Broken::ServesAlways) {
                     next = Next::Boot;
                 }
@@ -404,7 +404,7 @@ impl World {
         }
         let uid = machine_key(&machine);
         let known = server.claims.contains_key(&name);
-        let waiting = Waiting { box_, life, claim: name.clone(), intent: request.intent.clone(), uid: uid.clone() };
+        let waiting = Waiting { box_, life, claim: name.clone(), intent: request.intent.clone(), uid };
         self.step(number, &machine.name_any(), BootStepName::Claiming, false);
         if !known {
             let address = self.boxes[box_].address.to_string();
