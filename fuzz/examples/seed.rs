@@ -14,8 +14,14 @@ use magnetite_api::{
     join::{ClaimRequest, IdentityFacts, ReportRequest, ReportedFailure},
     report::{BootStepName, Disk, Inventory, Nic},
 };
-use magnetite_boot::capability::{Purpose, machine_id};
-use magnetite_fuzz::{link, transfer::kind};
+use magnetite_boot::capability::Purpose;
+use magnetite_fuzz::{link, template, transfer::kind};
+use magnetite_swtpm::Maker;
+use magnetite_tpm::{
+    attest,
+    client::{Keys, Signed},
+    reader::put_sized,
+};
 use magnetite_wire::{
     dhcp, dhcpv6,
     icmpv6::{self, Advertisement, NdOption, OptionKind},
@@ -44,6 +50,9 @@ fn main() -> Result<()> {
     routers(&mut seeds);
     links(&mut seeds);
     bodies(&mut seeds)?;
+    tpms(&mut seeds)?;
+    templates(&mut seeds);
+    images(&mut seeds)?;
     let mut sizes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for ((target, name), bytes) in &seeds {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -233,7 +242,8 @@ fn transfers(request: &ReadRequest, name: &str, bytes: &[u8], seeds: &mut Seeds)
 }
 
 fn links(seeds: &mut Seeds) {
-    let (key, id) = (link::key(), machine_id(&link::machine()));
+    let key = link::key();
+    let id = key.machine_id(&link::machine());
     let mint = |purpose, expires| key.mint(purpose, link::MACHINE_KEY, link::INTENT, expires);
     let (good, old) = (mint(Purpose::Boot, link::NOW + 600), mint(Purpose::Boot, link::NOW - 1));
     let agent = mint(Purpose::Agent, link::NOW + 600);
@@ -266,8 +276,16 @@ fn bodies(seeds: &mut Seeds) -> Result<()> {
         certificate_request: "-----BEGIN CERTIFICATE REQUEST-----\nMIH\n-----END CERTIFICATE REQUEST-----\n".to_owned(),
         signature: "MEUCIQ==".to_owned(),
         facts: IdentityFacts { macs: mac.into_iter().collect(), uuid: machine.spec.uuid, serial: machine.spec.serial },
+        tpm: None,
+        proof: None,
     };
-    let plain = ReportRequest { step: BootStepName::SystemBooted, detail: None, failure: None, inventory: None };
+    let plain = ReportRequest {
+        step: BootStepName::SystemBooted,
+        detail: None,
+        failure: None,
+        inventory: None,
+        signature: None,
+    };
     let failed = ReportRequest {
         detail: Some("kubelet".to_owned()),
         failure: Some(ReportedFailure { reason: "KubeletNotStarted".to_owned(), message: "exit 1".to_owned() }),
@@ -281,6 +299,62 @@ fn bodies(seeds: &mut Seeds) -> Result<()> {
     seeds.insert(("join", "claim".to_owned()), serde_json::to_vec(&claim)?);
     for (name, report) in [("report", plain), ("report-failed", failed), ("report-inventory", first)] {
         seeds.insert(("join", name.to_owned()), serde_json::to_vec(&report)?);
+    }
+    Ok(())
+}
+
+/// What a TPM in software says.
+fn tpms(seeds: &mut Seeds) -> Result<()> {
+    let tpm = Maker::new().tpm();
+    let mut keys = Keys::create(tpm.connect(), &[5; 32])?;
+    let Signed { quote, signature, pcrs } = keys.quote(b"a digest")?;
+    let mut values = [[0, 0, 0, 1].as_slice(), &attest::selection(), &[0, 0, 0, 8]].concat();
+    pcrs.iter().for_each(|value| put_sized(&mut values, value));
+    let answer = [0x80, 2, 0, 0, 0, 22, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 1, 0].to_vec();
+    let certificate = keys.endorsement_certificate()?.context("the maker left a certificate")?;
+    let (endorsement, attestation) = (keys.endorsement_key().to_vec(), keys.attestation_key().to_vec());
+    let forms = [
+        ("answer", answer),
+        ("attestation-key", attestation),
+        ("certificate", certificate),
+        ("endorsement-key", endorsement),
+        ("pcr-values", values),
+        ("quote", quote),
+        ("signature", signature),
+    ];
+    seeds.extend(forms.map(|(name, bytes)| (("tpm", name.to_owned()), bytes)));
+    Ok(())
+}
+
+/// An argument, a config and a variable's value, as people write them and as they should not.
+fn templates(seeds: &mut Seeds) {
+    let config = "ignition: {version: 3.3.0}\nstorage: {files: [{path: /etc/hostname, mode: 0644, contents: {source: 'data:,{{ machine.name }}'}}]}";
+    let json = "{\"ignition\": {\"version\": \"3.3.0\"}, \"x\": {{ vars.v|tojson }}}";
+    let worlds = [
+        ("plain", ["console=ttyS0", config, "r7"]),
+        ("links", ["ignition.config.url={{ boot.ignition_url }}", json, "a \"quoted\" value"]),
+        ("facts", ["{{ machine.serial|lower }}.{{ profile.name }}", config, ""]),
+        ("condition", ["{% if vars.v %}rack={{ vars.v }}{% else %}rack=none{% endif %}", json, "||"]),
+        ("loop", ["{% for x in range(9) %}{{ loop.index }},{% endfor %}", "{% set a = 'b' %}{{ a ~ a }}", "{{ 7 }}"]),
+        ("nasty", ["{{ vars.v }}", "{{ vars.v }}", "x\\"]),
+        ("butane", ["a={# nothing #}b", "variant: fcos\nversion: 1.5.0\n", ";"]),
+    ];
+    let separator = char::from(template::SEPARATOR).to_string();
+    seeds.extend(worlds.map(|(name, parts)| (("template", name.to_owned()), parts.join(&separator).into_bytes())));
+}
+
+/// The beginnings of real kernels and loaders, which the decision's own tests have.
+fn images(seeds: &mut Seeds) -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/boot/src/image");
+    for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        seeds.insert(("image", name), fs::read(&path)?);
+    }
+    for (name, head) in
+        [("elf", &b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0"[..]), ("gzip", b"\x1f\x8b\x08\0\0\0\0\0")]
+    {
+        seeds.insert(("image", name.to_owned()), head.to_vec());
     }
     Ok(())
 }

@@ -7,11 +7,14 @@
 pub mod dhcp;
 pub mod dhcpv6;
 pub mod icmpv6;
+pub mod image;
 pub mod join;
 pub mod link;
 pub mod pxe;
 pub mod reply;
+pub mod template;
 pub mod tftp;
+pub mod tpm;
 pub mod transfer;
 
 /// A target by name.
@@ -23,15 +26,18 @@ pub struct Target {
 }
 
 /// All targets; a new decoder gets its line here, its `[[bin]]` in Cargo.toml and its seeds in `examples/seed.rs`.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "dhcp", check: dhcp::check },
     Target { name: "dhcpv6", check: dhcpv6::check },
     Target { name: "icmpv6", check: icmpv6::check },
+    Target { name: "image", check: image::check },
     Target { name: "join", check: join::check },
     Target { name: "link", check: link::check },
     Target { name: "pxe", check: pxe::check },
     Target { name: "reply", check: reply::check },
+    Target { name: "template", check: template::check },
     Target { name: "tftp", check: tftp::check },
+    Target { name: "tpm", check: tpm::check },
     Target { name: "transfer", check: transfer::check },
 ];
 

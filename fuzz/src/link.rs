@@ -8,7 +8,7 @@ use magnetite_api::{
     types::{Ipv4Cidr, serial_is_bogus},
 };
 use magnetite_boot::{
-    capability::{CapabilityKey, Purpose, machine_id},
+    capability::{CapabilityKey, Purpose},
     command_line::for_echo,
     fleet::{Fleet, Found, Identity},
 };
@@ -57,7 +57,7 @@ pub fn check(bytes: &[u8]) {
     for word in path.split('/') {
         capability(&key, word);
         values(word);
-        assert_eq!(fleet.by_id(word).is_some(), word == machine_id(&machine));
+        assert_eq!(fleet.by_id(word, &key).is_some(), word == key.machine_id(&machine));
     }
     if let Ok(asked) = serde_urlencoded::from_str::<Asked>(query) {
         identify(&fleet, &machine, asked);

@@ -44,6 +44,9 @@ pub struct Args {
     /// How to join.
     #[arg(long, env = "MAGNETITE_JOIN", value_enum, default_value_t = JoinMode::Certificate)]
     pub join: JoinMode,
+    /// Whether the box has to prove its TPM 2.0.
+    #[arg(long, env = "MAGNETITE_TPM", value_enum, default_value_t = TpmUse::No)]
+    pub tpm: TpmUse,
     /// Where the agent keeps its keys and the answer to its claim. On a disk, if the box shall be the same Node
     /// after a reboot.
     #[arg(long, env = "MAGNETITE_STATE_DIR", value_name = "FOLDER", default_value = "/var/lib/magnetite")]
@@ -84,6 +87,9 @@ pub struct Timing {
     /// Seconds in which the Node has to become Ready; after that it is reported as failed, and still watched.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
     pub ready_within: Duration,
+    /// Seconds between two looks whether a file with a secret changed, where the Profile has such files.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    pub refresh: Duration,
 }
 
 /// How the Profile joins.
@@ -93,6 +99,15 @@ pub enum JoinMode {
     Certificate,
     /// Not at all: the system boots, and that is all.
     None,
+}
+
+/// Whether the TPM is used.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TpmUse {
+    /// It is not touched.
+    No,
+    /// The box claims with a proof by its TPM, and not without.
+    Required,
 }
 
 impl Args {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use magnetite_api::join::{ClaimRequest, ClaimResponse, Refusal};
+use magnetite_api::{
+    join::{ClaimRequest, ClaimResponse, Refusal},
+    tpm::ClaimChallenge,
+};
 use magnetite_daemon::{
     backoff::{Backoff, jittered},
     log::chain,
@@ -43,23 +46,39 @@ pub enum ClaimError {
     /// The server said yes in a way that makes no sense.
     #[error("the boot server's answer to the claim makes no sense")]
     Nonsense(#[source] serde_json::Error),
+    /// A challenge where none is to be.
+    #[error("the boot server asks for a proof by the TPM that this claim does not call for")]
+    Challenged,
 }
 
-/// Asks until there is a decision. Waits as long as it takes where there is none yet, or no server to ask.
+/// What a claim comes to, unless it is refused.
+#[derive(Debug)]
+pub enum Answered {
+    /// The identity.
+    Granted(Box<ClaimResponse>),
+    /// The TPM has to answer this first.
+    Challenged(Box<ClaimChallenge>),
+}
+
+/// Asks until there is a decision. Waits as long as it takes where there is none yet, or no server to ask; and tells
+/// what it waits for, in the controller's word.
 pub async fn claim(
     server: &BootServer,
     request: &ClaimRequest,
     ceiling: Duration,
-) -> Result<ClaimResponse, ClaimError> {
+    mut waits_for: impl FnMut(&str),
+) -> Result<Answered, ClaimError> {
     let mut retries = Backoff { first: Duration::from_secs(1).min(ceiling), ceiling }.start();
     loop {
         let wait = match server.post("claim", request, LIMIT).await {
             Ok(answer) => match decide(&answer) {
-                Decision::Yes(response) => return Ok(*response),
+                Decision::Answered(answered) => return Ok(answered),
                 Decision::No(error) => return Err(error),
                 Decision::NotYet(wait) => {
-                    let reason = refusal(&answer.body).map(|refusal| plain(&refusal.message, 200)).unwrap_or_default();
-                    tracing::info!(status = answer.status.as_u16(), reason, "claim not decided yet");
+                    let why = refusal(&answer.body);
+                    let message = why.as_ref().map(|refusal| plain(&refusal.message, 300)).unwrap_or_default();
+                    tracing::info!(status = answer.status.as_u16(), reason = message, "claim not decided yet");
+                    waits_for(why.as_ref().map_or("", |refusal| &refusal.reason));
                     retries.reset();
                     jittered(wait)
                 }
@@ -76,7 +95,7 @@ pub async fn claim(
 
 #[derive(Debug)]
 enum Decision {
-    Yes(Box<ClaimResponse>),
+    Answered(Answered),
     No(ClaimError),
     NotYet(Duration),
 }
@@ -85,7 +104,11 @@ enum Decision {
 fn decide(answer: &Answer) -> Decision {
     match answer.status {
         StatusCode::OK => match serde_json::from_slice(&answer.body) {
-            Ok(response) => Decision::Yes(Box::new(response)),
+            Ok(response) => Decision::Answered(Answered::Granted(Box::new(response))),
+            Err(error) => Decision::No(ClaimError::Nonsense(error)),
+        },
+        StatusCode::ACCEPTED => match serde_json::from_slice(&answer.body) {
+            Ok(challenge) => Decision::Answered(Answered::Challenged(Box::new(challenge))),
             Err(error) => Decision::No(ClaimError::Nonsense(error)),
         },
         StatusCode::NOT_FOUND => Decision::No(ClaimError::Unknown),

@@ -7,7 +7,8 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use magnetite_api::{
-    join::{ClaimRequest, IdentityFacts, signed_text},
+    Fingerprint, Sha256,
+    join::{ClaimRequest, IdentityFacts, ReportRequest, ReportSignature, signed_text},
     report::Inventory,
 };
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SigningKey};
@@ -72,6 +73,12 @@ pub fn kubelet_pem(paths: &Paths) -> Result<Vec<u8>, KeyError> {
     Ok(files::read(&paths.state(KUBELET_KEY))?.unwrap_or_default())
 }
 
+/// The claim key as its file has it, PKCS#8 in PEM.
+pub fn claim_pem(paths: &Paths) -> Result<String, KeyError> {
+    let bytes = files::read(&paths.state(CLAIM_KEY))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 impl Keys {
     /// Reads both.
     pub fn load(paths: &Paths) -> Result<Self, KeyError> {
@@ -80,6 +87,11 @@ impl Keys {
             KeyPair::from_pem(&String::from_utf8_lossy(&bytes)).map_err(|error| KeyError::Unreadable(name, error))
         };
         Ok(Self { claim: one(CLAIM_KEY)?, kubelet: one(KUBELET_KEY)? })
+    }
+
+    /// The claim key as the cluster shows it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Sha256::of(&self.claim.subject_public_key_info()).into()
     }
 
     /// The claim of a machine in an intent, signed.
@@ -100,7 +112,27 @@ impl Keys {
             certificate_request,
             signature: BASE64_STANDARD.encode(signature),
             facts,
+            tpm: None,
+            proof: None,
         })
+    }
+
+    /// The claim key's word for a report.
+    pub fn sign_report(
+        &self,
+        machine: &str,
+        intent: &str,
+        number: u64,
+        report: &ReportRequest,
+    ) -> Result<ReportSignature, KeyError> {
+        let value = self.claim.sign(&report.signed_text(machine, intent, number)).map_err(KeyError::Sign)?;
+        let claim_key = BASE64_STANDARD.encode(self.claim.subject_public_key_info());
+        Ok(ReportSignature { claim_key, number, value: BASE64_STANDARD.encode(value) })
+    }
+
+    /// The claim key, SubjectPublicKeyInfo in DER.
+    pub fn claim_key(&self) -> Vec<u8> {
+        self.claim.subject_public_key_info()
     }
 
     /// What Kubernetes' signer of kubelet client certificates asks for: this organisation, this name, and no other

@@ -7,6 +7,7 @@ mod apply;
 mod args;
 mod claim;
 mod clock;
+mod console;
 mod files;
 mod inventory;
 mod keys;
@@ -16,10 +17,13 @@ mod observe;
 mod plan;
 mod report;
 mod run;
+mod secrets;
 mod server;
+mod sign;
 mod state;
 mod systemd;
 mod tls;
+mod tpm;
 
 use std::process::ExitCode;
 
@@ -33,6 +37,7 @@ use crate::{
     files::Paths,
     run::{Agent, Memory, RunError},
     server::BootServer,
+    sign::Signer,
 };
 
 /// Exit codes: see [`args`]. 2 is clap's.
@@ -64,7 +69,7 @@ async fn join(args: &Args) -> anyhow::Result<()> {
     let stop = signals().context("signals cannot be received")?;
     let paths = Paths::new(&args.root, &args.state_dir);
     let server = BootServer::new(&args.server, args.pin).context("TLS to the boot server cannot be set up")?;
-    let (reporter, reports) = report::reporter(server.clone());
+    let (reporter, reports) = report::reporter(server.clone(), Signer::new(&paths, &args.machine, &args.intent));
     let clock = BoxClock::new(paths.is_real());
     let agent = Agent { args, paths: &paths, server: &server, reporter, clock, memory: Memory::default() };
     // The reports end after the agent, which is what says them.

@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::server::BootServer;
+use crate::{server::BootServer, sign::Signer};
 
 /// How long one attempt may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -38,30 +38,31 @@ pub struct Reporter {
 }
 
 /// A place to say reports, and the work of sending them, which ends after the place is dropped and all is sent.
-pub fn reporter(server: BootServer) -> (Reporter, impl Future<Output = ()>) {
+pub fn reporter(server: BootServer, signer: Signer) -> (Reporter, impl Future<Output = ()>) {
     let (queue, waiting) = mpsc::channel(QUEUE);
     let (clock, server_time) = watch::channel(None);
-    (Reporter { queue, server_time }, send_all(server, waiting, clock))
+    (Reporter { queue, server_time }, send_all(server, signer, waiting, clock))
 }
 
 impl Reporter {
     /// A step was reached.
     pub fn reached(&self, step: BootStepName, detail: Option<&str>) {
         let detail = detail.map(|text| plain(text, 200));
-        self.say(ReportRequest { step, detail, failure: None, inventory: None });
+        self.say(ReportRequest { step, detail, failure: None, inventory: None, signature: None });
     }
 
     /// The first report of a boot: the agent runs, and this is what the box is made of.
     pub fn started(&self, inventory: &Inventory) {
         let detail = Some(concat!("magnetite-agent ", env!("CARGO_PKG_VERSION")).to_owned());
         let inventory = Some(inventory.clone());
-        self.say(ReportRequest { step: BootStepName::AgentStarted, detail, failure: None, inventory });
+        let step = BootStepName::AgentStarted;
+        self.say(ReportRequest { step, detail, failure: None, inventory, signature: None });
     }
 
     /// A step failed, and why.
     pub fn failed(&self, step: BootStepName, reason: &str, message: &str) {
         let failure = ReportedFailure { reason: plain(reason, 64), message: plain(message, 512) };
-        self.say(ReportRequest { step, detail: None, failure: Some(failure), inventory: None });
+        self.say(ReportRequest { step, detail: None, failure: Some(failure), inventory: None, signature: None });
     }
 
     /// The boot server's time, from its first answer, if that comes soon.
@@ -79,12 +80,17 @@ impl Reporter {
 
 async fn send_all(
     server: BootServer,
+    mut signer: Signer,
     mut waiting: mpsc::Receiver<ReportRequest>,
     clock: watch::Sender<Option<Timestamp>>,
 ) {
-    while let Some(report) = waiting.recv().await {
+    while let Some(mut report) = waiting.recv().await {
         let mut retries = BACKOFF.start();
         loop {
+            // Now, and not when it was said: meanwhile there may be a key, and the machine may be its own.
+            if report.signature.is_none() {
+                report = signer.sign(report);
+            }
             let (wait, why) = match send(&server, &report, &clock).await {
                 Sent::Done => break,
                 Sent::Later(asked, why) => (asked, why),

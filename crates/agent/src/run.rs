@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use magnetite_api::{
-    join::JoinBundle,
+    Fingerprint,
+    conditions::reason::AWAITING_APPROVAL,
+    join::{ClaimRequest, ClaimResponse, JoinBundle},
     report::{BootStepName, Inventory},
 };
 use magnetite_daemon::{
@@ -14,9 +16,10 @@ use tokio::time::sleep;
 
 use crate::{
     apply::{self, ApplyError},
-    args::Args,
-    claim::{self, ClaimError},
+    args::{Args, TpmUse},
+    claim::{self, Answered, ClaimError},
     clock::BoxClock,
+    console,
     files::Paths,
     inventory::{self, boot_id},
     keys::{self, KeyError, Keys},
@@ -24,9 +27,11 @@ use crate::{
     observe::{self, Look, ObserveError},
     plan::{self, Step},
     report::{Reporter, plain},
+    secrets::{self, SecretError},
     server::BootServer,
     state::State,
     systemd::Systemctl,
+    tpm::{self, BoxTpmError},
 };
 
 /// How long the first report may take before the join goes on without the boot server's time.
@@ -47,12 +52,18 @@ pub enum RunError {
     /// There are no keys.
     #[error("there are no keys to claim with")]
     Keys(#[from] KeyError),
+    /// The TPM could not be used.
+    #[error("the box cannot prove its TPM")]
+    Tpm(#[from] BoxTpmError),
     /// The claim failed.
     #[error("the claim failed")]
     Claim(#[from] ClaimError),
     /// The box could not be changed.
     #[error("the box could not be made a node")]
     Apply(#[from] ApplyError),
+    /// The Profile's files with secrets could not be written.
+    #[error("the secret files are not in place")]
+    Secrets(#[from] SecretError),
     /// The Node could not be watched.
     #[error("the Node could not be watched")]
     Watch(#[from] WatchError),
@@ -79,6 +90,19 @@ impl RunError {
                 (KubeletStarted, "KubeletNotFound", "put a kubelet into the image, or say where with MAGNETITE_KUBELET")
             }
             Self::Keys(_) => (Claiming, "KeysNotMade", "look at the folder /var/lib/magnetite of the box"),
+            Self::Tpm(BoxTpmError::Missing { .. }) => (
+                Claiming,
+                "TpmMissing",
+                "switch on the TPM 2.0 in the firmware's setup; the system's kernel needs its driver (tpm_tis or tpm_crb)",
+            ),
+            Self::Tpm(BoxTpmError::Open { .. } | BoxTpmError::Tpm(_) | BoxTpmError::Ended(_)) => (
+                Claiming,
+                "TpmFailed",
+                "look at the TPM in the firmware's setup; does its endorsement hierarchy have a password?",
+            ),
+            Self::Tpm(BoxTpmError::Challenge) => {
+                (Claiming, "WrongAnswer", "are boot server and agent of the same version?")
+            }
             Self::Claim(ClaimError::Refused { reason, .. }) => {
                 // The controller's own words say what to do.
                 return Failure { step: Claiming, reason: reason.clone(), advice: "" };
@@ -89,7 +113,7 @@ impl RunError {
             Self::Claim(ClaimError::WrongKey(_)) => {
                 (Claiming, "WrongServerKey", "find out who answers there; if the key is new, boot the box again")
             }
-            Self::Claim(ClaimError::Nonsense(_)) => {
+            Self::Claim(ClaimError::Nonsense(_) | ClaimError::Challenged) => {
                 (Claiming, "WrongAnswer", "are boot server and agent of the same version?")
             }
             Self::Apply(ApplyError::WrongAnswer(_)) => {
@@ -101,6 +125,11 @@ impl RunError {
             Self::Apply(ApplyError::Start(_) | ApplyError::NotUp(_)) => {
                 (KubeletStarted, "KubeletNotStarted", "look at `journalctl -u kubelet`; does a container runtime run?")
             }
+            Self::Secrets(_) => (
+                CertificateReceived,
+                "SecretFilesNotWritten",
+                "is the disk full, or read-only? If the claim key was lost, set another spec.bootIntent",
+            ),
             Self::Watch(_) => (NodeRegistered, "CertificateGone", "the agent claims again"),
         };
         Failure { step, reason: reason.to_owned(), advice }
@@ -130,6 +159,12 @@ pub struct Memory {
     joined_before: Option<bool>,
     /// The agent started the kubelet.
     started_here: bool,
+    /// The Node is Ready with this answer.
+    joined: Option<State>,
+    /// The console shows the claim key.
+    key_shown: bool,
+    /// The console shows that a person has to approve it.
+    wait_shown: bool,
 }
 
 impl Agent<'_> {
@@ -142,7 +177,7 @@ impl Agent<'_> {
         let mut last = None;
         loop {
             let error = match self.step(&inventory).await {
-                Ok(Step::SayBooted | Step::Watch) => return Ok(()),
+                Ok(Step::SayBooted | Step::Watch) => break,
                 Ok(step) if last == Some(step) => {
                     // Done, and not done: something undoes it. That must not make us a busy loop.
                     tracing::warn!(step = ?step, "step had no effect, will try again");
@@ -166,6 +201,18 @@ impl Agent<'_> {
             tracing::warn!(reason, advice, error = chain(&error), "step failed, will try again");
             sleep(if error.is_refusal() { jittered(self.args.timing.refused_pause) } else { delay }).await;
         }
+        let Self { args, paths, server, reporter, memory, .. } = self;
+        // The last report goes its way; whoever waits for it need not wait for what follows.
+        drop(reporter);
+        if let Some(state) = memory.joined {
+            secrets::keep(paths, server, state, args.timing.refresh).await;
+        }
+        Ok(())
+    }
+
+    fn lay_secrets(&self, join: &JoinBundle) -> Result<(), RunError> {
+        join.secret_files.as_ref().map_or(Ok(()), |sealed| secrets::lay(self.paths, &join.machine_uid, sealed))?;
+        Ok(())
     }
 
     /// Says that the agent runs, and takes over the boot server's time from its answer: a box that joined before
@@ -207,12 +254,18 @@ impl Agent<'_> {
             (Step::MakeKeys, _) => keys::make(self.paths)?,
             (Step::WriteFiles, Some(mut state)) => apply::write_files(self.paths, &mut state, &seen, &wanted, now)?,
             (Step::StartKubelet, Some(mut state)) => {
+                // Before the kubelet, which may need them to pull its first image.
+                self.lay_secrets(&state.join)?;
                 apply::start_kubelet(self.paths, &mut state, &systemctl).await?;
                 self.memory.started_here = true;
                 tracing::info!(node = self.args.node_name, "kubelet started");
                 self.reporter.reached(BootStepName::KubeletStarted, None);
             }
-            (Step::Watch, Some(state)) => self.watch(&state.join, &systemctl).await?,
+            (Step::Watch, Some(state)) => {
+                self.lay_secrets(&state.join)?;
+                self.watch(&state.join, &systemctl).await?;
+                self.memory.joined = Some(state);
+            }
             // The plan says those three only where there is an answer; without one there is only this to do.
             (Step::Claim | Step::WriteFiles | Step::StartKubelet | Step::Watch, _) => {
                 self.claim(inventory).await?;
@@ -223,19 +276,62 @@ impl Agent<'_> {
     }
 
     async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {
-        let Args { machine, intent, node_name, timing, .. } = self.args;
-        let request = Keys::load(self.paths)?.request(machine, intent, node_name, inventory)?;
-        tracing::info!(machine, intent, node = node_name, "claiming");
+        let Args { machine, intent, node_name, .. } = self.args;
+        let keys = Keys::load(self.paths)?;
+        let (request, key) = (keys.request(machine, intent, node_name, inventory)?, keys.fingerprint());
+        tracing::info!(machine, intent, node = node_name, key = %key, "claiming");
+        if !std::mem::replace(&mut self.memory.key_shown, true) {
+            console::show_key(self.paths, machine, key);
+        }
         self.reporter.reached(BootStepName::Claiming, None);
-        let response = claim::claim(self.server, &request, timing.retry_ceiling).await?;
+        let response = match self.args.tpm {
+            TpmUse::No => match self.ask(&request, key).await? {
+                Answered::Granted(response) => response,
+                Answered::Challenged(_) => return Err(ClaimError::Challenged.into()),
+            },
+            TpmUse::Required => self.claim_with_tpm(&keys, request, key).await?,
+        };
         self.clock.agree(response.server_time.0);
         if response.join.node_name != *node_name {
             return Err(ApplyError::WrongAnswer("it is for another node").into());
         }
-        apply::keep_answer(self.paths, &State::new(machine, intent, response.join), self.clock.now())?;
+        apply::keep_answer(self.paths, &State::new(machine, intent, response), self.clock.now())?;
         tracing::info!(node = node_name, "certificate received");
         self.reporter.reached(BootStepName::CertificateReceived, None);
         Ok(())
+    }
+
+    /// Asks until there is an answer; a wait for a person is shown on the console, once.
+    async fn ask(&mut self, request: &ClaimRequest, key: Fingerprint) -> Result<Answered, ClaimError> {
+        let Args { machine, timing, .. } = self.args;
+        claim::claim(self.server, request, timing.retry_ceiling, |reason| {
+            let told = reason == AWAITING_APPROVAL && !std::mem::replace(&mut self.memory.wait_shown, true);
+            if told {
+                console::show_wait(self.paths, machine, key);
+            }
+        })
+        .await
+    }
+
+    /// Twice: first with the TPM's keys, then with what they made of the challenge.
+    async fn claim_with_tpm(
+        &mut self,
+        keys: &Keys,
+        mut request: ClaimRequest,
+        key: Fingerprint,
+    ) -> Result<Box<ClaimResponse>, RunError> {
+        let tpm = tpm::prepare(self.paths, keys.claim_key()).await?;
+        request.tpm = Some(tpm.evidence().clone());
+        let challenge = match self.ask(&request, key).await? {
+            Answered::Granted(response) => return Ok(response),
+            Answered::Challenged(challenge) => challenge,
+        };
+        request.proof = Some(tpm.answer(*challenge, &request).await?);
+        tracing::info!("the TPM answered, claiming with its proof");
+        match self.ask(&request, key).await? {
+            Answered::Granted(response) => Ok(response),
+            Answered::Challenged(_) => Err(ClaimError::Challenged.into()),
+        }
     }
 
     async fn watch(&self, join: &JoinBundle, systemctl: &Systemctl) -> Result<(), RunError> {

@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use reqwest::{Client, Response, StatusCode, Url, header, redirect};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, header, redirect};
 use serde::Serialize;
 
 use crate::tls::{self, Pin, WrongKey};
 
 /// As much of an answer as is read.
-const BODY_LIMIT: usize = 64 * 1024;
+/// The Profile's sealed files are the most of it.
+const BODY_LIMIT: usize = 512 * 1024;
 
 /// The boot server, as one machine may ask it.
 #[derive(Debug, Clone)]
 pub struct BootServer {
     http: Client,
+    origin: String,
     base: String,
     pin: Pin,
     wrong_key: WrongKey,
@@ -57,12 +59,16 @@ impl BootServer {
     pub fn new(url: &Url, pin: Pin) -> Result<Self, reqwest::Error> {
         let (config, wrong_key) = tls::pinned(pin);
         let http = client(config)?;
-        Ok(Self { http, base: url.as_str().trim_end_matches('/').to_owned(), pin, wrong_key })
+        let origin = url.origin().ascii_serialization();
+        Ok(Self { http, origin, base: url.as_str().trim_end_matches('/').to_owned(), pin, wrong_key })
     }
 
     /// Posts a body below the machine's URL.
     pub async fn post(&self, what: &str, body: &impl Serialize, limit: Duration) -> Result<Answer, ServerError> {
-        let request = self.http.post(format!("{}/{what}", self.base)).json(body).timeout(limit);
+        self.answer(self.http.post(format!("{}/{what}", self.base)).json(body).timeout(limit)).await
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<Answer, ServerError> {
         let response = request.send().await.map_err(|error| self.explain(error))?;
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after =
@@ -74,6 +80,12 @@ impl BootServer {
             Ok(None) => Err(ServerError::TooLong),
             Err(error) => Err(self.explain(error)),
         }
+    }
+
+    /// Asks for a path of the same server.
+    pub async fn get(&self, path: &str, limit: Duration) -> Result<Answer, ServerError> {
+        let request = self.http.get(format!("{}{path}", self.origin)).timeout(limit);
+        self.answer(request).await
     }
 
     fn explain(&self, error: reqwest::Error) -> ServerError {

@@ -1,6 +1,6 @@
 //! What the agent keeps of a claim's answer. Nothing in it is secret; the keys have files of their own.
 
-use magnetite_api::join::JoinBundle;
+use magnetite_api::join::{ClaimResponse, JoinBundle};
 use magnetite_daemon::log::chain;
 use serde::{Deserialize, Serialize};
 
@@ -23,12 +23,16 @@ pub struct State {
     pub started: bool,
     /// The answer.
     pub join: JoinBundle,
+    /// Path at the boot server where the sealed files are to be had as they are later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<String>,
 }
 
 impl State {
     /// A new answer.
-    pub fn new(machine: &str, intent: &str, join: JoinBundle) -> Self {
-        Self { version: VERSION, machine: machine.to_owned(), intent: intent.to_owned(), started: false, join }
+    pub fn new(machine: &str, intent: &str, answer: ClaimResponse) -> Self {
+        let ClaimResponse { join, server_time: _, refresh } = answer;
+        Self { version: VERSION, machine: machine.to_owned(), intent: intent.to_owned(), started: false, join, refresh }
     }
 
     /// Reads it. One that is broken or of another version counts as none: the same keys get the same answer again.
@@ -66,7 +70,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let paths = Paths::new(folder.path(), Path::new("/state"));
         assert_eq!(State::load(&paths).expect("readable"), None);
-        let state = State::new("box-1", "created", JoinBundle::default());
+        let server_time = magnetite_api::time::seconds(jiff::Timestamp::UNIX_EPOCH);
+        let answer = ClaimResponse { join: JoinBundle::default(), server_time, refresh: Some("/a/1/c/files".into()) };
+        let state = State::new("box-1", "created", answer);
         state.save(&paths).expect("saved");
         assert_eq!(State::load(&paths).expect("readable"), Some(state));
         files::write(&paths.state(NAME), 0o600, b"{\"version\":").expect("written");

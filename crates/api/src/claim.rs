@@ -3,6 +3,7 @@
 //! The boot server is exposed to the network and is assumed to fall one day. So it decides nothing: it may
 //! only create a claim and read the answer. The controller decides.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     join::{IdentityFacts, JoinBundle},
     time::Time,
+    tpm::{TpmChallenge, TpmEvidence, TpmProof},
+    types::{Fingerprint, Sha256},
 };
 
 /// A box's claim to be a Machine. Written once by a boot server, answered by the controller.
@@ -56,12 +59,26 @@ pub struct MachineClaimSpec {
     /// What the box says it is. Not proven.
     #[serde(default)]
     pub facts: IdentityFacts,
+    /// What the box shows of its TPM, if it was told to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmEvidence>,
+    /// Its answer to the challenge of an earlier claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<TpmProof>,
     /// IP address that the claim came from, as the boot server saw it.
     #[schemars(length(max = 45))]
     pub address: String,
     /// Name of the boot server that passed the claim on.
     #[schemars(length(max = 253))]
     pub server: String,
+}
+
+impl MachineClaimSpec {
+    /// The claim key as a person compares it. None: what stands there is no base64.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        let key = STANDARD.decode(&self.claim_key).ok()?;
+        Some(Sha256::of(&key).into())
+    }
 }
 
 /// The controller's answer.
@@ -83,11 +100,16 @@ pub struct MachineClaimStatus {
     /// What the box needs to join. There once the decision is Approved. Nothing in it is secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<JoinBundle>,
+    /// What the box's TPM has to answer. There once the decision is Challenged. Nothing in it is secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<TpmChallenge>,
 }
 
 /// What was decided about a claim.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
+    /// The box has to prove its TPM: it comes again, with another claim. Nothing else becomes of this one.
+    Challenged,
     /// The key is bound to the Machine; its certificate is on its way.
     Bound,
     /// The certificate is issued.

@@ -14,6 +14,8 @@ pub const WINDOW_OPEN: &str = "WindowOpen";
 pub const BOOTED: &str = "Booted";
 /// Machine: a key is bound to this Machine and intent.
 pub const CLAIMED: &str = "Claimed";
+/// Machine: no second key claimed it in the current intent, or a person said which of them is right.
+pub const UNCONTESTED: &str = "Uncontested";
 /// Machine: the kubelet's certificate was issued and its Node is registered.
 pub const JOINED: &str = "Joined";
 /// Machine and Profile: everything that was asked for is so.
@@ -22,6 +24,11 @@ pub const READY: &str = "Ready";
 pub const RENDERED: &str = "Rendered";
 /// Profile: every file that it names is at hand and has the declared checksum.
 pub const ARTIFACTS_READY: &str = "ArtifactsReady";
+
+/// Profile: somebody may get a node's certificate beside Magnetite. True is bad.
+pub const JOIN_BYPASS_POSSIBLE: &str = "JoinBypassPossible";
+/// Profile: the cluster renews nodes' certificates by itself, also of a machine that left. True is bad.
+pub const AUTO_RENEW_BYPASS: &str = "AutoRenewBypass";
 
 /// Reasons: one word for a program, next to the sentence for a person.
 pub mod reason {
@@ -57,6 +64,12 @@ pub mod reason {
     pub const CLAIM_CONFLICT: &str = "ClaimConflict";
     /// A claim was refused for another reason than a second key.
     pub const CLAIM_REFUSED: &str = "ClaimRefused";
+    /// A key claims the machine, and a person has to say that it is the right box's.
+    pub const AWAITING_APPROVAL: &str = "AwaitingApproval";
+    /// A person approved another key.
+    pub const KEY_NOT_APPROVED: &str = "KeyNotApproved";
+    /// The box has another TPM than it must, or none.
+    pub const TPM_MISMATCH: &str = "TpmMismatch";
     /// No claim has come yet.
     pub const NOT_CLAIMED: &str = "NotClaimed";
     /// A key is bound.
@@ -83,6 +96,12 @@ pub mod reason {
     pub const AGENT_FAILED: &str = "AgentFailed";
     /// The Profile joins no cluster, and the box booted.
     pub const BOOTED_WITHOUT_JOIN: &str = "BootedWithoutJoin";
+    /// A Secret that the Profile names is missing, or lacks a key.
+    pub const SECRET_MISSING: &str = "SecretMissing";
+    /// The controller may not read a Secret that the Profile names.
+    pub const SECRET_NOT_READABLE: &str = "SecretNotReadable";
+    /// A role binding of the cluster does it, which is not ours.
+    pub const FOREIGN_BINDING: &str = "ForeignBinding";
     /// The Machine is being deleted.
     pub const DELETING: &str = "Deleting";
     /// Something else must happen first.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     report::{BootStepName, Inventory},
     time::Time,
+    tpm::{TpmEvidence, TpmProof},
     types::{MacAddr, MachineUuid},
 };
 
@@ -42,6 +43,12 @@ pub struct ClaimRequest {
     pub signature: String,
     /// What the box says it is.
     pub facts: IdentityFacts,
+    /// What it shows of its TPM, if the environment file asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmEvidence>,
+    /// Its answer to a challenge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<TpmProof>,
 }
 
 /// The bytes that the claim key signs: they bind the request to the machine and the intent.
@@ -58,6 +65,9 @@ pub struct ClaimResponse {
     pub join: JoinBundle,
     /// The boot server's clock, so that a box whose clock says 1970 can set its own.
     pub server_time: Time,
+    /// Path at the same boot server where the sealed files are to be had later, as they are then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<String>,
 }
 
 /// What a box needs to join. Certificates and configuration only: nothing in it is secret.
@@ -77,6 +87,24 @@ pub struct JoinBundle {
     /// Further arguments for the kubelet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kubelet_args: Vec<String>,
+    /// UID of the Machine, which the files below are sealed for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub machine_uid: String,
+    /// The Profile's files with secrets. Only the holder of the claim key can open them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_files: Option<SealedFiles>,
+}
+
+/// Files with secrets, encrypted to one machine's claim key: HPKE (RFC 9180), DHKEM(P-256, HKDF-SHA256), AES-256-GCM.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct SealedFiles {
+    /// Names what was sealed, and changes with it.
+    pub revision: String,
+    /// The encapsulated key, base64.
+    pub encapsulated_key: String,
+    /// The files, base64.
+    pub ciphertext: String,
 }
 
 /// POST body of a progress report.
@@ -94,6 +122,33 @@ pub struct ReportRequest {
     /// What the box is made of; sent with the first report of a boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
+    /// By the claim key, as soon as the box has one. Once that key has claimed the machine, a report without it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<ReportSignature>,
+}
+
+/// Who says what a report says.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReportSignature {
+    /// The claim key: SubjectPublicKeyInfo of an ECDSA P-256 key, DER in base64.
+    pub claim_key: String,
+    /// Grows from report to report of a key, so that an old one cannot be sent again after a new one.
+    pub number: u64,
+    /// The claim key's signature over [`ReportRequest::signed_text`]: ECDSA P-256 with SHA-256, ASN.1, base64.
+    pub value: String,
+}
+
+impl ReportRequest {
+    /// The bytes that the claim key signs: they bind all that the report says to the machine, the intent and the number. An agent that
+    /// stays on its box while boot servers become newer writes the same JSON as they do only if what is added to a report, or to an
+    /// inventory, is left out where it is absent (`skip_serializing_if`).
+    pub fn signed_text(&self, machine: &str, intent: &str, number: u64) -> Vec<u8> {
+        let unsigned = Self { signature: None, ..self.clone() };
+        let json = serde_json::to_vec(&unsigned).expect("a report is JSON");
+        let digest = crate::types::Sha256::of(&json);
+        format!("magnetite-report-v1\n{machine}\n{intent}\n{number}\n{digest}\n").into_bytes()
+    }
 }
 
 /// Why a step failed on the box.
@@ -114,4 +169,20 @@ pub struct Refusal {
     pub reason: String,
     /// A sentence, with what to do.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_signed_of_a_report_is_all_of_it_in_one_form() {
+        let json = r#"{"step":"KubeletStarted","detail":"v1","failure":{"reason":"R","message":"m"}}"#;
+        let mut report: ReportRequest = serde_json::from_str(json).unwrap();
+        let digest = crate::types::Sha256::of(json.as_bytes());
+        let text = String::from_utf8(report.signed_text("box", "created", 7)).unwrap();
+        assert_eq!(text, format!("magnetite-report-v1\nbox\ncreated\n7\n{digest}\n"));
+        report.signature = Some(ReportSignature { claim_key: "k".into(), number: 7, value: "v".into() });
+        assert_eq!(report.signed_text("box", "created", 7), text.as_bytes(), "but for the signature itself");
+    }
 }

@@ -15,6 +15,7 @@ pub mod netboot;
 pub mod profile;
 pub mod report;
 pub mod time;
+pub mod tpm;
 pub mod types;
 
 #[cfg(test)]
@@ -24,4 +25,4 @@ pub use claim::{MachineClaim, MachineClaimSpec, MachineClaimStatus};
 pub use machine::{Machine, MachineSpec, MachineStatus, Phase};
 pub use profile::{Profile, ProfileSpec, ProfileStatus};
 pub use report::{BootReport, BootReportSpec};
-pub use types::{Architecture, Ipv4Cidr, MacAddr, MachineUuid, Sha256};
+pub use types::{Architecture, Fingerprint, Ipv4Cidr, MacAddr, MachineUuid, Sha256};

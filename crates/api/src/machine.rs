@@ -11,7 +11,8 @@ use crate::{
     netboot::{NetbootSpec, NetworkSpec},
     report::{BootRecord, Inventory},
     time::Time,
-    types::{Ipv4Cidr, MacAddr, MachineUuid},
+    tpm::{TpmSpec, TpmStatus},
+    types::{Fingerprint, Ipv4Cidr, MacAddr, MachineUuid, Sha256},
 };
 
 /// One physical machine: how it is recognised, which Profile it boots, and what its Node is called.
@@ -35,6 +36,7 @@ use crate::{
     printcolumn(name = "UUID", type_ = "string", json_path = ".status.boot.uuid", priority = 1),
     printcolumn(name = "Address", type_ = "string", json_path = ".status.boot.address", priority = 1),
     printcolumn(name = "Firmware", type_ = "string", json_path = ".status.boot.firmware", priority = 1),
+    printcolumn(name = "Identity", type_ = "string", json_path = ".status.identity.level", priority = 1),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.profileRevision", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label of at most 63 characters: it is part of labels and of the default Node name")
 )]
@@ -93,6 +95,17 @@ pub struct MachineSpec {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
     pub boot_intent: Option<String>,
 
+    /// The one claim key that this Machine may be bound to: its fingerprint, as the box shows it on its console and
+    /// `kubectl magnetite approve` compares it, such as `7f3a-91c2-0b5d-44e1`. With it a box reaches the identity
+    /// level `approved`, and a claim with any other key is refused. Where two keys claimed the Machine it also says
+    /// which of them is right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_fingerprint: Option<Fingerprint>,
+
+    /// The TPM 2.0 that the box must prove to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmSpec>,
+
     /// How long a boot window stays open, in seconds; counted from the moment that the intent was seen.
     /// Default 3600 (60 minutes), at least 60, at most 86400. Outside a window the box gets what
     /// `onReboot` of its Profile says, and no identity.
@@ -130,6 +143,8 @@ impl Default for MachineSpec {
             variables: BTreeMap::new(),
             node_labels: BTreeMap::new(),
             boot_intent: None,
+            approved_fingerprint: None,
+            tpm: None,
             boot_window_seconds: default_window(),
             netboot: None,
             address: None,
@@ -202,6 +217,9 @@ pub struct MachineStatus {
     /// The key that the box proved to hold, once it claimed its identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<IdentityStatus>,
+    /// The TPM that the box proved to have. Claims must prove the same one ever after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmStatus>,
     /// The newest boot: what the box asked for and got, step by step.
     // In a box, as the next one: a boot server without a cluster holds ten thousand Machines that have neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,7 +231,7 @@ pub struct MachineStatus {
     /// The kubelet's serving certificate may name these and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// Conditions: IdentityUnique, ProfileReady, WindowOpen, Booted, Claimed, Joined, Ready.
+    /// Conditions: IdentityUnique, ProfileReady, WindowOpen, Booted, Claimed, Uncontested, Joined, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -250,7 +268,7 @@ pub enum IntentState {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct IdentityStatus {
-    /// How the identity was proven. `mac`: the first key within the boot window.
+    /// How the identity was proven.
     pub level: IdentityLevel,
     /// The intent in which the key was bound.
     pub intent: String,
@@ -268,14 +286,42 @@ pub struct IdentityStatus {
     /// When the certificate was seen issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_at: Option<Time>,
+    /// SHA-256 of the client certificates that were issued to the bound key and its successors, DER, in hexadecimal;
+    /// the newest last. A kubelet's certificate is renewed, or made for serving, only if it asks with one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub certificates: Vec<Sha256>,
+    /// True if another key was bound to this Machine before, so that certificates which are not of this one's line may
+    /// still be about.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebound: bool,
 }
 
-/// How a machine's identity was proven. More levels will follow.
-#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+/// How a machine's identity was proven, from the weakest to the strongest.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[serde(rename_all = "kebab-case")]
 pub enum IdentityLevel {
     /// L0: the box showed a declared MAC, UUID or serial within its boot window, and its key came first.
-    #[serde(rename = "mac")]
+    #[default]
     Mac,
+    /// L1: also a person compared the key's fingerprint on the box's console with the one in the cluster.
+    Approved,
+    /// L2: the box proved to hold the TPM that was taken at its first approved use.
+    TpmPinned,
+    /// L3: the box proved to hold the TPM that was declared before it was powered on.
+    TpmEnrolled,
+}
+
+impl IdentityLevel {
+    /// As the API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mac => "mac",
+            Self::Approved => "approved",
+            Self::TpmPinned => "tpm-pinned",
+            Self::TpmEnrolled => "tpm-enrolled",
+        }
+    }
 }
 
 impl Machine {

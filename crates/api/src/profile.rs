@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    machine::IdentityLevel,
     netboot::{NetbootSpec, NetworkSpec},
     types::{Architecture, Sha256},
 };
@@ -61,6 +62,17 @@ pub struct ProfileSpec {
     /// How the machines join a cluster.
     #[serde(default)]
     pub join: JoinSpec,
+
+    /// The least that a box has to prove before it is given an identity: `mac` (default), `approved`, `tpm-pinned` or
+    /// `tpm-enrolled`. A claim that proves less waits, and the Machine says what for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub min_identity: IdentityLevel,
+
+    /// Files with secrets, which a machine gets after it earned its identity: encrypted to its claim key, written by
+    /// the agent before the kubelet starts, and written anew when the Secret changes. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub secret_files: Vec<SecretFile>,
 
     /// The agent on the box.
     #[serde(default)]
@@ -195,6 +207,42 @@ pub struct ConfigMapKey {
 
 fn default_key() -> String {
     "config.ign".to_owned()
+}
+
+/// One file whose contents are a key of a Secret in Magnetite's own namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretFile {
+    /// Where the agent writes it, for example `/etc/containerd/registry.key`.
+    #[schemars(length(max = 255), regex(pattern = r"^(/[A-Za-z0-9_.][A-Za-z0-9_.-]*)+$"))]
+    pub path: String,
+    /// Mode of the file, in octal. Default: `0600`. The owner is root.
+    #[serde(default = "default_mode")]
+    #[schemars(regex(pattern = r"^0[0-7]{3}$"))]
+    pub mode: String,
+    /// The Secret and its key. The controller may read those Secrets that the chart's `controller.secretNames` names, and
+    /// no others: who may write Profiles may not thereby read every Secret of the namespace.
+    pub secret: SecretKey,
+}
+
+fn default_mode() -> String {
+    "0600".to_owned()
+}
+
+/// One key of a Secret in Magnetite's own namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKey {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its key.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Labels and taints of a Profile's Nodes.
@@ -340,7 +388,8 @@ pub struct ProfileStatus {
     /// Why it is not Ready, in one word. Absent when it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Conditions: Rendered, ArtifactsReady, Ready.
+    /// Conditions: Rendered, ArtifactsReady, Ready; where its machines join by certificate also JoinBypassPossible
+    /// and AutoRenewBypass, which are bad where they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -38,6 +38,13 @@ const MAC: &str = "52:54:00:30:00:10";
 #[case(json!({ "macs": [MAC], "nodeLabels": { "rack": "r7" } }), None)]
 #[case(json!({ "macs": [MAC], "nodeLabels": { "magnetite.dev/machine": "x" } }), Some("magnetite.dev/"))]
 #[case(json!({ "macs": [MAC], "nodeLabels": { "node-role.kubernetes.io/control-plane": "" } }), Some("control-plane"))]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "node-role.kubernetes.io/master": "" } }), Some("control-plane"))]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "a b": "" } }), Some("no label's key"))]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "": "" } }), Some("no label's key"))]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "../x": "" } }), Some("no label's key"))]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "a/b/c": "" } }), Some("no label's key"))]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "Example.com/a": "" } }), Some("no label's key"))]
+#[case(json!({ "macs": [MAC], "nodeLabels": { "example.com/a.b_c-d": "x" } }), None)]
 fn machine_rules(#[case] spec: Value, #[case] refused: Option<&str>) {
     check(machine(spec).validate_cel().err(), refused);
 }
@@ -46,6 +53,9 @@ fn machine_rules(#[case] spec: Value, #[case] refused: Option<&str>) {
 #[case("box-1", None)]
 #[case("box.example.com", Some("DNS label"))]
 #[case(&"a".repeat(64), Some("DNS label"))]
+#[case("-a", Some("DNS label"))]
+#[case("a-", Some("DNS label"))]
+#[case("A", Some("DNS label"))]
 fn a_machine_s_name_is_a_label(#[case] name: &str, #[case] refused: Option<&str>) {
     check(named_machine(name, json!({ "macs": [MAC] })).validate_cel().err(), refused);
 }
@@ -62,7 +72,7 @@ fn a_node_s_name_stays(#[case] before: Value, #[case] after: Value, #[case] refu
 #[test]
 fn profile_rules() {
     type Case<'a> = (&'a dyn Fn(&mut Value), Option<&'a str>);
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 24] = [
         (&|_| {}, None),
         (&|spec| spec["boot"] = json!({}), Some("boot needs x86_64 or aarch64")),
         (&|spec| spec["boot"]["aarch64"]["kernel"]["url"] = json!("http://x/k"), Some("exactly one of url and file")),
@@ -83,11 +93,35 @@ fn profile_rules() {
             Some("exactly one of inline and configMap"),
         ),
         (&|spec| spec["node"] = json!({ "labels": { "magnetite.dev/x": "" } }), Some("magnetite.dev/")),
+        (&|spec| spec["node"] = json!({ "labels": { "node-role.kubernetes.io/master": "" } }), Some("control-plane")),
+        (&|spec| spec["node"] = json!({ "labels": { "a b": "" } }), Some("no label's key")),
+        (&|spec| spec["boot"]["aarch64"]["files"] = files("../x"), Some("a file's name")),
+        (&|spec| spec["boot"]["aarch64"]["files"] = files("a/b"), Some("a file's name")),
+        (&|spec| spec["boot"]["aarch64"]["files"] = files(""), Some("a file's name")),
+        (&|spec| spec["boot"]["aarch64"]["files"] = files("root.squashfs"), None),
+        (&|spec| spec["join"] = json!({ "kubeletArgs": ["--anonymous-auth=true"] }), Some("Magnetite's to set")),
+        (&|spec| spec["join"] = json!({ "kubeletArgs": ["--v=4", "--config"] }), Some("Magnetite's to set")),
+        (&|spec| spec["join"] = json!({ "kubeletArgs": ["--kubeconfig=/x"] }), Some("Magnetite's to set")),
+        (&|spec| spec["join"] = json!({ "kubeletArgs": ["--hostname-override=x"] }), Some("Magnetite's to set")),
+        (
+            &|spec| spec["join"] = json!({ "kubeletArgs": ["--authorization-mode=AlwaysAllow"] }),
+            Some("Magnetite's to set"),
+        ),
+        (
+            &|spec| spec["join"] = json!({ "kubeletArgs": ["--authentication-token-webhook"] }),
+            Some("Magnetite's to set"),
+        ),
+        (&|spec| spec["join"] = json!({ "kubeletArgs": ["--config-files=x"] }), None),
     ];
     for (index, (change, refused)) in cases.into_iter().enumerate() {
         eprintln!("case {index}");
         check(profile(change).validate_cel().err(), refused);
     }
+}
+
+/// One further file of a name.
+fn files(name: &str) -> Value {
+    json!({ name: { "file": "x", "sha256": "0".repeat(64) } })
 }
 
 #[test]

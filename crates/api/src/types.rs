@@ -17,6 +17,11 @@ pub enum ParseError {
     /// Not a SHA-256 digest.
     #[error("{0:?} is not a SHA-256 digest; write 64 hexadecimal digits, as sha256sum prints them")]
     Sha256(String),
+    /// Not the fingerprint of a key.
+    #[error(
+        "{0:?} is not a key's fingerprint; write sixteen hexadecimal digits in four groups, such as 7f3a-91c2-0b5d-44e1"
+    )]
+    Fingerprint(String),
     /// Not an IPv4 address with the size of its network.
     #[error("{0:?} is not an IPv4 address with the length of its network's prefix; write one such as 10.0.0.21/24")]
     Ipv4Cidr(String),
@@ -246,6 +251,50 @@ impl fmt::Display for Sha256 {
 impl fmt::Debug for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// A claim key as a person compares it: the first 64 bits of the SHA-256 of its SubjectPublicKeyInfo, as four groups
+/// of four digits. To find another key with the same one takes 2^64 tries, all within one boot window.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Fingerprint(pub [u8; 8]);
+
+string_form!(
+    Fingerprint,
+    "^[0-9a-f]{4}(-[0-9a-f]{4}){3}$",
+    "7f3a-91c2-0b5d-44e1",
+    "Fingerprint of a claim key: sixteen hexadecimal digits in four groups."
+);
+
+impl FromStr for Fingerprint {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let fail = || ParseError::Fingerprint(text.to_owned());
+        if text.split('-').map(str::len).ne([4; 4]) {
+            return Err(fail());
+        }
+        decode_hex(&text.replace('-', "")).map(Self).ok_or_else(fail)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g, h, i] = self.0;
+        write!(f, "{a:02x}{b:02x}-{c:02x}{d:02x}-{e:02x}{g:02x}-{h:02x}{i:02x}")
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Sha256> for Fingerprint {
+    fn from(digest: Sha256) -> Self {
+        let [a, b, c, d, e, g, h, i, ..] = digest.0;
+        Self([a, b, c, d, e, g, h, i])
     }
 }
 

@@ -7,7 +7,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use kube::ResourceExt;
-use magnetite_api::{Machine, Sha256};
+use magnetite_api::Machine;
 
 /// What a capability is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Purpose {
     Boot,
     /// Claims and reports: over TLS.
     Agent,
+    /// The machine's sealed files, which only its claim key opens: over TLS, for as long as the intent lasts.
+    Sealed,
 }
 
 impl Purpose {
@@ -23,6 +25,7 @@ impl Purpose {
         match self {
             Self::Boot => b'b',
             Self::Agent => b'a',
+            Self::Sealed => b's',
         }
     }
 }
@@ -69,6 +72,24 @@ impl CapabilityKey {
             && now <= u64::from(u32::from_be_bytes(*expires))
     }
 
+    /// A Machine's id in URLs: 16 hexadecimal digits that do not tell its name, and that nobody makes who has not the key. Where no
+    /// API server gave the Machine a UID (a catalog), its name is all that there is to make an id of, and names are guessed. A name
+    /// of 63 characters would not fit into the 128 bytes of the BOOTP `file` field either. The id stays as long as the key does: a
+    /// shim asks for its second stage in the folder that it came from.
+    pub fn machine_id(&self, machine: &Machine) -> String {
+        format!("{:016x}", self.id_number(machine))
+    }
+
+    /// The same as a number.
+    pub(crate) fn id_number(&self, machine: &Machine) -> u64 {
+        let mut mac = self.0.clone();
+        // No purpose has this tag, so no id is the MAC of a capability.
+        mac.update(b"i");
+        mac.update(machine_key(machine).as_bytes());
+        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(mac.finalize().into_bytes());
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
     fn mac(&self, purpose: Purpose, machine_key: &str, intent: &str, expires: [u8; 4]) -> Hmac<sha2::Sha256> {
         // The key is worked in once: half of the work for so short a text.
         let mut mac = self.0.clone();
@@ -85,13 +106,6 @@ impl CapabilityKey {
 /// What a Machine is bound by: its UID, or its name where no API server gave it one (a catalog).
 pub fn machine_key(machine: &Machine) -> String {
     machine.uid().filter(|uid| !uid.is_empty()).unwrap_or_else(|| machine.name_any())
-}
-
-/// A Machine's id in URLs: 16 hexadecimal digits that do not tell its name. A name of 63 characters
-/// would not fit into the 128 bytes of the BOOTP `file` field either.
-pub fn machine_id(machine: &Machine) -> String {
-    let [a, b, c, d, e, f, g, h, ..] = Sha256::of(machine_key(machine).as_bytes()).0;
-    format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 #[cfg(test)]
@@ -139,6 +153,19 @@ mod tests {
             let guess = [&u32::MAX.to_be_bytes()[..], &next(), &next()].concat();
             assert!(!key.check(&URL_SAFE_NO_PAD.encode(&guess), Purpose::Boot, "uid-1", "created", 0), "{guess:?}");
         }
+    }
+
+    /// S9: of a Machine without a UID all but the key is known to whoever guesses its name.
+    #[test]
+    fn an_id_is_made_by_no_other_key() {
+        let (ours, others) = (CapabilityKey::new([7; 32]), CapabilityKey::new([8; 32]));
+        let named = |name: &str| Machine::new(name, magnetite_api::MachineSpec::default());
+        let id = ours.machine_id(&named("rack1-07"));
+        assert!(id.len() == 16 && id.bytes().all(|digit| digit.is_ascii_hexdigit()), "{id}");
+        assert_eq!(id, ours.machine_id(&named("rack1-07")), "a shim finds its second stage beside it");
+        assert_ne!(id, ours.machine_id(&named("rack1-08")));
+        assert_ne!(id, others.machine_id(&named("rack1-07")));
+        assert!(!magnetite_api::Sha256::of(b"rack1-07").to_string().starts_with(&id));
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use kube::ResourceExt;
 use magnetite_api::{MacAddr, Machine, MachineUuid, types::serial_is_bogus};
 
-use crate::capability::machine_id;
+use crate::capability::CapabilityKey;
 
 /// What a client says of itself. A value that many boards share is ignored by [`Fleet::find`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,7 +57,14 @@ pub struct Fleet {
     /// Those that share an identifier with another: told once, since every packet asks.
     contested: HashSet<usize>,
     by_key: HashMap<Key, Vec<usize>>,
-    by_id: HashMap<String, usize>,
+    /// Made when an id is first asked for: who serves no links has no key.
+    by_id: OnceLock<Vec<(u64, usize)>>,
+}
+
+/// An id as it stands in a URL, which is the one way to write it.
+fn id_number(id: &str) -> Option<u64> {
+    let good = id.len() == 16 && id.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if good { u64::from_str_radix(id, 16).ok() } else { None }
 }
 
 fn serial_key(serial: &str) -> Option<Key> {
@@ -95,7 +102,6 @@ impl Fleet {
                     holders.push(position);
                 }
             }
-            fleet.by_id.insert(machine_id(machine), position);
         }
         fleet.contested = fleet.by_key.values().filter(|holders| holders.len() > 1).flatten().copied().collect();
         fleet
@@ -135,9 +141,35 @@ impl Fleet {
         }
     }
 
-    /// The Machine with an id from a URL.
-    pub fn by_id(&self, id: &str) -> Option<Arc<Machine>> {
-        self.by_id.get(id).map(|position| Arc::clone(&self.machines[*position]))
+    /// The Machine with an id from a URL that was made with this key, which is the same for as long as the index lives.
+    pub fn by_id(&self, id: &str, key: &CapabilityKey) -> Option<Arc<Machine>> {
+        self.near_id(id, key).and_then(|(machine, is_it)| is_it.then_some(machine))
+    }
+
+    /// The Machine with an id, or, with false, the one whose id comes next: found in as many steps and fetched from as far away in memory.
+    /// Who asks with ids that he made up must not learn from the time that it takes which there are. None, if there are no Machines.
+    pub fn near_id(&self, id: &str, key: &CapabilityKey) -> Option<(Arc<Machine>, bool)> {
+        let (ids, wanted) = (self.ids(key), id_number(id));
+        let number = wanted.unwrap_or_default();
+        let place = ids.partition_point(|(id, _)| *id < number).min(ids.len().saturating_sub(1));
+        let (found, position) = ids.get(place)?;
+        Some((Arc::clone(&self.machines[*position]), wanted == Some(*found)))
+    }
+
+    /// Makes the ids of all Machines now: for thousands that takes milliseconds, for which no packet should wait.
+    pub fn with_ids(self, key: &CapabilityKey) -> Self {
+        self.ids(key);
+        self
+    }
+
+    /// All ids in order, each with its Machine's place.
+    fn ids(&self, key: &CapabilityKey) -> &[(u64, usize)] {
+        self.by_id.get_or_init(|| {
+            let all = self.machines.iter().enumerate();
+            let mut ids: Vec<_> = all.map(|(position, machine)| (key.id_number(machine), position)).collect();
+            ids.sort_unstable();
+            ids
+        })
     }
 
     /// Every identifier of `machine` that another Machine declares too, sorted.
@@ -224,6 +256,23 @@ mod tests {
         ]);
         let Found::Machine(found) = fleet.find(&identity("52:54:00:00:00:02", Some(zero))) else { panic!("b") };
         assert_eq!(found.name_any(), "b");
+    }
+
+    #[test]
+    fn an_id_is_one_machine_s_and_any_other_is_near_one() {
+        let key = CapabilityKey::new([7; 32]);
+        let machines: Vec<_> = (0..100).map(|number| machine(&format!("m-{number}")).arc()).collect();
+        let fleet = Fleet::index(machines.clone()).with_ids(&key);
+        for machine in &machines {
+            let id = key.machine_id(machine);
+            assert!(Arc::ptr_eq(&fleet.by_id(&id, &key).unwrap(), machine));
+            assert!(fleet.by_id(&id.to_uppercase(), &key).is_none_or(|_| id == id.to_uppercase()));
+        }
+        for id in ["", "0000000000000000", "ffffffffffffffff", "+000000000000001", "1", "00000000000000000"] {
+            assert!(fleet.by_id(id, &key).is_none(), "{id}");
+            assert!(matches!(fleet.near_id(id, &key), Some((_, false))), "{id}");
+        }
+        assert!(Fleet::default().near_id("0000000000000000", &key).is_none());
     }
 
     #[test]

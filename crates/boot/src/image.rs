@@ -80,6 +80,68 @@ fn pe(head: &[u8]) -> Option<Image> {
     }
 }
 
+/// Why bytes are no whole PE image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotWhole {
+    /// The headers are not there, or are another format's.
+    #[error("it has no PE header")]
+    Header,
+    /// It says that it has more bytes than there are.
+    #[error("it says that it ends at byte {says}, and has {has}")]
+    Cut {
+        /// Where it says that it ends.
+        says: u64,
+        /// How many bytes there are.
+        has: u64,
+    },
+}
+
+/// Whether a PE image (an EFI program) is there to its end: all of its sections, and the signatures behind them (Microsoft's PE format,
+/// section table and certificate table).
+///
+/// # Errors
+/// It is none, or it is cut short.
+pub fn whole_pe(image: &[u8]) -> Result<(), NotWhole> {
+    let says = pe_end(image).ok_or(NotWhole::Header)?;
+    let has = image.len() as u64;
+    if says > has { Err(NotWhole::Cut { says, has }) } else { Ok(()) }
+}
+
+/// The end of what a PE image says that it has. A header that is cut off itself ends nowhere.
+fn pe_end(image: &[u8]) -> Option<u64> {
+    if at(image, 0)? != *b"MZ" {
+        return None;
+    }
+    let word = |offset| Some(u32::from_le_bytes(at(image, offset)?));
+    let start = usize::try_from(word(0x3c)?).ok()?;
+    let header = start.checked_add(24)?;
+    if at(image, start)? != *b"PE\0\0" {
+        return None;
+    }
+    let sections = u16::from_le_bytes(at(image, start.checked_add(6)?)?);
+    let optional = usize::from(u16::from_le_bytes(at(image, start.checked_add(20)?)?));
+    // Before the directories stand 96 bytes in the 32-bit form, 112 in the 64-bit one; the fifth is that of the certificates.
+    let directories = match at(image, header)? {
+        [0x0b, 0x01] => 96,
+        [0x0b, 0x02] => 112,
+        _ => return None,
+    };
+    let pair = |offset: usize| u64::from(word(offset)?).checked_add(u64::from(word(offset.checked_add(4)?)?));
+    let certificates = header.checked_add(directories)?.checked_add(4 * 8)?;
+    let has_certificates =
+        word(header.checked_add(directories)?.checked_sub(4)?)? > 4 && optional >= directories + 5 * 8;
+    let mut end = if has_certificates { pair(certificates)? } else { 0 };
+    let table = header.checked_add(optional)?;
+    for index in 0..usize::from(sections) {
+        // Size of the raw data, then where it is: nowhere, if memory is all that the section needs.
+        let data = table.checked_add(index * 40)?.checked_add(16)?;
+        if word(data.checked_add(4)?)? != 0 {
+            end = end.max(pair(data)?);
+        }
+    }
+    Some(end)
+}
+
 /// ELF, which iPXE starts as Multiboot. That begins in 32 bits on any x86.
 fn elf(head: &[u8]) -> Option<Image> {
     if at(head, 0)? != *b"\x7fELF" {
@@ -115,6 +177,23 @@ mod tests {
     #[case::nothing(b"", Image::Unknown)]
     fn real_files(#[case] head: &[u8], #[case] image: Image) {
         assert_eq!(Image::of(head), image);
+    }
+
+    #[test]
+    fn a_program_without_its_end_is_not_whole() {
+        let mut whole = include_bytes!("image/snponly.efi.head").to_vec();
+        assert_eq!(whole_pe(&whole), Err(NotWhole::Header), "its table of sections is longer");
+        whole.resize(1024, 0);
+        let says = pe_end(&whole).unwrap();
+        assert_eq!(whole_pe(&whole), Err(NotWhole::Cut { says, has: 1024 }));
+        assert!(says > 10_000, "{says}");
+        whole.resize(usize::try_from(says).unwrap(), 0);
+        assert_eq!(whole_pe(&whole), Ok(()));
+        whole.pop();
+        assert_eq!(whole_pe(&whole), Err(NotWhole::Cut { says, has: says - 1 }));
+        for other in [&b""[..], b"MZ", b"<!DOCTYPE html>", include_bytes!("image/undionly.kpxe.head")] {
+            assert_eq!(whole_pe(other), Err(NotWhole::Header));
+        }
     }
 
     fn pe_of(machine: u16, start: u32) -> Vec<u8> {

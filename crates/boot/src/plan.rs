@@ -134,6 +134,41 @@ pub fn next(
     }
 }
 
+/// Whether what a boot is made of (config, kernel, files, agent) is given to who has a machine's link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opens {
+    /// Yes: it boots.
+    Yes,
+    /// Not yet: something is missing that will come, or that somebody will mend.
+    Later {
+        /// Seconds until the box is to ask again.
+        seconds: u32,
+        /// Why.
+        why: String,
+    },
+    /// No: nothing boots with it any more. A link outlives the window that it was made for.
+    No,
+}
+
+/// Whether a machine's link opens what a boot is made of: as long as the machine would boot by its script.
+pub fn opens(
+    machine: &Machine,
+    profile: Result<&Chosen, &SelectError>,
+    intent: Option<&IntentStatus>,
+    conflicted: bool,
+    now: Timestamp,
+) -> Opens {
+    let over = intent.is_some_and(|intent| intent.id == machine.wanted_intent() && !window_is_open(intent, now));
+    let local = profile.is_ok_and(|profile| profile.spec.boot.on_reboot == OnReboot::Local);
+    match next(machine, profile, intent, conflicted, now) {
+        Next::Boot => Opens::Yes,
+        Next::Local => Opens::No,
+        // Its window is over, whoever else claims the same identity.
+        Next::Wait { .. } if over && local => Opens::No,
+        Next::Wait { seconds, why } => Opens::Later { seconds, why },
+    }
+}
+
 /// True while the box may boot and claim. The expiry counts even if nobody has written `Expired` yet: the
 /// API server may be away.
 pub fn window_is_open(intent: &IntentStatus, now: Timestamp) -> bool {
@@ -208,6 +243,39 @@ mod tests {
         let m = machine("m").mac("52:54:00:00:00:01").arc();
         let p = profile("p").on_reboot(reboot).chosen();
         assert_eq!(next(&m, Ok(&p), Some(&intent("created", state)), false, at(second)), want);
+    }
+
+    /// S8, R16: closed outside the window, and never closed for good to a box whose window is open.
+    #[rstest]
+    #[case::inside(IntentState::Open, 3599, OnReboot::Local, "yes", "later")]
+    #[case::one_second_late(IntentState::Open, 3600, OnReboot::Local, "no", "later")]
+    #[case::joined_disk(IntentState::Fulfilled, 10, OnReboot::Local, "no", "later")]
+    #[case::joined_live(IntentState::Fulfilled, 10, OnReboot::Network, "yes", "later")]
+    #[case::frozen(IntentState::Frozen, 10, OnReboot::Local, "no", "later")]
+    fn links_open_what_the_script_boots(
+        #[case] state: IntentState,
+        #[case] second: i64,
+        #[case] reboot: OnReboot,
+        #[case] want: &str,
+        #[case] without_a_profile: &str,
+    ) {
+        let m = machine("m").mac("52:54:00:00:00:01").arc();
+        let p = profile("p").on_reboot(reboot).chosen();
+        let intent = intent("created", state);
+        let said = |opens| match opens {
+            Opens::Yes => "yes",
+            Opens::Later { .. } => "later",
+            Opens::No => "no",
+        };
+        assert_eq!(said(opens(&m, Ok(&p), Some(&intent), false, at(second))), want);
+        let contested = if want == "no" { "no" } else { "later" };
+        assert_eq!(said(opens(&m, Ok(&p), Some(&intent), true, at(second))), contested);
+        // A box that boots its Profile each time waits for it to come back.
+        assert_eq!(
+            said(opens(&m, Err(&SelectError::NoneSelects), Some(&intent), false, at(second))),
+            without_a_profile
+        );
+        assert_eq!(said(opens(&m, Ok(&p), None, false, at(second))), "later", "the controller is on its way");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use magnetite_api::{Architecture, Machine, machine::IntentStatus};
 
 use crate::{
-    capability::{CapabilityKey, Purpose, machine_id, machine_key},
+    capability::{CapabilityKey, Purpose, machine_key},
     client::{ClientClass, Request},
     ladder::Platform,
     plan::Answer,
@@ -90,7 +90,7 @@ impl Site<'_> {
     ) -> Links {
         let expires = now.saturating_add(SCRIPT_LINK).max(window_end(intent));
         let cap = self.key.mint(Purpose::Boot, &machine_key(machine), machine.wanted_intent(), expires);
-        let path = format!("/m/{}/{cap}/{architecture}", machine_id(machine));
+        let path = format!("/m/{}/{cap}/{architecture}", self.key.machine_id(machine));
         Links { base: self.base() + &path, system: self.by(self.tls.trust.of_system()) + &path }
     }
 
@@ -101,7 +101,7 @@ impl Site<'_> {
 
     /// The boot file of an answer to a machine: a name for TFTP, a URL for UEFI HTTP boot and for iPXE. `now`: seconds since 1970.
     pub fn bootfile(&self, answer: &Answer, class: ClientClass, machine: &Machine, now: u64) -> Option<String> {
-        let id = machine_id(machine);
+        let id = self.key.machine_id(machine);
         match (answer, class) {
             (Answer::Ignore(_), _) => None,
             (Answer::Script { platform: Platform { architecture, .. } }, _) => {
@@ -143,11 +143,17 @@ impl Site<'_> {
         AgentLink {
             url: format!("{}/agent", links.system),
             verification: verification.to_owned(),
-            server: format!("https://{}/a/{}/{cap}", self.authority(self.https_port), machine_id(machine)),
+            server: format!("https://{}/a/{}/{cap}", self.authority(self.https_port), self.key.machine_id(machine)),
             pin: self.pin.to_owned(),
             intent: machine.wanted_intent().to_owned(),
         }
     }
+}
+
+/// Path of a machine's sealed files. It is good until the machine's next intent: a node runs for years.
+pub fn sealed_path(key: &CapabilityKey, machine: &Machine) -> String {
+    let cap = key.mint(Purpose::Sealed, &machine_key(machine), machine.wanted_intent(), u64::MAX);
+    format!("/a/{}/{cap}/files", key.machine_id(machine))
 }
 
 fn window_end(intent: Option<&IntentStatus>) -> u64 {
@@ -172,7 +178,7 @@ mod tests {
         let answer = Answer::Loader { platform: ladder::platform(&request).unwrap(), file: "snponly.efi".into() };
         let tftp = site.bootfile(&answer, ClientClass::Pxe, &machine, 0).unwrap();
         let http = site.bootfile(&answer, ClientClass::Http, &machine, 0).unwrap();
-        format!("{tftp} {http}").replace(&machine_id(&machine), "ID")
+        format!("{tftp} {http}").replace(&key.machine_id(&machine), "ID")
     }
 
     #[test]
@@ -193,6 +199,20 @@ mod tests {
         let script = six.autoexec(&machine("box").arc(), Architecture::X86_64, 0);
         assert!(script.contains("ifconf --configurator ipv6 || goto again"), "{script}");
         assert!(script.contains(" http://[fd30::1]:80/m/"), "{script}");
+    }
+
+    /// S9: what an offer holds is good for a quarter of an hour, for this machine and this intent.
+    #[test]
+    fn a_link_of_an_offer_is_good_for_fifteen_minutes() {
+        let key = CapabilityKey::new([7; 32]);
+        let site = Site::plain([10, 0, 0, 1].into(), 8080, 8443, &key, "sha256/00");
+        let (mine, again) = (machine("box").arc(), machine("box").intent("again").arc());
+        let link = site.script_link(&mine, Architecture::X86_64, 1000);
+        let cap = link.split('/').nth(5).unwrap();
+        let good =
+            |machine: &Machine, now| key.check(cap, Purpose::Boot, &machine_key(machine), machine.wanted_intent(), now);
+        assert!(good(&mine, 1000) && good(&mine, 1000 + 900), "{link}");
+        assert!(!good(&mine, 1000 + 901) && !good(&again, 1000) && !good(&machine("other").arc(), 1000));
     }
 
     /// A site with HTTPS that some trust.

@@ -18,8 +18,10 @@ use tokio::sync::Semaphore;
 use crate::{
     args::LimitArgs,
     artifacts::{Checked, Library},
-    http::{Passed, Reached},
+    fence::Fence,
+    http::{Passed, Reached, Signatures},
     limits::Limiter,
+    loaders::Loaders,
     metrics::Metrics,
     net::Interface,
     record::Records,
@@ -85,7 +87,7 @@ pub struct App {
     /// The Profiles' files.
     pub library: Arc<Library>,
     /// Loaders, by name: whole, in memory.
-    pub loaders: BTreeMap<String, Arc<[u8]>>,
+    pub loaders: Loaders,
     /// Agents, by architecture.
     pub agents: BTreeMap<&'static str, Agent>,
     /// Key of capability URLs.
@@ -112,6 +114,10 @@ pub struct App {
     pub passed: Passed,
     /// What one client may have.
     pub limits: Limits,
+    /// Who is answered at all.
+    pub fence: Fence,
+    /// What is remembered of signed reports.
+    pub signatures: Signatures,
     /// Places of files that are being sent.
     pub streams: Arc<Semaphore>,
     /// Counters.
@@ -156,19 +162,12 @@ impl App {
         Some(site.agent_link(machine, links, &agent.verification, intent, now))
     }
 
-    /// The Machine that a link is for, if the capability in it is good. Unknown machine and bad capability are
-    /// told apart by nothing, not even by the work done.
+    /// The Machine that a link is for, if the capability in it is good. Unknown machine and bad capability are told apart by nothing,
+    /// not even by the work done: for an unknown one, another's capability is checked.
     pub fn authorize(&self, view: &View, id: &str, cap: &str, purpose: Purpose, now: u64) -> Option<Arc<Machine>> {
-        match view.fleet.by_id(id) {
-            Some(machine) => {
-                let good = self.key.check(cap, purpose, &machine_key(&machine), machine.wanted_intent(), now);
-                good.then_some(machine)
-            }
-            None => {
-                self.key.check(cap, purpose, "00000000-0000-0000-0000-000000000000", "created", now);
-                None
-            }
-        }
+        let (machine, is_it) = view.fleet.near_id(id, &self.key)?;
+        let good = self.key.check(cap, purpose, &machine_key(&machine), machine.wanted_intent(), now);
+        (good && is_it).then_some(machine)
     }
 }
 

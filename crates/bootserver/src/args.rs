@@ -8,7 +8,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 use magnetite_daemon::{admin::AdminArgs, log::LogArgs};
 
-use crate::tls::TlsArgs;
+use crate::{artifacts::ArtifactArgs, fence::FenceArgs, tls::TlsArgs};
 
 /// Magnetite's boot server: ProxyDHCP, TFTP and HTTP for bare machines, beside a DHCP server that knows nothing
 /// of it. Finds its Machines and Profiles in a cluster, or in a folder of YAML files.
@@ -55,6 +55,7 @@ pub struct Args {
 
     /// Folder with the iPXE binaries undionly.kpxe, snponly.efi, ipxe.efi and ipxe-arm64.efi, as Debian's package ipxe has
     /// them, and with loaders of your own that Machines or Profiles name (*.efi, *.pxe, *.kpxe). One that is not there is not offered.
+    /// One that changes is served from then on, without a restart: rename new ones into their places.
     #[arg(long, value_name = "DIR", env = "MAGNETITE_IPXE_DIR", default_value = "/usr/lib/ipxe")]
     pub ipxe_dir: PathBuf,
 
@@ -115,6 +116,12 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_TFTP_SINGLE_PORT")]
     pub tftp_single_port: bool,
 
+    /// Tell of other servers that say what to boot, as far as they broadcast it: in the log and as a metric. Listens on the DHCP client's
+    /// port (UDP 68) of each interface, beside a client of this host's own. Off by default: some clients want that port for
+    /// themselves.
+    #[arg(long, env = "MAGNETITE_REPORT_OTHER_SERVERS")]
+    pub report_other_servers: bool,
+
     /// Name of this server in reports: lower-case letters, digits, '-' and '.'. Default: the host's name.
     #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = server_name)]
     pub server_name: Option<String>,
@@ -128,10 +135,16 @@ pub struct Args {
     pub completion: Option<clap_complete::Shell>,
 
     #[command(flatten)]
+    pub artifacts: ArtifactArgs,
+
+    #[command(flatten)]
     pub tls: TlsArgs,
 
     #[command(flatten)]
     pub limits: LimitArgs,
+
+    #[command(flatten)]
+    pub fence: FenceArgs,
 
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -236,6 +249,16 @@ mod tests {
     }
 
     #[test]
+    fn a_fence_is_of_several_networks() {
+        let words = ["--serve-network", "10.0.0.0/24,fd30::/64", "--refuse-network", "10.244.0.0/16"];
+        let more = ["--refuse-network", "10.96.0.0/12"];
+        let fence = parse(&[&["--interface", "x", "--data-dir", "/d"][..], &words, &more].concat()).unwrap().fence;
+        assert_eq!((fence.serve_network.len(), fence.refuse_network.len()), (2, 2));
+        let wrong = parse(&["--interface", "x", "--data-dir", "/d", "--serve-network", "10.0.0.7"]).unwrap_err();
+        assert!(wrong.exit_code() == 2 && wrong.to_string().contains("10.0.0.0/24"), "{wrong}");
+    }
+
+    #[test]
     fn a_limit_can_be_lifted() {
         let limits = |more: &[&str]| parse(&[&["--interface", "x", "--data-dir", "/d"], more].concat()).unwrap().limits;
         let usual = limits(&[]);
@@ -243,6 +266,62 @@ mod tests {
         assert_eq!(usual, (200, 4, 20));
         let lifted = limits(&["--client-requests-per-second", "0", "--client-transfers", "0"]);
         assert_eq!((lifted.client_requests_per_second, lifted.client_transfers), (0, 0));
+    }
+
+    #[test]
+    fn where_artifacts_come_from() {
+        let artifacts = |more: &[&str]| {
+            Ok::<_, clap::Error>(parse(&[&["--interface", "x", "--data-dir", "/d"], more].concat())?.artifacts)
+        };
+        let some =
+            ["--artifact-host", "a.example,b.example", "--refuse-artifact-network", "10.244.0.0/16,fd00:10::/64"];
+        let some = artifacts(&some).unwrap();
+        assert_eq!((some.artifact_host.len(), some.refuse_artifact_network.len()), (2, 2));
+        assert_eq!(artifacts(&["--refuse-artifact-network", "10.244.0.0"]).unwrap_err().exit_code(), 2);
+    }
+
+    /// What a file of deploy/ says.
+    fn deployed(file: &str) -> String {
+        std::fs::read_to_string(format!("{}/../../deploy/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
+    /// The service and the static Pod of a host without a cluster name what there is.
+    #[test]
+    fn what_is_deployed_by_hand_has_flags_that_exist() {
+        let pod = deployed("static-pod/magnetite-bootserver.yaml");
+        let flags: Vec<_> =
+            pod.lines().filter_map(|line| line.strip_prefix("    - --")).map(|flag| format!("--{flag}")).collect();
+        let args = parse(&flags.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        assert_eq!(
+            (args.catalog, args.data_dir),
+            (Some("/etc/magnetite/catalog".into()), Some("/var/lib/magnetite".into()))
+        );
+        let command = Args::command();
+        let known: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+        let unit = deployed("systemd/magnetite-bootserver.service");
+        let own = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
+        let environment = deployed("systemd/bootserver.env");
+        let set = environment.lines().map(|line| line.trim_start_matches('#')).filter(|line| !line.starts_with(' '));
+        let names: Vec<_> = own.chain(set).filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        assert!(names.contains(&"MAGNETITE_INTERFACE") && names.contains(&"MAGNETITE_DATA_DIR"), "{names:?}");
+        // Read by the client of the cluster.
+        let unknown: Vec<_> = names.into_iter().filter(|name| *name != "KUBECONFIG" && !known.contains(name)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
+    /// systemd itself reads the unit, where it is there.
+    #[test]
+    fn systemd_takes_the_unit() {
+        let folder = tempfile::tempdir().unwrap();
+        let unit = deployed("systemd/magnetite-bootserver.service")
+            .replace("/usr/local/bin/magnetite-bootserver", "/bin/true");
+        let path = folder.path().join("magnetite-bootserver.service");
+        std::fs::write(&path, unit).unwrap();
+        let verify = std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
+        let Ok(verify) = verify else { return eprintln!("systemd-analyze is not there, and the unit is not verified") };
+        // It reads what the unit stands on as well, and may find fault with that.
+        let said = String::from_utf8_lossy(&verify.stderr).into_owned();
+        assert!(!said.contains("magnetite-bootserver"), "{said}");
     }
 
     #[rstest]

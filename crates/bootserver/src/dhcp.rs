@@ -10,7 +10,7 @@ mod tests;
 
 use std::{
     io,
-    net::{SocketAddrV4, UdpSocket as StdSocket},
+    net::{IpAddr, SocketAddrV4, UdpSocket as StdSocket},
     os::{fd::AsFd, unix::net::UnixStream},
     sync::Arc,
     time::Instant,
@@ -31,6 +31,7 @@ pub use strangers::Strangers;
 
 use crate::{
     app::App,
+    fence::Door,
     metrics::count,
     net::{
         Interface,
@@ -51,6 +52,15 @@ pub enum Service {
     Reservations,
     /// Port 4011: answers REQUESTs and INFORMs sent to it.
     BootServer,
+}
+
+impl Service {
+    fn door(self) -> Door {
+        match self {
+            Self::Proxy | Self::Reservations => Door::Dhcp,
+            Self::BootServer => Door::Pxe,
+        }
+    }
 }
 
 /// One service on one interface.
@@ -115,6 +125,12 @@ impl Server {
             self.count("malformed");
             return None;
         };
+        // What comes through a relay is as much of the relay's network as of who sent it last.
+        let relay = Some(question.giaddr).filter(|relay| !relay.is_unspecified());
+        let sources = [Some(*peer.ip()), relay].into_iter().flatten().map(IpAddr::V4);
+        if !self.app.fence.lets_in(self.service.door(), sources, &self.app.metrics) {
+            return None;
+        }
         let asker = (question.mac().unwrap_or_default(), question.xid);
         if question.options.message_type() == Ok(Some(MessageType::REQUEST)) {
             goes_on.push(asker);

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::App,
     dhcp::{MOST_ERRORS, Strangers, unix},
+    fence::Door,
     metrics::count,
     view::View,
 };
@@ -138,6 +139,12 @@ impl Server {
             self.count("malformed");
             return None;
         };
+        // A link that is not named (RFC 8415, 19.1.1: a relay on the client's own) is the relay's.
+        let link = relays.last().map(|relay| relay.link).filter(|link| !link.is_unspecified());
+        let sources = [Some(*peer.ip()), link].into_iter().flatten().map(IpAddr::V6);
+        if !self.app.fence.lets_in(Door::Dhcpv6, sources, &self.app.metrics) {
+            return None;
+        }
         let from_relays = relays.iter().all(|relay| relay.kind == MessageType::RELAY_FORWARD);
         let Some(kind) = reply::kind(&message, &self.us.id).filter(|_| from_relays) else {
             self.count("not_ours");

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{Agent, App, Cluster, Limits},
     artifacts::{Checked, Fetcher, Library},
-    http::Passed,
+    fence::Fence,
+    http::{Passed, Signatures},
     limits::Limiter,
     metrics::{Metrics, Outcome},
     net::Interface,
@@ -169,6 +170,8 @@ impl Site {
                 reports: Limiter::new(1000),
                 transfers: 4,
             },
+            fence: Fence::default(),
+            signatures: Signatures::default(),
             streams: Arc::new(Semaphore::new(4)),
             metrics: Metrics::default(),
         };
@@ -207,6 +210,11 @@ impl Site {
             now,
         );
         links.base.trim_start_matches("http://127.0.0.1:8080").to_owned()
+    }
+
+    /// The machine's id in links.
+    pub fn id(&self) -> String {
+        self.app.key.machine_id(&self.machine)
     }
 
     /// How often something ended so.

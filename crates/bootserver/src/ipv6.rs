@@ -97,8 +97,8 @@ impl Sockets {
         let tftp = tftp::Server::new(tftp, source, mtu, Arc::clone(app));
         tasks.extend([
             task("tftp over ipv6", tftp.run(stop.clone())),
-            task("http over ipv6", http::plain(http, http::public(Arc::clone(app)), stop.clone())),
-            task("https over ipv6", http::tls(https, http::private(Arc::clone(app)), tls.clone(), stop.clone())),
+            task("http over ipv6", http::plain(http, http::public(app), stop.clone())),
+            task("https over ipv6", http::tls(https, http::private(app), tls.clone(), stop.clone())),
         ]);
         for (us, service, socket) in
             dhcp.into_iter().flat_map(|(us, sockets)| sockets.map(|(service, socket)| (us.clone(), service, socket)))

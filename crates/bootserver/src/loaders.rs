@@ -1,11 +1,13 @@
-//! Loaders, and what is to be known of the agents: read once, at the start.
+//! Loaders, and what is to be known of the agents, which is read once, at the start.
+
+mod kept;
 
 use std::{collections::BTreeMap, io::ErrorKind, path::Path, sync::Arc};
 
 use kube::ResourceExt;
 use magnetite_api::{Architecture, Machine};
-use magnetite_boot::{ladder::SECURE_BOOT, site::Site};
-use magnetite_daemon::{clock, log::chain};
+use magnetite_boot::site::Site;
+use magnetite_daemon::clock;
 use sha2::Digest;
 
 use crate::{
@@ -14,53 +16,10 @@ use crate::{
     dhcp::unix,
 };
 
-/// Files that are loaders, by how their names end. Nothing else of a folder is served.
-const ENDINGS: [&str; 5] = [".efi", ".pxe", ".kpxe", ".kkpxe", ".0"];
-/// A loader is a few hundred KiB; what is larger than this is something else.
-const LARGEST: u64 = 16 << 20;
+pub use kept::{Loaders, run};
+
 /// What a loader asks for beside itself before its own DHCP (iPXE since 2024).
 const AUTOEXEC: &str = "autoexec.ipxe";
-
-/// The loaders that are there, whole: those of the iPXE folder by their names, signed ones by `secure-boot/` and their names.
-pub fn read(ipxe: &Path, secure_boot: Option<&Path>) -> BTreeMap<String, Arc<[u8]>> {
-    let mut found = folder(ipxe, "");
-    if found.is_empty() {
-        let folder = ipxe.display();
-        tracing::warn!(%folder, "no loader is in --ipxe-dir: only boxes that have iPXE in a ROM will boot");
-    }
-    if let Some(path) = secure_boot {
-        let signed = folder(path, &format!("{SECURE_BOOT}/"));
-        if signed.is_empty() {
-            tracing::warn!(folder = %path.display(), "no loader is in --secure-boot-dir: boxes with Secure Boot will not boot");
-        }
-        found.extend(signed);
-    }
-    found
-}
-
-fn folder(path: &Path, prefix: &str) -> BTreeMap<String, Arc<[u8]>> {
-    let entries = std::fs::read_dir(path).map(|entries| entries.flatten().collect::<Vec<_>>());
-    let entries = entries.unwrap_or_else(|error| {
-        tracing::warn!(folder = %path.display(), error = chain(&error), "a folder of loaders cannot be read");
-        Vec::new()
-    });
-    let mut found = BTreeMap::new();
-    for entry in entries {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let fits = entry.path().metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= LARGEST);
-        if !fits || !ENDINGS.iter().any(|ending| name.ends_with(ending)) {
-            continue;
-        }
-        match std::fs::read(entry.path()) {
-            Ok(bytes) => drop(found.insert(format!("{prefix}{name}"), Arc::from(bytes))),
-            Err(error) => {
-                let (file, error) = (entry.path(), chain(&error));
-                tracing::warn!(file = %file.display(), error, "a loader cannot be read");
-            }
-        }
-    }
-    found
-}
 
 /// A loader as it was asked for.
 #[derive(Debug)]
@@ -78,7 +37,7 @@ pub struct Asked {
 pub fn find(app: &App, name: &str, site: &Site<'_>) -> Option<Asked> {
     let name = name.trim_start_matches('/');
     let (machine, loader) = match name.strip_prefix("m/").and_then(|rest| rest.split_once('/')) {
-        Some((id, loader)) => (app.view().fleet.by_id(id), loader),
+        Some((id, loader)) => (app.view().fleet.by_id(id, &app.key), loader),
         None => (None, name),
     };
     let bytes = match (&machine, loader.rsplit('/').next()) {
@@ -88,7 +47,7 @@ pub fn find(app: &App, name: &str, site: &Site<'_>) -> Option<Asked> {
             let architecture = boot.and_then(|entry| entry.boot.architecture).unwrap_or(Architecture::X86_64);
             Arc::from(site.autoexec(machine, architecture, unix(clock::now())).into_bytes())
         }
-        _ => Arc::clone(app.loaders.get(loader)?),
+        _ => app.loaders.get(loader)?,
     };
     Some(Asked { machine, name: loader.to_owned(), bytes })
 }
@@ -127,7 +86,7 @@ mod tests {
     async fn a_machine_s_loader_has_a_script_beside_it() {
         let site = fixtures::Site::new().await;
         let here = site.app.site(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let id = magnetite_boot::capability::machine_id(&site.machine);
+        let id = site.id();
         let find = |name: &str| find(&site.app, name, &here);
         assert_eq!(&*find(&format!("m/{id}/undionly.kpxe")).unwrap().bytes, b"loader");
         for name in [format!("m/{id}/autoexec.ipxe"), format!("/m/{id}/secure-boot/autoexec.ipxe")] {
@@ -139,16 +98,79 @@ mod tests {
         }
     }
 
+    /// Names are looked up and never made into a path, so there is nothing to climb: 10,000 that try.
+    #[tokio::test]
+    async fn no_name_leads_out_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inside, secret) = (folder.path().join("ipxe"), b"a secret".repeat(100));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::write(inside.join("snponly.efi"), kept::program(1024, 0)).unwrap();
+        for name in ["secret.kpxe", "secret.pxe"] {
+            std::fs::write(folder.path().join(name), &secret).unwrap();
+        }
+        let site = fixtures::Site::with(|app| app.loaders = Loaders::read(&inside, None)).await;
+        let here = site.app.site(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let absolute = folder.path().display().to_string();
+        let climbs = [
+            "..",
+            "../..",
+            "..\\",
+            "%2e%2e",
+            "%2E%2E%2F",
+            "..%2f",
+            "..%5c",
+            "%252e%252e",
+            "....//",
+            ".\0.",
+            "..;",
+            "/..",
+            "\u{ff0e}\u{ff0e}",
+            "..\u{2215}",
+            "~",
+            "file:",
+            "\\\\host\\share",
+            "C:",
+            "/proc/self/cwd",
+            absolute.as_str(),
+        ];
+        let ways = ["", "m//", "/", "//", "m/0000000000000000/", "secure-boot/", "./", "snponly.efi/"];
+        let ends = [
+            "secret.kpxe",
+            "secret.pxe",
+            "ipxe/snponly.efi",
+            "snponly.efi",
+            "etc/passwd",
+            "proc/self/environ",
+            "secret.kpxe\0.efi",
+        ];
+        let separators = ["/", "\\", "%2f", "//", "/./", "\0", ""];
+        let seconds = ["", "../", "x/../"];
+        let parts: [&[&str]; 5] = [&ways, &climbs, &separators, &seconds, &ends];
+        let all: usize = parts.iter().map(|part| part.len()).product();
+        assert!(all >= 10_000, "{all}");
+        for number in 0..all {
+            let mut rest = number;
+            let mut pick = |part: &&[&str]| {
+                let picked = part[rest % part.len()].to_owned();
+                rest /= part.len();
+                picked
+            };
+            let name = parts.iter().map(&mut pick).collect::<String>();
+            assert!(find(&site.app, &name, &here).is_none(), "{name:?}");
+        }
+        assert!(find(&site.app, "snponly.efi", &here).is_some());
+    }
+
     #[test]
     fn nothing_else_of_the_folders_is_served() {
         let folder = tempfile::tempdir().unwrap();
         let signed = tempfile::tempdir().unwrap();
         for name in ["snponly.efi", "secret", "secret.key", "magnetite-agent-x86_64", "magnetite-agent-riscv64"] {
-            std::fs::write(folder.path().join(name), b"MZ").unwrap();
-            std::fs::write(signed.path().join(name), b"MZ").unwrap();
+            std::fs::write(folder.path().join(name), kept::program(1024, 0)).unwrap();
+            std::fs::write(signed.path().join(name), kept::program(1024, 0)).unwrap();
         }
         std::fs::create_dir(folder.path().join("folder.efi")).unwrap();
-        let read = |secure_boot| read(folder.path(), secure_boot).into_keys().collect::<Vec<_>>();
+        let read = |secure_boot| Loaders::read(folder.path(), secure_boot).now().keys().cloned().collect::<Vec<_>>();
         assert_eq!(read(None), ["snponly.efi"]);
         assert_eq!(read(Some(signed.path())), ["secure-boot/snponly.efi", "snponly.efi"]);
         let agents = read_agents(folder.path()).unwrap();

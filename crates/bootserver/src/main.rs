@@ -6,8 +6,10 @@ mod args;
 mod artifacts;
 mod dhcp;
 mod dhcpv6;
+mod fence;
 #[cfg(test)]
 mod fixtures;
+mod folders;
 mod http;
 mod ipv6;
 mod keys;
@@ -19,10 +21,12 @@ mod quantity;
 mod ra;
 mod record;
 mod report;
+mod rivals;
 mod store;
 mod tftp;
 mod thread;
 mod tls;
+mod told;
 mod view;
 
 use std::{
@@ -47,12 +51,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Cluster, MOST_STREAMS},
     args::{Args, DhcpMode},
-    artifacts::{Fetcher, Library, is_fetched_from},
+    artifacts::{Fetcher, Library, Rules},
     metrics::Metrics,
     net::Interface,
     record::Records,
     report::{RecordFolder, Reports},
-    store::{catalog::Folder, cluster, snapshot, windows::Windows},
+    store::{
+        catalog::Folder,
+        cluster,
+        heard::{Heard, Listen},
+        snapshot,
+        windows::Windows,
+    },
     view::{View, Writer},
 };
 
@@ -77,8 +87,9 @@ async fn run(args: Args) -> Result<()> {
     let (sockets_bound, view_there) = (readiness.gate("sockets"), readiness.gate("machines and profiles"));
 
     let (writer, reader) = watch::channel(Arc::new(View::default()));
+    let heard = Heard::new(tokio::time::Instant::now());
     let agents = keys::tls(&data)?;
-    let app = Arc::new(prepare(&args, &data, reader, agents.pin.clone()).await?);
+    let app = Arc::new(prepare(&args, &data, reader, agents.pin.clone(), &heard).await?);
     // Everything is bound before anything is served.
     let sockets = Sockets::bind(&args, &app.interfaces).await?;
     let sockets6 = ipv6::Sockets::bind(&args, &app.interfaces).await?;
@@ -86,13 +97,25 @@ async fn run(args: Args) -> Result<()> {
     let admin = Admin::bind(&args.admin).await?;
     sockets_bound.open();
 
-    let mut tasks = watching(&args, data.clone(), &app, writer, view_there, &stop)?;
+    let mut tasks = Vec::new();
+    if args.report_other_servers {
+        for Interface { name, .. } in &app.interfaces {
+            let watcher = rivals::Watcher::bind(name, &app)?;
+            tasks.push(task("other servers", watcher.run(stop.clone())));
+        }
+    }
+    if args.catalog.is_none() {
+        let told = heard.tell(app.metrics.clone(), readiness.gate("news of the cluster"), stop.clone());
+        tasks.push(task("news of the cluster", told));
+    }
+    tasks.extend(watching(&args, data.clone(), &app, writer, view_there, &stop)?);
     let (config, strangers) = (RustlsConfig::from_config(Arc::new(agents.config)), Arc::default());
     tasks.extend(sockets6.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     tasks.extend(sockets.into_iter().flat_map(|sockets| sockets.serve(&app, &config, &strangers, &stop)));
     tasks.extend(boot_tls.into_iter().flat_map(|server| server.serve(&app, &stop)));
-    let fetcher = Fetcher::new(is_fetched_from).context("make a client for artifacts")?;
+    let fetcher = Fetcher::of(Rules::from(&args.artifacts)).context("make a client for artifacts")?;
     tasks.push(task("artifacts", Arc::clone(&app.library).run(app.view.clone(), fetcher, stop.clone())));
+    tasks.push(task("loaders", loaders::run(Arc::clone(&app), stop.clone())));
     let reports = Arc::new(Reports::new(&app).context("make the folder of the records")?);
     tasks.push(task("reports", Arc::clone(&reports).run(stop.clone())));
     let mut registry = prometheus_client::registry::Registry::default();
@@ -110,7 +133,7 @@ async fn run(args: Args) -> Result<()> {
 }
 
 /// All that the drivers have at hand.
-async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: String) -> Result<App> {
+async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: String, heard: &Heard) -> Result<App> {
     let Args {
         catalog,
         interface,
@@ -129,17 +152,20 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         router_advertisement: _,
         identify_by_serial,
         tftp_single_port,
+        report_other_servers: _,
         server_name,
         namespace: _,
         completion: _,
+        artifacts: _,
         tls,
         limits,
+        fence,
         admin: _,
         log: _,
     } = args;
     let cluster = match catalog {
         Some(_) => Cluster::None(Arc::new(Windows::load(data))),
-        None => Cluster::Client(client().await?),
+        None => Cluster::Client(client(heard).await?),
     };
     if interface.len() > 1 && address.is_some() {
         anyhow::bail!(
@@ -158,7 +184,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         records: Arc::new(records),
         folder: RecordFolder::of(data),
         library: Arc::new(Library::new(folder, data.join("cache"), *cache_quota)),
-        loaders: loaders::read(ipxe_dir, secure_boot_dir.as_deref()),
+        loaders: loaders::Loaders::read(ipxe_dir, secure_boot_dir.as_deref()),
         agents: loaders::read_agents(agent_dir)?,
         key: keys::capability(data)?,
         pin,
@@ -175,6 +201,8 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         cluster,
         passed: http::Passed::default(),
         limits: limits.into(),
+        fence: fence.into(),
+        signatures: http::Signatures::default(),
         streams: Arc::new(Semaphore::new(MOST_STREAMS)),
         metrics: Metrics::default(),
     })
@@ -191,20 +219,22 @@ fn watching(
 ) -> Result<Vec<Task>> {
     match (&app.cluster, &args.catalog) {
         (Cluster::None(windows), Some(path)) => {
-            let mut folder = Folder::new(path.clone(), Arc::clone(windows), writer, app.metrics.clone());
+            let mut folder =
+                Folder::new(path.clone(), Arc::clone(windows), app.key.clone(), writer, app.metrics.clone());
             folder.look()?;
             there.open();
             Ok(vec![task("catalog", folder.run(stop.clone()))])
         }
         (Cluster::Client(client), _) => {
-            if cluster::from_snapshot(&data, &writer) {
+            if cluster::from_snapshot(&data, &app.key, &writer) {
                 there.open();
             }
             let mut reader = app.view.clone();
             // What was read from the disk needs not be written to it.
             reader.mark_unchanged();
             let (client, namespace, metrics) = (client.clone(), args.namespace.clone(), app.metrics.clone());
-            let run = cluster::run(client, namespace, writer, metrics, move || there.open(), stop.clone());
+            let run =
+                cluster::run(client, namespace, app.key.clone(), writer, metrics, move || there.open(), stop.clone());
             let keep = snapshot::keep(data, reader, stop.clone());
             Ok(vec![task("cluster", run), task("snapshot", keep)])
         }
@@ -258,8 +288,8 @@ impl Sockets {
         let source = tftp::Source { address: interface.address.into(), interface: Some(interface.name.clone()) };
         let mut tasks = vec![
             task("tftp", tftp::Server::new(tftp, source, mtu, Arc::clone(app)).run(stop.clone())),
-            task("http", http::plain(http, http::public(Arc::clone(app)), stop.clone())),
-            task("https", http::tls(https, http::private(Arc::clone(app)), tls.clone(), stop.clone())),
+            task("http", http::plain(http, http::public(app), stop.clone())),
+            task("https", http::tls(https, http::private(app), tls.clone(), stop.clone())),
         ];
         for (service, socket) in dhcp {
             let strangers = Arc::clone(strangers);
@@ -271,11 +301,12 @@ impl Sockets {
     }
 }
 
-async fn client() -> Result<kube::Client> {
+async fn client(heard: &Heard) -> Result<kube::Client> {
     let config = kube::Config::infer()
         .await
         .context("no cluster is configured; set KUBECONFIG, run in a Pod, or give --catalog to serve from a folder")?;
-    kube::Client::try_from(config).context("make a client of the API server")
+    let client = kube::client::ClientBuilder::try_from(config).context("make a client of the API server")?;
+    Ok(client.with_layer(&Listen(heard.clone())).build())
 }
 
 fn host_name() -> Result<String> {

@@ -45,6 +45,13 @@ pub struct Kind {
     pub kind: &'static str,
 }
 
+/// What a source knocked at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct At {
+    /// The server.
+    pub server: &'static str,
+}
+
 /// The counters.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -62,18 +69,41 @@ pub struct Metrics {
     pub claims: Family<Outcome, Counter>,
     /// Writes of boot reports.
     pub reports: Family<Outcome, Counter>,
+    /// Agents' reports by what they were answered.
+    pub progress: Family<Outcome, Counter>,
+    /// Requests of sources that are not answered.
+    pub fences: Family<At, Counter>,
+    /// Answers of other servers that tell boxes what to boot.
+    pub rivals: Counter,
     /// Bytes of loaders and files.
     pub bytes: Family<Sent, Counter>,
     /// Machines, Profiles, and artifacts that are ready or not.
     pub known: Family<Kind, Gauge>,
     /// Documents of the catalog, or objects of the cluster, that cannot be used.
     pub unusable: Gauge,
+    /// Seconds since something was heard of each watch of the cluster.
+    pub watch_age: Family<Kind, Gauge>,
 }
 
 impl Metrics {
     /// Registers all counters.
     pub fn register(&self, registry: &mut Registry) {
-        let Self { dhcp, dhcpv6, advertisements, tftp, http, claims, reports, bytes, known, unusable } = self;
+        let Self {
+            dhcp,
+            dhcpv6,
+            advertisements,
+            tftp,
+            http,
+            claims,
+            reports,
+            progress,
+            fences,
+            rivals,
+            bytes,
+            known,
+            unusable,
+            watch_age,
+        } = self;
         registry.register(
             "magnetite_bootserver_dhcp_packets",
             "DHCP and PXE packets by what became of them",
@@ -93,6 +123,21 @@ impl Metrics {
         registry.register("magnetite_bootserver_http_answers", "HTTP answers by route and status", http.clone());
         registry.register("magnetite_bootserver_claims", "Claims by what they were answered", claims.clone());
         registry.register("magnetite_bootserver_reports", "Writes of boot reports by how they went", reports.clone());
+        registry.register(
+            "magnetite_bootserver_agent_reports",
+            "Agents' reports by what they were answered",
+            progress.clone(),
+        );
+        registry.register(
+            "magnetite_bootserver_fenced",
+            "Packets and requests of sources that are not answered, by server",
+            fences.clone(),
+        );
+        registry.register(
+            "magnetite_bootserver_other_servers",
+            "Answers of other servers that tell boxes what to boot",
+            rivals.clone(),
+        );
         registry.register("magnetite_bootserver_sent_bytes", "Bytes of loaders and files, by protocol", bytes.clone());
         registry.register(
             "magnetite_bootserver_known",
@@ -104,6 +149,33 @@ impl Metrics {
             "Documents of the catalog, or objects of the cluster, that cannot be used",
             unusable.clone(),
         );
+        registry.register(
+            "magnetite_bootserver_watch_age_seconds",
+            "Seconds since anything was heard of the watch of a kind",
+            watch_age.clone(),
+        );
+    }
+
+    /// Counts what a source that is not answered sent.
+    pub fn fenced(&self, server: &'static str) {
+        self.fences.get_or_create(&At { server }).inc();
+    }
+
+    /// How often.
+    #[cfg(test)]
+    pub fn fenced_at(&self, server: &'static str) -> u64 {
+        self.fences.get_or_create(&At { server }).get()
+    }
+
+    /// Says for how long nothing was heard of a watch.
+    pub fn watch_is_of(&self, kind: &'static str, age: std::time::Duration) {
+        self.watch_age.get_or_create(&Kind { kind }).set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// What was said.
+    #[cfg(test)]
+    pub fn age_of_watch(&self, kind: &'static str) -> i64 {
+        self.watch_age.get_or_create(&Kind { kind }).get()
     }
 
     /// Counts bytes that went out.

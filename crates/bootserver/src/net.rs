@@ -254,9 +254,41 @@ pub fn udp(interface: Option<&str>, address: impl Into<IpAddr>, port: u16) -> Re
     })
 }
 
+/// A UDP socket that hears only what is broadcast to a port of one interface, beside others that have the port.
+pub fn broadcasts(interface: &str, port: u16) -> Result<UdpSocket, NetError> {
+    let attempt = || -> std::io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_address(true)?;
+        socket.bind_device(Some(interface.as_bytes()))?;
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::BROADCAST, port).into())?;
+        UdpSocket::from_std(socket.into())
+    };
+    attempt().map_err(|source| {
+        let hint = "; a DHCP client of this host may want it for itself: run without --report-other-servers".to_owned();
+        NetError::Bind { port, hint, source }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is sent to a client by name stays the client's, also where it was there first.
+    #[tokio::test]
+    async fn who_hears_broadcasts_takes_nothing_from_a_client() {
+        let client = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        client.set_reuse_address(true).unwrap();
+        client.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
+        let port = client.local_addr().unwrap().as_socket().unwrap().port();
+        let beside = broadcasts("lo", port).unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.send_to(b"for you", ("127.0.0.1", port)).unwrap();
+        let client = StdSocket::from(client);
+        client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        assert_eq!(client.recv_from(&mut [0; 16]).unwrap().0, 7);
+        assert!(beside.try_recv_from(&mut [0; 16]).is_err());
+    }
 
     #[test]
     fn who_holds_a_port_is_named() {

@@ -23,9 +23,15 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_JOIN_CA_FILE", value_name = "PATH")]
     pub join_ca_file: Option<PathBuf>,
 
-    /// A node name that no Machine may have. May be given several times, or with commas between.
+    /// A node name that no Machine may have, beside `kubernetes`, `localhost`, `kube-apiserver`, `openshift` and the host of the API
+    /// server's URL, which certificates of API servers carry. May be given several times, or with commas between.
     #[arg(long, env = "MAGNETITE_RESERVED_NODE_NAMES", value_delimiter = ',', value_name = "NAME")]
     pub reserved_node_name: Vec<String>,
+
+    /// File with certificates, PEM, of makers of TPMs. With it a box that has to prove its TPM must show a certificate that one of
+    /// these signed: an emulated TPM is refused. Default: who made a TPM does not matter, only that it is the known one.
+    #[arg(long, env = "MAGNETITE_TPM_AUTHORITIES", value_name = "PATH")]
+    pub tpm_authorities: Option<PathBuf>,
 
     /// Write only while holding the Lease `magnetite-controller`. Without it two controllers would get in each
     /// other's way (`--leader-elect=false`, for one that is surely alone).

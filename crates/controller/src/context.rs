@@ -17,10 +17,13 @@ use kube::{
     },
 };
 
+use magnetite_tpm::verifier::Authorities;
+
 use crate::{
     error::{Class, Error},
     lease::Leader,
     metrics::Metrics,
+    preflight::Preflight,
     profile::renders::Renders,
     stores::Stores,
 };
@@ -47,6 +50,10 @@ pub struct Settings {
     pub join_ca: String,
     /// Node names that no Machine may have.
     pub reserved_node_names: Vec<String>,
+    /// Our own namespace, where the Secrets of Profiles are.
+    pub namespace: String,
+    /// Makers of TPMs that are believed; none: all are.
+    pub tpm_authorities: Option<Authorities>,
 }
 
 /// What every reconcile has at hand.
@@ -63,6 +70,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// What was rendered already.
     pub renders: Renders,
+    /// Ways into the cluster that pass beside us.
+    pub preflight: Preflight,
     /// The time. An argument of everything that decides.
     pub clock: fn() -> Timestamp,
     reporter: Reporter,
@@ -81,8 +90,8 @@ impl Context {
     ) -> Self {
         let reporter = magnetite_api::names::MANAGER_CONTROLLER.into();
         let failures = Mutex::default();
-        let renders = Renders::default();
-        Self { client, stores, settings, leader, metrics, renders, clock, reporter, failures }
+        let (renders, preflight) = (Renders::default(), Preflight::default());
+        Self { client, stores, settings, leader, metrics, renders, preflight, clock, reporter, failures }
     }
 
     /// Publishes an Event. That it cannot is logged and no more: no decision hangs on it.

@@ -1,5 +1,7 @@
 //! What can go wrong in a reconcile, and what that means for the next try.
 
+use magnetite_tpm::verifier::MakeError;
+
 /// A failed reconcile. Its text never prints its source: whoever logs it prints the chain.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,6 +35,9 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+    /// No challenge could be made for a TPM.
+    #[error("no challenge for a TPM could be made")]
+    Challenge(#[source] MakeError),
 }
 
 /// What a failure means for the next try.
@@ -63,7 +68,7 @@ impl Error {
     pub fn class(&self) -> Class {
         let source = match self {
             Self::Read { kind: _, name: _, source } | Self::Write { operation: _, kind: _, name: _, source } => source,
-            Self::Timeout { seconds: _ } => return Class::Transient,
+            Self::Timeout { seconds: _ } | Self::Challenge(_) => return Class::Transient,
         };
         match code(source) {
             Some(409) => Class::Conflict,

@@ -67,6 +67,8 @@ pub fn identity(keys: &Keys, bound: i64, issued: Option<i64>) -> IdentityStatus 
         bound_at: Time(t(bound)),
         certificate_request: issued.map(|_| "magnetite-box-1".into()),
         issued_at: issued.map(|at| Time(t(at))),
+        certificates: Vec::new(),
+        rebound: false,
     }
 }
 
@@ -120,6 +122,8 @@ impl Keys {
             certificate_request: request.into(),
             signature: STANDARD.encode(self.claim.sign(&signed_text("box-1", intent, request)).unwrap()),
             facts: IdentityFacts { macs: vec!["52:54:00:30:00:10".parse().unwrap()], ..IdentityFacts::default() },
+            tpm: None,
+            proof: None,
             address: "172.30.0.16".into(),
             server: "server-1".into(),
         };

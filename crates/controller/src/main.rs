@@ -11,6 +11,7 @@ mod lease;
 mod machine;
 mod metrics;
 mod node;
+mod preflight;
 mod profile;
 #[cfg(test)]
 mod scenarios;
@@ -18,7 +19,13 @@ mod scenarios;
 mod simulation;
 mod stores;
 
-use std::{convert::Infallible, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt::Debug,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -38,6 +45,7 @@ use magnetite_daemon::{
     clock, crypto, log,
     supervise::{BoxError, Task, signals, supervise, task},
 };
+use magnetite_tpm::verifier::Authorities;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -58,8 +66,17 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { namespace, join_api_server, join_ca_file, reserved_node_name, leader_elect, identity, log, admin } =
-        args;
+    let Args {
+        namespace,
+        join_api_server,
+        join_ca_file,
+        reserved_node_name,
+        tpm_authorities,
+        leader_elect,
+        identity,
+        log,
+        admin,
+    } = args;
     log::init(&log)?;
     crypto::install();
     let stop = signals()?;
@@ -86,7 +103,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
     } else {
         Leader::always()
     };
-    let settings = Settings { join_api_server, join_ca, reserved_node_names: reserved_node_name };
+    // The API server's own name is no node's.
+    let own = join_api_server.as_deref().and_then(claim::decide::host).map(str::to_owned);
+    let reserved_node_names = reserved_node_name.into_iter().chain(own).collect();
+    let tpm_authorities = tpm_authorities.as_deref().map(authorities).transpose()?;
+    let own_namespace = namespace.clone();
+    let settings =
+        Settings { join_api_server, join_ca, reserved_node_names, namespace: own_namespace, tpm_authorities };
     let (triggers, queues) = Triggers::new();
     let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone());
     tasks.push(until(stop.clone(), "watches", watching));
@@ -108,6 +131,12 @@ async fn cluster(join_ca_file: Option<PathBuf>) -> anyhow::Result<(Client, Strin
     };
     let client = Client::try_from(config).context("making a client for the cluster")?;
     Ok((client, join_ca))
+}
+
+/// Makers of TPMs that are believed.
+fn authorities(path: &Path) -> anyhow::Result<Authorities> {
+    let text = std::fs::read(path).with_context(|| format!("reading --tpm-authorities {}", path.display()))?;
+    Authorities::from_pem(&text).with_context(|| format!("reading --tpm-authorities {}", path.display()))
 }
 
 fn reconcilers(queues: Queues, ctx: &Arc<Context>, stop: &CancellationToken) -> [Task; 4] {

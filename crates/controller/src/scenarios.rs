@@ -12,12 +12,23 @@ use k8s_openapi::{
 };
 use kube::{Client, client::Body, runtime::watcher};
 use magnetite_api::{Machine, MachineClaim, Profile};
+use magnetite_swtpm::Swtpm;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::{
-    claim, context::Context, context::Settings, csr, error::Class, fixtures, fixtures::Keys, lease::Leader, machine,
-    metrics::Metrics, stores::Stores,
+    claim,
+    claim::tpm::tests::{Claimant, enrolled},
+    context::Context,
+    context::Settings,
+    csr,
+    error::Class,
+    fixtures,
+    fixtures::Keys,
+    lease::Leader,
+    machine,
+    metrics::Metrics,
+    stores::Stores,
 };
 
 type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
@@ -66,7 +77,11 @@ fn scenario(calls: Vec<Call>) -> (Arc<Context>, Stores, crate::stores::Writers, 
     let (service, handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
     let client = Client::new(service, "default");
     let (stores, writers) = Stores::new("magnetite");
-    let settings = Settings { join_api_server: Some("https://10.0.0.1:6443".into()), ..Settings::default() };
+    let settings = Settings {
+        join_api_server: Some("https://10.0.0.1:6443".into()),
+        namespace: "magnetite".into(),
+        ..Settings::default()
+    };
     let leader = Leader::always();
     let ctx = Context::new(client, stores.clone(), settings, leader, Metrics::default(), || fixtures::t(60));
     (Arc::new(ctx), stores, writers, tokio::spawn(serve(handle, calls)))
@@ -85,6 +100,69 @@ async fn serve(mut handle: Handle, calls: Vec<Call>) {
             .send_response(Response::builder().status(code).body(Body::from(value.to_string().into_bytes())).unwrap());
     }
     assert!(handle.next_request().await.is_none(), "no further request");
+}
+
+const SECRET: &str = "/api/v1/namespaces/magnetite/secrets/registry";
+
+/// A claim that was approved, of a machine that runs on it, with a file of a Secret in its Profile.
+fn approved(keys: &Keys, stores: &mut crate::stores::Writers) -> MachineClaim {
+    let mut claim = keys.claim(&keys.honest().pem());
+    claim.metadata.name = Some("box-1-0000000000".into());
+    claim.status = Some(magnetite_api::MachineClaimStatus {
+        decision: Some(magnetite_api::claim::Decision::Approved),
+        join: Some(magnetite_api::join::JoinBundle::default()),
+        ..Default::default()
+    });
+    let mut machine = fixtures::machine();
+    machine.status.as_mut().unwrap().identity = Some(fixtures::identity(keys, 10, Some(20)));
+    let mut profile = fixtures::profile();
+    profile.spec.secret_files = vec![magnetite_api::profile::SecretFile {
+        path: "/etc/registry.key".into(),
+        mode: "0600".into(),
+        secret: magnetite_api::profile::SecretKey { name: "registry".into(), key: "key".into() },
+    }];
+    stores.machines.apply_watcher_event(&watcher::Event::Apply(machine));
+    stores.profiles.apply_watcher_event(&watcher::Event::Apply(profile));
+    claim
+}
+
+fn secret(version: &str) -> Value {
+    json!({
+        "kind": "Secret", "apiVersion": "v1",
+        "metadata": { "name": "registry", "uid": "uid-s", "resourceVersion": version },
+        "data": { "key": "Y2FuYXJ5" },
+    })
+}
+
+#[tokio::test]
+async fn a_secret_is_sealed_to_the_key_that_was_bound_and_again_when_it_changes() {
+    let keys = Keys::new();
+    let told = json!({ "metadata": { "resourceVersion": "3" }, "status": { "decision": "Approved" } });
+    let write = put(CLAIM_STATUS, told.clone(), json!({}));
+    let (ctx, _stores, mut writers, server) = scenario(vec![get(SECRET, secret("1")), write]);
+    let mut claim = approved(&keys, &mut writers);
+    // What is answered is not read, so that the reconcile fails after its write; that is not what is looked at here.
+    drop(claim::reconcile(Arc::new(claim.clone()), Arc::clone(&ctx)).await);
+    end(ctx, server).await;
+
+    // What a controller sealed only this box opens.
+    let (ctx, _stores, mut writers, server) = scenario(vec![get(SECRET, secret("1"))]);
+    approved(&keys, &mut writers);
+    let profile = ctx.stores.profiles.state().first().cloned().unwrap();
+    let sealed = claim::secrets::sealed(&claim.spec, &profile, None, &ctx).await.unwrap().ok().flatten().unwrap();
+    let files = magnetite_seal::open(&keys.claim.serialize_pem(), "uid-1", &sealed).unwrap();
+    assert_eq!((files[0].path.as_str(), files[0].contents().unwrap()), ("/etc/registry.key", b"canary".to_vec()));
+    end(ctx, server).await;
+
+    // Nothing changed: nothing is written. A Secret that is gone: told, and the machine keeps what it has.
+    claim.status.as_mut().unwrap().join.as_mut().unwrap().secret_files = Some(sealed);
+    let gone = get(SECRET, Value::Null).refused(StatusCode::NOT_FOUND);
+    for calls in [vec![get(SECRET, secret("1"))], vec![gone, call(Method::POST, EVENTS, json!({}))]] {
+        let (ctx, _stores, mut writers, server) = scenario(calls);
+        approved(&keys, &mut writers);
+        drop(claim::reconcile(Arc::new(claim.clone()), Arc::clone(&ctx)).await);
+        end(ctx, server).await;
+    }
 }
 
 /// Ends a scenario: every call was made, and none besides.
@@ -155,6 +233,48 @@ async fn a_second_key_freezes_the_machine_before_it_is_told() {
     let warning =
         json!({ "type": "Warning", "reason": "ClaimConflict", "regarding": { "kind": "Machine", "name": "box-1" } });
     calls.push(Call { holds: warning, ..call(Method::POST, EVENTS, json!({})) });
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn a_challenge_is_the_end_of_its_claim_and_changes_no_machine() {
+    let tpm = Swtpm::new();
+    let node = Claimant::new(&tpm);
+    let machine = enrolled(node.fingerprint());
+    let claim = node.claim();
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    let told = json!({
+        "metadata": { "resourceVersion": "3" },
+        "status": { "decision": "Challenged", "reason": "ProveTpm", "join": null },
+    });
+    calls.push(put(CLAIM_STATUS, told, &claim));
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn a_proof_is_held_against_a_challenge_that_is_read_live_and_its_tpm_is_put_on_record() {
+    const FIRST: &str = "/apis/magnetite.dev/v1alpha1/machineclaims/box-1-00000000aa";
+    let tpm = Swtpm::new();
+    let mut node = Claimant::new(&tpm);
+    let machine = enrolled(node.fingerprint());
+    let mut first = node.challenged(&machine);
+    first.metadata.name = Some("box-1-00000000aa".into());
+    let claim = node.answer(&first);
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(get(FIRST, &first));
+    let bound = json!({
+        "metadata": { "resourceVersion": "7" },
+        "status": {
+            "identity": { "level": "tpm-enrolled" },
+            "tpm": { "endorsementKey": node.fingerprint() },
+        },
+    });
+    calls.push(put(MACHINE_STATUS, bound, &machine));
+    calls.push(put(CLAIM_STATUS, json!({ "status": { "decision": "Bound" } }), &claim));
     let (ctx, _stores, _writers, server) = scenario(calls);
     claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
     end(ctx, server).await;

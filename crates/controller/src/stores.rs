@@ -351,7 +351,7 @@ pub(crate) fn machine_changed(
 
 fn is_decided(claim: &MachineClaim) -> bool {
     let decision = claim.status.as_ref().and_then(|status| status.decision);
-    matches!(decision, Some(Decision::Approved | Decision::Denied))
+    matches!(decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
 }
 
 fn in_doubt(machine: &Machine) -> bool {

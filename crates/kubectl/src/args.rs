@@ -3,8 +3,9 @@
 use std::{net::Ipv4Addr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use magnetite_api::Fingerprint;
 
-/// Where a machine's boot is and why it stopped, and what a machine would get.
+/// Where a machine's boot is and why it stopped, what a machine would get, and whether a box is the right one.
 #[derive(Parser, Debug)]
 #[command(
     name = "kubectl-magnetite",
@@ -18,6 +19,9 @@ use clap::{Parser, Subcommand, ValueEnum};
   kubectl magnetite timeline r7-u01 -o json | jq .diagnosis.reason
   kubectl magnetite timeline r7-u01 --catalog-data /var/lib/magnetite      without a cluster
   kubectl magnetite preview r7-u01 --catalog ./site    all that it would get, before it is powered on
+  kubectl magnetite approve r7-u01 7f3a-91c2-0b5d-44e1 this box is the right one
+  kubectl magnetite conflict r7-u01                    two keys claimed it: both sides
+  kubectl magnetite doctor                             the whole installation at a glance
   kubectl magnetite --completion bash > ~/.local/share/bash-completion/completions/kubectl-magnetite
 
 Exit codes: 0 all is well or under way; 1 the boot stopped or would stop, or the question could not be answered;
@@ -38,6 +42,60 @@ pub struct Args {
 pub enum Command {
     Timeline(Timeline),
     Preview(Preview),
+    Approve(Approve),
+    Conflict(Conflict),
+    Doctor(Doctor),
+}
+
+/// Say that a box is the right one, by the fingerprint that it shows on its console. Without a fingerprint: show the keys that
+/// came. Where the Profile asks for the identity level `approved`, a box waits for this.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kubectl magnetite approve r7-u01                          who claims to be it
+  kubectl magnetite approve r7-u01 7f3a-91c2-0b5d-44e1      as the console of the box shows it
+
+It sets spec.approvedFingerprint of the Machine, which a file in a repository can do as well.
+Exit codes: 0 approved, or nothing waits; 1 somebody waits to be approved, or it could not be done; 2 wrong arguments.")]
+pub struct Approve {
+    /// Name of the Machine.
+    pub machine: String,
+
+    /// The fingerprint of the box's key, as its console shows it.
+    pub fingerprint: Option<Fingerprint>,
+
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// Show both sides where two keys claimed one machine, and settle which of them is right.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kubectl magnetite conflict r7-u01
+  kubectl magnetite conflict r7-u01 --keep 7f3a-91c2-0b5d-44e1
+
+The other key is refused from then on, and what it was given is not renewed.
+Exit codes: 0 settled, or there is no conflict; 1 it is not settled, or could not be; 2 wrong arguments.")]
+pub struct Conflict {
+    /// Name of the Machine.
+    pub machine: String,
+
+    /// The key of the right box, as its console shows it.
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub keep: Option<Fingerprint>,
+
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// Look the whole installation over: controller, boot servers, Profiles, Machines that wait or failed, and ways into the
+/// cluster that pass beside Magnetite.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 nothing has to be mended; 1 something has, or nothing could be read; 2 wrong arguments."
+)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub cluster: Cluster,
 }
 
 /// Show a machine's last boots, step by step, and say where and why the newest one stopped.
@@ -190,6 +248,8 @@ mod tests {
     #[case(&["timeline", "box", "--completion", "bash"])]
     #[case(&["preview", "box", "--firmware", "amiga"])]
     #[case(&["preview", "box", "--catalog", "/d", "--kubeconfig", "/k"])]
+    #[case(&["approve", "box", "7f3a"])]
+    #[case(&["conflict", "box", "--keep"])]
     #[case(&["no-such-command"])]
     #[case(&[])]
     fn wrong_arguments_are_2(#[case] args: &[&str]) {

@@ -5,10 +5,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Event;
 use kube::{
     Api, Client, Config, ResourceExt,
-    api::ListParams,
+    api::{ListParams, Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use magnetite_api::{BootReport, Machine, names, report::SubjectKind};
+use magnetite_api::{BootReport, Machine, MachineClaim, names, report::SubjectKind};
+use serde_json::{Value, json};
 
 use crate::{args::Cluster, error::Error, suggest::nearest};
 
@@ -104,6 +105,37 @@ pub async fn machine(client: &Client, name: &str) -> Result<Machine, Error> {
     Err(Error::NoMachine { name: name.to_owned(), near })
 }
 
+/// All claims of one Machine.
+///
+/// # Errors
+/// If they may not be read.
+pub async fn claims(client: &Client, machine: &str) -> Result<Vec<MachineClaim>, Error> {
+    let api: Api<MachineClaim> = Api::all(client.clone());
+    let labelled = ListParams::default().labels(&format!("{}={machine}", names::LABEL_MACHINE));
+    let list = api.list(&labelled).await.map_err(|error| refusal("claims", error))?;
+    // The label is a boot server's word; the spec is what is decided on.
+    Ok(list.items.into_iter().filter(|claim| claim.spec.machine == machine).collect())
+}
+
+/// Changes a Machine, if nobody else did since it was read.
+///
+/// # Errors
+/// If somebody did, or it may not be changed.
+pub async fn change(client: &Client, machine: &Machine, patch: &Value) -> Result<(), Error> {
+    let name = machine.name_any();
+    let mut patch = patch.clone();
+    patch["metadata"] = json!({ "resourceVersion": machine.resource_version() });
+    let api: Api<Machine> = Api::all(client.clone());
+    match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            Err(Error::Change(name, "it changed meanwhile; look again, and repeat the command".to_owned()))
+        }
+        Err(kube::Error::Api(status)) => Err(Error::Change(name, status.message.clone())),
+        Err(error) => Err(refusal(&format!("the Machine {name}"), error)),
+    }
+}
+
 /// An error of the API server, in words.
 pub fn refusal(what: &str, error: kube::Error) -> Error {
     match error {
@@ -117,7 +149,6 @@ pub fn refusal(what: &str, error: kube::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use kube::client::Body;
-    use serde_json::{Value, json};
 
     use super::*;
 

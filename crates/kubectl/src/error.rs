@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use magnetite_api::Fingerprint;
+
 /// An error, for the person who asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,6 +35,19 @@ pub enum Error {
         /// What may have been meant.
         near: Vec<String>,
     },
+    /// No box shows that key.
+    #[error("no box that claims the Machine {name:?} has the key {key}; {}", keys(.came))]
+    NoSuchKey {
+        /// The Machine.
+        name: String,
+        /// What was typed.
+        key: Fingerprint,
+        /// The keys that came.
+        came: Vec<String>,
+    },
+    /// It may not be changed.
+    #[error("the Machine {0:?} could not be changed: {1}")]
+    Change(String, String),
     /// The folder is no data folder.
     #[error("{0} holds no folder \"machines\": give the --data-dir of a boot server")]
     NoRecords(PathBuf),
@@ -73,6 +88,13 @@ fn meant(near: &[String]) -> String {
         [] => String::new(),
         [one] => format!("; did you mean {one}?"),
         [most @ .., last] => format!("; did you mean {} or {last}?", most.join(", ")),
+    }
+}
+
+fn keys(came: &[String]) -> String {
+    match came {
+        [] => "none has claimed it in its present intent: is the box on, and has it come that far? See kubectl magnetite timeline".to_owned(),
+        came => format!("those that came are {}", came.join(", ")),
     }
 }
 

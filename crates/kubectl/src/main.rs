@@ -1,12 +1,16 @@
-//! `kubectl magnetite`: where a machine's boot is and why it stopped, and what a machine would get.
+//! `kubectl magnetite`: where a machine's boot is and why it stopped, what a machine would get, and whether a box is the
+//! right one.
 #![allow(missing_docs, reason = "a binary: its public items are public to itself")]
 
+mod approve;
 mod args;
 mod cluster;
 mod declared;
+mod doctor;
 mod error;
 mod preview;
 mod records;
+mod sides;
 mod style;
 mod suggest;
 mod timeline;
@@ -18,6 +22,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
+use magnetite_api::Fingerprint;
 use magnetite_daemon::clock;
 use serde::Serialize;
 
@@ -52,6 +57,9 @@ fn main() -> ExitCode {
     let answered = match command {
         Command::Timeline(args) => timeline(&args),
         Command::Preview(args) => preview(&args),
+        Command::Approve(args) => approve(&args.machine, args.fingerprint, &args.cluster),
+        Command::Conflict(args) => approve(&args.machine, args.keep, &args.cluster),
+        Command::Doctor(args) => doctor(&args),
     };
     match answered {
         Ok(true) => ExitCode::SUCCESS,
@@ -103,6 +111,38 @@ fn preview(args: &args::Preview) -> Result<bool, Error> {
         say(&format!("the boot would stop at the {}: {}", failed.stage, style::plain(&failed.why)));
     }
     Ok(preview.failed.is_none())
+}
+
+/// Shows who claims a machine; with a key, says that it is the right one's. True if nobody is left to wait for.
+fn approve(machine: &str, key: Option<Fingerprint>, cluster: &args::Cluster) -> Result<bool, Error> {
+    wait(async {
+        let client = cluster::client(cluster).await?;
+        let known = cluster::machine(&client, machine).await?;
+        let sides = sides::sides(&known, &cluster::claims(&client, machine).await?);
+        let Some(key) = key else {
+            write(&approve::table(machine, &sides, Style::of_stdout()))?;
+            if let Some(hint) = approve::hint(&known, &sides) {
+                say(&hint);
+            }
+            return Ok(approve::is_settled(&known, &sides));
+        };
+        let word = approve::word(&known, &sides, key, clock::now())?;
+        cluster::change(&client, &known, &word.patch).await?;
+        write(&word.told)?;
+        Ok(true)
+    })
+}
+
+/// Shows what stands in the way; true if nothing has to be mended.
+fn doctor(args: &args::Doctor) -> Result<bool, Error> {
+    let args::Doctor { cluster } = args;
+    let facts = wait(async {
+        let client = cluster::client(cluster).await?;
+        doctor::examine(&client, &cluster.namespace).await
+    })?;
+    let findings = doctor::findings(&facts, clock::now());
+    write(&doctor::text(&findings, Style::of_stdout()))?;
+    Ok(findings.iter().all(|finding| finding.grade != doctor::Grade::Bad))
 }
 
 fn say(text: &str) {

@@ -21,7 +21,7 @@ use magnetite_api::{
     report::Firmware,
 };
 use magnetite_boot::{
-    capability::{CapabilityKey, machine_id},
+    capability::CapabilityKey,
     command_line::for_echo,
     fleet::Fleet,
     plan::{self, Next},
@@ -38,7 +38,7 @@ use crate::{
     style::{Style, Tone, plain},
 };
 
-/// Links are made with this key and shown without their capabilities: the real one is the boot server's.
+/// Links are made with this key and shown without what it made, ids and capabilities: the real one is the boot server's.
 const KEY: [u8; 32] = [0; 32];
 /// The boot server's pin, and the digest of its agent: what stands for them where the boot server is not at hand.
 const PIN: &str = "(of the boot server's key)";
@@ -96,7 +96,7 @@ struct Facts<'a> {
 
 impl Facts<'_> {
     fn masked(&self, text: &str) -> String {
-        mask::assignments(&mask::capabilities(text, &machine_id(&self.declared.machine)))
+        mask::assignments(&mask::capabilities(text, &self.site.key.machine_id(&self.declared.machine)))
     }
 }
 
@@ -205,7 +205,7 @@ impl Preview {
         let config = render::ignition(profile, machine, architecture, template, links, Some(&agent))
             .map_err(|error| wrong(error.to_string()))?;
         let config: serde_json::Value = serde_json::from_str(&config).map_err(|error| wrong(error.to_string()))?;
-        let config = mask::config(config, &machine_id(machine));
+        let config = mask::config(config, &site.key.machine_id(machine));
         let text = serde_saphyr::to_string(&config).map_err(|error| wrong(error.to_string()))?;
         self.push(Show::Ignition, "Ignition config, as YAML, with the text of its data URLs", text);
         Ok(())

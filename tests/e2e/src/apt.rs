@@ -34,6 +34,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("kea-dhcp4-server", "a DHCP server for thousands"),
     ("kea-admin", "perfdhcp, which asks for offers and is nobody's of ours"),
     ("tcpdump", "records what went over the wire"),
+    ("swtpm", "the machines' TPMs"),
+    ("swtpm-tools", "TPMs with their maker's certificate"),
     ("util-linux", "ties child processes to the lab"),
     ("curl", "asks Magnetite's servers as anybody could"),
     ("openssl", "forges the certificate requests that must be refused"),

@@ -143,6 +143,11 @@ fn run_a_pod(site: &mut Site, boxes: &[Vm], progress: &Progress) -> Result<()> {
 /// A pod that says hello and stays.
 #[must_use]
 pub fn pod(name: &str, node: &str) -> String {
+    pod_that(name, node, "echo hello from a pod on a box that was bare; sleep 1000000")
+}
+
+/// A pod on one node that runs a shell's command line and sees the node's folder /etc/magnetite-lab.
+pub fn pod_that(name: &str, node: &str, script: &str) -> String {
     serde_json::json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "namespace": "default" },
@@ -152,8 +157,10 @@ pub fn pod(name: &str, node: &str) -> String {
             "tolerations": [{ "operator": "Exists" }],
             "containers": [{
                 "name": "hello", "image": TEST_IMAGE, "imagePullPolicy": "Never",
-                "command": ["/bin/sh", "-c", "echo hello from a pod on a box that was bare; sleep 1000000"],
+                "command": ["/bin/sh", "-c", script],
+                "volumeMounts": [{ "name": "node", "mountPath": "/node" }],
             }],
+            "volumes": [{ "name": "node", "hostPath": { "path": "/etc/magnetite-lab", "type": "DirectoryOrCreate" } }],
         },
     })
     .to_string()

@@ -17,6 +17,9 @@ use crate::wait;
 
 /// The namespace that the chart is installed into.
 pub const NAMESPACE: &str = "magnetite";
+/// The Secret that Profiles of the lab may hand to their machines, and its key.
+pub const SECRET: (&str, &str) = ("for-machines", "text");
+const VALUES: [&str; 4] = ["--set", "bootserver.interface=eth0", "--set", "controller.secretNames={for-machines}"];
 const BOOTSERVER_ADMIN: &str = "127.0.0.1:9091";
 const CONTROLLER_ADMIN: &str = "127.0.0.1:9090";
 
@@ -166,7 +169,7 @@ pub fn install_charts(site: &Site, note: impl Fn(&str)) -> Result<()> {
         site.helm()
             .args(["install", chart, &charts.join(chart).display().to_string()])
             .args(["--namespace", NAMESPACE, "--create-namespace"])
-            .args(if chart == "magnetite" { &["--set", "bootserver.interface=eth0"][..] } else { &[] }.iter().copied())
+            .args(if chart == "magnetite" { &VALUES[..] } else { &[] }.iter().copied())
             .run()?;
     }
     site.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;

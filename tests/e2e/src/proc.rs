@@ -121,6 +121,15 @@ impl Cmd {
     /// Runs to the end and returns what it wrote to its standard output. A failure carries what it
     /// wrote to its standard error.
     pub fn run(&self) -> Result<String> {
+        let (status, out, err) = self.ask()?;
+        if !status.success() {
+            bail!("{self}: {status}\n{}{}", tail(&out, 20), tail(&err, 20));
+        }
+        Ok(out)
+    }
+
+    /// Runs to the end and returns how it ended, and what it wrote to its standard output and error.
+    pub fn ask(&self) -> Result<(ExitStatus, String, String)> {
         let mut command = self.command();
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if self.input.is_some() {
@@ -141,11 +150,7 @@ impl Cmd {
             let bytes = reader.and_then(|reader| reader.join().ok()).unwrap_or_default();
             String::from_utf8_lossy(&bytes).into_owned()
         };
-        let (out, err) = (text(out), text(err));
-        if !status.success() {
-            bail!("{self}: {status}\n{}{}", tail(&out, 20), tail(&err, 20));
-        }
-        Ok(out)
+        Ok((status, text(out), text(err)))
     }
 
     /// Runs something long to the end: its output goes to `log`, its last line to the heartbeat.

@@ -94,6 +94,8 @@ pub struct VmSpec {
     pub cpus: u32,
     /// The size of its disk, MiB, if it has one (`/dev/vda`).
     pub disk: Option<u32>,
+    /// Whether it has a TPM 2.0.
+    pub tpm: bool,
     /// Its network card.
     pub card: Card,
     /// The firmware's code. Default: that of this Debian.
@@ -118,6 +120,7 @@ impl VmSpec {
             memory: 1536,
             cpus: 2,
             disk: None,
+            tpm: false,
             card: Card::Virtio,
             code: None,
             variables: None,
@@ -160,6 +163,13 @@ impl VmSpec {
         self
     }
 
+    /// With a TPM 2.0: one that nobody else has.
+    #[must_use]
+    pub fn with_tpm(mut self) -> Self {
+        self.tpm = true;
+        self
+    }
+
     /// With so many processors. More machines than one at a time are faster with one each.
     #[must_use]
     pub fn with_cpus(mut self, cpus: u32) -> Self {
@@ -183,6 +193,7 @@ pub struct Vm {
     dir: PathBuf,
     scratch: PathBuf,
     process: Option<Process>,
+    tpm: Option<Process>,
 }
 
 impl Vm {
@@ -198,7 +209,8 @@ impl Vm {
             let disk = std::fs::File::create(scratch.join("disk.raw")).context("make a disk")?;
             disk.set_len(u64::from(mib) << 20)?;
         }
-        Ok(Self { netns: network.switch(), dir: dir.to_owned(), scratch, spec, process: None })
+        std::fs::create_dir_all(scratch.join("tpm"))?;
+        Ok(Self { netns: network.switch(), dir: dir.to_owned(), scratch, spec, process: None, tpm: None })
     }
 
     /// What it is.
@@ -214,6 +226,9 @@ impl Vm {
         }
         // A stale socket would be refused by QEMU.
         drop(std::fs::remove_file(self.monitor()));
+        if self.spec.tpm {
+            self.start_tpm()?;
+        }
         let log = self.dir.join("logs").join(format!("qemu-{}.log", self.spec.name));
         let mut process = self.command().spawn(format!("qemu {}", self.spec.name), &log)?;
         let monitor = self.monitor();
@@ -228,9 +243,42 @@ impl Vm {
 
     /// Pulls the plug.
     pub fn power_off(&mut self) {
-        if let Some(process) = self.process.take() {
+        // The TPM goes after the machine, which would complain.
+        for process in [self.process.take(), self.tpm.take()].into_iter().flatten() {
             process.stop();
         }
+    }
+
+    /// Where its TPM keeps what makes it that TPM. It may be looked at while the machine is off.
+    #[must_use]
+    pub fn tpm_state(&self) -> PathBuf {
+        self.scratch.join("tpm")
+    }
+
+    /// Another TPM in the machine's place, as if its disk went into another box. The machine must be off.
+    pub fn replace_tpm(&mut self) -> Result<()> {
+        std::fs::remove_dir_all(self.tpm_state()).context("remove the TPM's state")?;
+        std::fs::create_dir(self.tpm_state()).context("make room for a TPM's state")
+    }
+
+    fn tpm_socket(&self) -> PathBuf {
+        Path::new(SOCKETS).join(format!("{}-{}.tpm", self.netns, self.spec.name))
+    }
+
+    fn start_tpm(&mut self) -> Result<()> {
+        let socket = self.tpm_socket();
+        drop(std::fs::remove_file(&socket));
+        let log = self.dir.join("logs").join(format!("swtpm-{}.log", self.spec.name));
+        let mut process = Cmd::new("swtpm")
+            .args(["socket", "--tpm2", "--tpmstate", &format!("dir={}", self.tpm_state().display())])
+            .args(["--ctrl", &format!("type=unixio,path={}", socket.display())])
+            .spawn(format!("swtpm {}", self.spec.name), &log)?;
+        wait::until("the TPM", Duration::from_secs(20), || {
+            process.check()?;
+            Ok(socket.exists().then_some(()))
+        })?;
+        self.tpm = Some(process);
+        Ok(())
     }
 
     /// Presses the reset button.
@@ -340,6 +388,10 @@ impl Vm {
         cmd = cmd.arg("-netdev").arg(format!("tap,id=n0,ifname={tap},script=no,downscript=no"));
         // Newer OVMF has no network boot without a source of randomness; Linux starts faster with it.
         cmd = cmd.args(["-device", &card, "-device", "virtio-rng-pci"]);
+        if spec.tpm {
+            cmd = cmd.arg("-chardev").arg(format!("socket,id=tpm,path={}", self.tpm_socket().display()));
+            cmd = cmd.args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm0"]);
+        }
         if spec.disk.is_some() {
             cmd = cmd.arg("-drive").arg(format!("if=none,id=disk,format=raw,cache=unsafe,file={scratch}/disk.raw"));
             cmd = cmd.args(["-device", "virtio-blk-pci,drive=disk"]);
@@ -352,6 +404,7 @@ impl Drop for Vm {
     fn drop(&mut self) {
         self.power_off();
         drop(std::fs::remove_file(self.monitor()));
+        drop(std::fs::remove_file(self.tpm_socket()));
         drop(std::fs::remove_dir_all(&self.scratch));
     }
 }

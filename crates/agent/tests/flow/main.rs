@@ -5,6 +5,8 @@ mod site;
 
 use std::{fs, os::unix::process::ExitStatusExt, path::Path};
 
+use magnetite_swtpm::Swtpm;
+
 use crate::{
     node_box::{NodeBox, TOKEN, told},
     site::{CAPABILITY, Node, Reply, Site},
@@ -27,6 +29,11 @@ async fn a_first_boot_becomes_a_node() {
     assert_eq!(fixed.claims.len(), 2, "one that was not decided yet, one that was");
     assert_eq!(fixed.claims[0], fixed.claims[1]);
     assert_eq!((fixed.claims[0].machine.as_str(), fixed.claims[0].facts.macs.len()), ("m-1", 2));
+    // The first may be said before there are keys; what is said of the claim, and after it, is the claim key's word.
+    let signatures: Vec<_> =
+        fixed.reports[1..].iter().map(|report| report.signature.clone().expect("signed")).collect();
+    assert!(signatures.iter().all(|signature| signature.claim_key == fixed.claims[0].claim_key));
+    assert!(signatures.is_sorted_by(|one, next| one.number < next.number));
 
     assert_eq!(node.mode("/var/lib/magnetite"), 0o700);
     for secret in ["/var/lib/magnetite/claim.key", "/var/lib/magnetite/kubelet.key", CURRENT] {
@@ -105,6 +112,39 @@ async fn killed_before_the_answer_it_claims_again_with_the_same_keys() {
     assert_eq!(first.claim_key, last.claim_key);
 }
 
+#[tokio::test]
+async fn secret_files_are_there_before_the_kubelet_and_follow_the_cluster() {
+    const FILE: &str = "/etc/containerd/registry.key";
+    let site = Site::start(&[Reply::GrantSecret("canary-one")], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    // Killed as it starts the kubelet: by then they are written, and nobody else may read them.
+    fs::write(node.systemd("kill-at"), "4").expect("written");
+    let killed = node.run(&site, &[]).await;
+    assert_eq!((node.read(FILE).as_str(), node.mode(FILE)), ("canary-one", 0o640), "{}", told(&killed));
+    assert!(!node.read("/var/lib/magnetite/state.json").contains("canary"), "sealed, as they came");
+
+    // It stays, and writes what the Secret is by then; while the server knows of none, the file stays as well.
+    tokio::select! {
+        output = node.run(&site, &["--refresh=0"]) => panic!("it ends: {}", told(&output)),
+        () = until(|| site.reported().last().is_some_and(|step| step == "NodeReady")) => {}
+    }
+    assert_eq!(node.read(FILE), "canary-one");
+    site.fixed().file = Some("canary-two");
+    tokio::select! {
+        output = node.run(&site, &["--refresh=0"]) => panic!("it ends: {}", told(&output)),
+        () = until(|| node.read(FILE) == "canary-two") => {}
+    }
+    // What was there is in its place again after a reboot from memory, before anybody is asked.
+    node.reboot();
+    site.fixed().file = None;
+    tokio::select! {
+        output = node.run(&site, &["--refresh=60"]) => panic!("it ends: {}", told(&output)),
+        () = until(|| node.at(FILE).exists()) => {}
+    }
+    assert_eq!(node.read(FILE), "canary-two");
+    assert_eq!(site.fixed().claims.len(), 1);
+}
+
 /// Waits for a condition, looking again and again.
 async fn until(so: impl Fn() -> bool) {
     while !so() {
@@ -163,6 +203,62 @@ async fn a_refusal_is_told_and_ends_in_an_exit_code_of_its_own() {
     let message = |at: usize| fixed.reports[at].failure.as_ref().expect("a failure").message.clone();
     assert!(message(2).contains("open a new intent"), "the controller's words: {}", message(2));
     assert!(message(4).contains("spec.bootIntent"), "what to do: {}", message(4));
+}
+
+#[tokio::test]
+async fn a_box_proves_its_tpm_where_it_is_told_to() {
+    let site = Site::start(&[Reply::NotYet, Reply::Prove], &[Node::Ready]);
+    let (tpm, node) = (Swtpm::new(), NodeBox::fresh());
+    node.plug(&tpm);
+    let output = node.run(&site, &["--tpm=required"]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    let fixed = site.fixed();
+    let [early, first, second] = fixed.claims.as_slice() else { panic!("{:?}", fixed.claims) };
+    assert_eq!(early, first);
+    assert!(first.tpm.is_some() && first.proof.is_none() && second.proof.is_some());
+    assert_eq!((&first.tpm, &first.claim_key), (&second.tpm, &second.claim_key));
+    assert!(told(&output).contains("asking the TPM for its keys"), "it is slow, so it is said: {}", told(&output));
+    let secret = second.proof.as_ref().map(|proof| proof.secret.as_str()).unwrap_or_default();
+    assert!(!told(&output).contains(secret));
+}
+
+#[tokio::test]
+async fn a_tpm_that_nobody_asked_for_is_not_touched() {
+    let site = Site::start(&[Reply::Grant], &[Node::Ready]);
+    let node = NodeBox::fresh();
+    fs::create_dir_all(node.at("/dev/tpmrm0")).expect("a device that cannot be opened");
+    let output = node.run(&site, &[]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(site.fixed().claims[0].tpm, None);
+}
+
+#[tokio::test]
+async fn without_its_tpm_no_identity_is_asked_for() {
+    let site = Site::start(&[Reply::Grant], &[Node::Ready]);
+    let output = NodeBox::fresh().run(&site, &["--tpm=required"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    let failed = "Claiming failed: TpmMissing";
+    assert_eq!(site.reported(), ["AgentStarted", "Claiming", failed, "Claiming", failed]);
+    assert!(site.fixed().claims.is_empty());
+    let message = site.fixed().reports[2].failure.as_ref().expect("a failure").message.clone();
+    assert!(message.contains("firmware"), "what to do: {message}");
+}
+
+#[tokio::test]
+async fn killed_before_it_proved_its_tpm_it_comes_again_with_the_same_keys() {
+    let site = Site::start(&[Reply::Prove, Reply::NotYet], &[Node::Ready]);
+    let (tpm, node) = (Swtpm::new(), NodeBox::fresh());
+    node.plug(&tpm);
+    tokio::select! {
+        output = node.run(&site, &["--tpm=required"]) => panic!("it waits for a decision: {}", told(&output)),
+        () = until(|| site.fixed().claims.len() > 1) => {} // dropping the run kills the agent
+    }
+    site.fixed().replies = [Reply::Prove].into();
+    let output = node.run(&site, &["--tpm=required"]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    let fixed = site.fixed();
+    let (first, last) = (fixed.claims.first().expect("a claim"), fixed.claims.last().expect("a claim"));
+    assert_eq!((&first.tpm, &first.claim_key), (&last.tpm, &last.claim_key));
 }
 
 #[tokio::test]

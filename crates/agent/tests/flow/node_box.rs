@@ -2,11 +2,13 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
 };
+
+use magnetite_swtpm::Swtpm;
 
 use crate::site::{CAPABILITY, Site};
 
@@ -36,6 +38,12 @@ impl NodeBox {
         fs::write(self.at(path), "#!/bin/sh\n").expect("written");
         fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).expect("set");
         self
+    }
+
+    /// Puts a TPM in.
+    pub fn plug(&self, tpm: &Swtpm) {
+        fs::create_dir_all(self.at("/dev")).expect("made");
+        symlink(tpm.socket(), self.at("/dev/tpmrm0")).expect("linked");
     }
 
     /// A file on the box.

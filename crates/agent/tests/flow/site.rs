@@ -15,12 +15,19 @@ use axum::{
     routing::{get, post},
 };
 use axum_server::tls_rustls::{RustlsConfig, from_tcp_rustls};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use magnetite_api::{
     Sha256,
-    join::{ClaimRequest, ClaimResponse, JoinBundle, Refusal, ReportRequest},
+    join::{ClaimRequest, ClaimResponse, JoinBundle, Refusal, ReportRequest, SealedFiles},
     time::seconds,
+    tpm::{ClaimChallenge, TpmChallenge, decode, encode},
 };
 use magnetite_daemon::clock;
+use magnetite_tpm::{
+    binding::{Claimed, extra_data},
+    public::{AttestationKey, EndorsementKey},
+    verifier::{Challenge, check_quote},
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, IsCa, KeyPair,
     PublicKeyData, date_time_ymd,
@@ -45,6 +52,10 @@ pub enum Reply {
     Gone,
     /// 200, and the certificate.
     Grant,
+    /// 200, and beside the certificate a file with this secret.
+    GrantSecret(&'static str),
+    /// 202 to a claim without a proof by the TPM, 200 to one with it, once it was checked as the controller does.
+    Prove,
     /// 200, for a node of another name.
     GrantTo(&'static str),
 }
@@ -64,6 +75,10 @@ pub struct Fixed {
     pub nodes: VecDeque<Node>,
     pub claims: Vec<ClaimRequest>,
     pub reports: Vec<ReportRequest>,
+    /// What the file with a secret holds by now.
+    pub file: Option<&'static str>,
+    /// Digest of the secret of the last challenge.
+    pub secret: Option<Sha256>,
 }
 
 /// A site with both servers.
@@ -96,7 +111,8 @@ impl Site {
         };
         let boot_router = Router::new()
             .route(&format!("/a/1/{CAPABILITY}/claim"), post(claim))
-            .route(&format!("/a/1/{CAPABILITY}/report"), post(report));
+            .route(&format!("/a/1/{CAPABILITY}/report"), post(report))
+            .route(&format!("/a/1/{CAPABILITY}/files"), get(files));
         serve(boot, boot_router.with_state(site.clone()), boot_server_tls(&boot_key));
         let api_router = Router::new().route("/api/v1/nodes/box-1", get(node)).with_state(site.clone());
         serve(api, api_router, site.api_server_tls());
@@ -129,6 +145,8 @@ impl Site {
             certificate: csr.signed_by(&*self.authority).expect("signed").pem(),
             kubelet_configuration: r#"{"kind":"KubeletConfiguration","rotateCertificates":true}"#.to_owned(),
             kubelet_args: vec!["--node-labels=a=b".to_owned()],
+            machine_uid: "uid-1".to_owned(),
+            secret_files: None,
         }
     }
 
@@ -199,7 +217,8 @@ async fn claim(State(site): State<Site>, Json(request): Json<ClaimRequest>) -> R
         Json(Refusal { reason: reason.to_owned(), message: "another key is bound; open a new intent".to_owned() })
     };
     let grant = |name: &str| {
-        Json(ClaimResponse { join: site.bundle(&request, name), server_time: seconds(clock::now()) }).into_response()
+        Json(ClaimResponse { join: site.bundle(&request, name), server_time: seconds(clock::now()), refresh: None })
+            .into_response()
     };
     match reply {
         Reply::NotYet => {
@@ -209,8 +228,73 @@ async fn claim(State(site): State<Site>, Json(request): Json<ClaimRequest>) -> R
         Reply::Refuse(reason) => (StatusCode::CONFLICT, refusal(reason)).into_response(),
         Reply::Gone => StatusCode::NOT_FOUND.into_response(),
         Reply::Grant => grant("box-1"),
+        Reply::GrantSecret(text) => {
+            let join =
+                JoinBundle { secret_files: Some(sealed(&request.claim_key, text)), ..site.bundle(&request, "box-1") };
+            let refresh = Some(format!("/a/1/{CAPABILITY}/files"));
+            Json(ClaimResponse { join, server_time: seconds(clock::now()), refresh }).into_response()
+        }
         Reply::GrantTo(name) => grant(name),
+        Reply::Prove => match &request.proof {
+            None => (StatusCode::ACCEPTED, Json(challenge(&site, &request))).into_response(),
+            Some(_) if is_proven(&site, &request) => grant("box-1"),
+            Some(_) => (StatusCode::CONFLICT, refusal("TpmNotProven")).into_response(),
+        },
     }
+}
+
+/// What a controller seals for the box whose claim key this is.
+fn sealed(claim_key: &str, text: &str) -> SealedFiles {
+    let key = STANDARD.decode(claim_key).expect("base64");
+    let file = magnetite_seal::PlainFile::new("/etc/containerd/registry.key", 0o640, text.as_bytes());
+    magnetite_seal::seal(&key, "uid-1", &[file], text.to_owned()).expect("sealed")
+}
+
+async fn files(State(site): State<Site>) -> Response {
+    let (key, text) = {
+        let fixed = site.fixed();
+        (fixed.claims.first().expect("a claim").claim_key.clone(), fixed.file)
+    };
+    match text {
+        Some(text) => Json(sealed(&key, text)).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+fn tpm_keys(request: &ClaimRequest) -> (EndorsementKey, AttestationKey) {
+    let evidence = request.tpm.as_ref().expect("the agent was told to show its TPM");
+    let bytes = |text: &str| decode(text).expect("base64");
+    let endorsement = EndorsementKey::decode(&bytes(&evidence.endorsement_key)).expect("an EK");
+    (endorsement, AttestationKey::decode(&bytes(&evidence.attestation_key)).expect("an AK"))
+}
+
+fn challenge(site: &Site, request: &ClaimRequest) -> ClaimChallenge {
+    let (endorsement, attestation) = tpm_keys(request);
+    let made = Challenge::new(&endorsement, &attestation).expect("a challenge");
+    site.fixed().secret = Some(Sha256(made.digest));
+    let challenge = TpmChallenge {
+        credential: encode(&made.credential),
+        encrypted_secret: encode(&made.encrypted_secret),
+        secret_digest: Sha256(made.digest),
+    };
+    ClaimChallenge { claim: "m-1-0123456789".to_owned(), challenge }
+}
+
+fn is_proven(site: &Site, request: &ClaimRequest) -> bool {
+    let proof = request.proof.as_ref().expect("a proof");
+    let bytes = |text: &str| decode(text).expect("base64");
+    let secret = bytes(&proof.secret);
+    let claimed = Claimed {
+        claim_key: &bytes(&request.claim_key),
+        certificate_request: request.certificate_request.as_bytes(),
+        machine: &request.machine,
+        intent: &request.intent,
+    };
+    let pcrs: Vec<_> = proof.pcrs.iter().map(|value| value.0).collect();
+    let extra = extra_data(&secret, &claimed);
+    let (quote, signature) = (bytes(&proof.quote), bytes(&proof.signature));
+    let quoted = check_quote(&tpm_keys(request).1, &quote, &signature, &extra, &pcrs.try_into().expect("eight values"));
+    proof.claim == "m-1-0123456789" && site.fixed().secret == Some(Sha256::of(&secret)) && quoted.is_ok()
 }
 
 async fn report(State(site): State<Site>, Json(report): Json<ReportRequest>) -> StatusCode {

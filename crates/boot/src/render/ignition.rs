@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::ResourceExt;
-use magnetite_api::{Machine, Profile, profile::JoinMode};
+use magnetite_api::{Machine, Profile, profile::JoinMode, tpm};
 use serde_json::{Map, Value, json};
 
 /// What the machine needs to fetch, start and believe its agent.
@@ -80,11 +80,15 @@ pub(super) fn add_agent(
         JoinMode::None => "none",
     };
     let AgentLink { url, verification, server, pin, intent } = agent;
-    let environment = format!(
+    let mut environment = format!(
         "MAGNETITE_SERVER={server}\nMAGNETITE_PIN={pin}\nMAGNETITE_MACHINE={}\nMAGNETITE_NODE_NAME={}\nMAGNETITE_INTENT={intent}\nMAGNETITE_JOIN={join}\n",
         machine.name_any(),
         machine.node_name(),
     );
+    // Only where it is asked for: to make its keys takes a TPM seconds.
+    if tpm::asked(machine, Some(profile)) {
+        environment.push_str("MAGNETITE_TPM=required\n");
+    }
     let files = list(config, "storage", "files")?;
     refuse_twice(files, "path", path)?;
     refuse_twice(files, "path", ENV_FILE)?;

@@ -39,6 +39,37 @@ fn ignition_golden() {
     assert!(without.contains("magnetite-agent.service"));
 }
 
+#[test]
+fn a_box_that_has_to_prove_its_tpm_is_told_so() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use magnetite_api::{
+        Sha256,
+        machine::IdentityLevel,
+        time::seconds,
+        tpm::{TpmSpec, TpmStatus},
+    };
+    let told = |change: &dyn Fn(&mut Machine), level| {
+        let mut m = (*machine("box-1").arc()).clone();
+        change(&mut m);
+        let mut p = (*profile("workers").chosen()).clone();
+        p.spec.min_identity = level;
+        let mut config = ignition::empty();
+        ignition::add_agent(&mut config, &p, &m, &AgentLink::sample()).unwrap();
+        let source = config["storage"]["files"][1]["contents"]["source"].as_str().unwrap();
+        let text = STANDARD.decode(source.strip_prefix("data:;base64,").unwrap()).unwrap();
+        String::from_utf8(text).unwrap().contains("MAGNETITE_TPM=required\n")
+    };
+    let key = Sha256::of(b"ek");
+    assert!(!told(&|_| {}, IdentityLevel::Mac) && !told(&|_| {}, IdentityLevel::Approved));
+    assert!(told(&|_| {}, IdentityLevel::TpmPinned) && told(&|_| {}, IdentityLevel::TpmEnrolled));
+    let declared = |m: &mut Machine| m.spec.tpm = Some(TpmSpec { endorsement_key: Some(key) });
+    let pinned = |m: &mut Machine| {
+        let pinned_at = seconds(jiff::Timestamp::UNIX_EPOCH);
+        m.status.get_or_insert_default().tpm = Some(TpmStatus { endorsement_key: key, pinned_at });
+    };
+    assert!(told(&declared, IdentityLevel::Mac) && told(&pinned, IdentityLevel::Mac));
+}
+
 #[rstest]
 #[case("{{ vars.nope }}", "spec.boot.x86_64.commandLine[1]: line 1: undefined value")]
 #[case("{{ machine.nme }}", "undefined value")]
@@ -106,6 +137,8 @@ fn nothing_outside_can_be_reached() {
     }
 }
 
+mod payloads;
+
 /// iPXE's own rules for a line, written down once more, apart from the code under test: split at white space;
 /// `||`, `&&`, `;` end a command; a word that begins with `#` ends the line; a backslash at the end joins.
 fn commands_as_ipxe_reads_them(script: &str) -> Vec<Vec<String>> {
@@ -128,6 +161,67 @@ fn commands_as_ipxe_reads_them(script: &str) -> Vec<Vec<String>> {
     commands
 }
 
+/// Arguments that have all that a command is made of, and that the grammar allows: the lab has real iPXE read the same file.
+const NASTY: &str = include_str!("../../../../tests/e2e/manifests/nasty-arguments.txt");
+
+#[test]
+fn nasty_arguments_that_are_allowed_stay_words() {
+    assert!(NASTY.lines().count() >= 50);
+    for in_variables in [false, true] {
+        let (mut m, mut p) = (machine("m"), profile("p"));
+        for (index, argument) in NASTY.lines().enumerate() {
+            let template = if in_variables { format!("{{{{ vars.n{index} }}}}") } else { argument.to_owned() };
+            m = m.variable(&format!("n{index}"), argument);
+            p = p.argument(&template);
+        }
+        let commands = commands_as_ipxe_reads_them(&script(&p.chosen(), &m.arc(), ARCH, &links()).unwrap());
+        let kernel = commands.iter().find(|command| command[0] == "kernel").unwrap();
+        assert_eq!(kernel[kernel.len() - NASTY.lines().count()..], *NASTY.lines().collect::<Vec<_>>());
+        let plain =
+            commands_as_ipxe_reads_them(&script(&profile("p").chosen(), &machine("m").arc(), ARCH, &links()).unwrap());
+        assert_eq!(words(&commands), words(&plain));
+    }
+}
+
+/// What would be more than one word, or another command, is refused, whoever wrote it.
+#[test]
+fn nasty_arguments_that_are_refused() {
+    let ends = ["||", "&&", ";", "#", "#x", "#||", "x\\", "\\", "||\\"];
+    let splits = [
+        " ", "\t", "\n", "\r", "\r\n", "\u{b}", "\u{c}", "\0", "\u{1b}", "\u{7f}", "\u{85}", "\u{a0}", "\u{2028}",
+        "\u{feff}",
+    ];
+    let quotes = ["\"", "'", "`"];
+    let split =
+        splits.iter().chain(&quotes).flat_map(|c| [format!("a{c}b"), (*c).to_owned(), format!("{c}||{c}reboot")]);
+    let refused: Vec<String> =
+        ends.iter().map(|end| (*end).to_owned()).chain(split).chain([String::new(), "x".repeat(1025)]).collect();
+    assert!(refused.len() >= 50);
+    for argument in refused {
+        let m = machine("m").variable("nasty", &argument).arc();
+        let p = profile("p").argument("{{ vars.nasty }}").chosen();
+        let error = script(&p, &m, ARCH, &links()).unwrap_err();
+        assert_eq!(error.field, "spec.boot.x86_64.commandLine[1]", "{argument:?}");
+    }
+}
+
+/// The first words of commands.
+fn words(commands: &[Vec<String>]) -> Vec<&str> {
+    commands.iter().map(|command| command[0].as_str()).collect()
+}
+
+/// One word, as a rule, of anything, or of what commands are made of; now and then any text, which most often is refused.
+fn made_up_argument() -> impl Strategy<Value = String> {
+    let pieces = r"(\|\||&&|;|#|\\|\$|\{|\}|\||&|reboot|chain|goto|=|--|:|!|%0a|\\n|a){1,5}";
+    prop_oneof![4 => "[!-~]{1,12}", 4 => pieces, 1 => "[ -~\t\r\n\\\\#;&|\"']{1,12}"]
+}
+
+/// How many Profiles are made up. `MAGNETITE_MADE_UP_PROFILES=1000000 cargo test -p magnetite-boot no_argument` is minutes.
+fn made_up_profiles() -> ProptestConfig {
+    let wanted = std::env::var("MAGNETITE_MADE_UP_PROFILES").ok();
+    ProptestConfig::with_cases(wanted.map_or(20_000, |number| number.parse().expect("a number of Profiles")))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -138,10 +232,14 @@ proptest! {
             prop_assert_eq!(templates::render(&template, &context! {}).unwrap(), template);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(made_up_profiles())]
 
     /// S11: whatever a Profile's author writes, the script has the commands that were meant and no others.
     #[test]
-    fn no_argument_becomes_a_command(arguments in prop::collection::vec("[ -~\t\r\n\\\\#;&|\"']{1,12}", 0..4), name in "[a-z]{1,8}") {
+    fn no_argument_becomes_a_command(arguments in prop::collection::vec(made_up_argument(), 0..4), name in "[a-z]{1,8}") {
         let m = machine(&name).arc();
         let mut p = profile("p");
         for argument in &arguments {

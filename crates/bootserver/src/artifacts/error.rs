@@ -3,15 +3,14 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use ipnet::IpNet;
 use magnetite_api::{Sha256, report::ArtifactState};
 use reqwest::StatusCode;
 
 use super::room::Shortage;
-
-/// No file is larger: an endless stream ends here.
-pub const LARGEST: u64 = 16 << 30;
 
 /// Why a file was not fetched.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +25,22 @@ pub enum FetchError {
         host: String,
         /// The address.
         address: IpAddr,
+    },
+    /// The host is not among those that files come from.
+    #[error("{host} is not fetched from: it is none of the hosts that --artifact-host names")]
+    Host {
+        /// As the URL says.
+        host: String,
+    },
+    /// The address is in a network that is left out.
+    #[error("{host} is not fetched from: {address} is in {network}, which --refuse-artifact-network names")]
+    Network {
+        /// As the URL says.
+        host: String,
+        /// The address.
+        address: IpAddr,
+        /// The network.
+        network: IpNet,
     },
     /// The other server did not answer, or stopped half-way.
     #[error("fetching {url} stopped after {bytes} bytes")]
@@ -47,16 +62,20 @@ pub enum FetchError {
         status: StatusCode,
     },
     /// It does not end.
-    #[error("{url} is larger than {LARGEST} bytes")]
+    #[error("{url} is larger than {most} bytes")]
     TooLarge {
         /// Where from.
         url: String,
+        /// The most that is fetched.
+        most: u64,
     },
     /// It does not end today.
-    #[error("{url} took longer than two hours")]
+    #[error("{url} took longer than {} s", most.as_secs())]
     TooLong {
         /// Where from.
         url: String,
+        /// The longest that is waited.
+        most: Duration,
     },
     /// The file came to an end before the length that the server told.
     #[error("{url}: the server sent {got} of {told} bytes")]
@@ -107,6 +126,8 @@ impl FetchError {
             Self::Taken => ArtifactState::Fetching,
             Self::Url(_)
             | Self::Address { .. }
+            | Self::Host { .. }
+            | Self::Network { .. }
             | Self::Http { .. }
             | Self::Status { .. }
             | Self::TooLarge { .. }

@@ -3,8 +3,9 @@
 //!
 //! No redirect is followed, nothing is sent along, and [`super::target`] says where from.
 
+#[cfg(test)]
+use std::net::IpAddr;
 use std::{
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,13 +18,11 @@ use tokio::time::Instant;
 
 use super::{
     cache::{Cache, Needs},
-    error::{FetchError, LARGEST, full},
+    error::{FetchError, full},
     partial::{Origin, Partial},
-    target::{Resolver, shown, target},
+    target::{Lookup, Resolver, Rules, shown, system, target},
 };
 
-/// No fetch takes longer. What came until then is gone on with by the next.
-const LONGEST: Duration = Duration::from_secs(2 * 60 * 60);
 /// Bytes that are written at once.
 const WRITE: usize = 1 << 20;
 /// Room is looked for again after so many bytes.
@@ -31,16 +30,44 @@ pub const STEP: u64 = 16 << 20;
 /// Progress is told this often.
 const TELL: Duration = Duration::from_secs(1);
 
+/// Where a fetch that does not end ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// No file is larger.
+    pub bytes: u64,
+    /// No fetch takes longer. What came until then is gone on with by the next.
+    pub time: Duration,
+}
+
+impl Default for Most {
+    fn default() -> Self {
+        Self { bytes: 16 << 30, time: Duration::from_secs(2 * 60 * 60) }
+    }
+}
+
 /// Fetches files.
 #[derive(Debug)]
 pub struct Fetcher {
     client: Client,
-    allowed: fn(IpAddr) -> bool,
+    rules: Rules,
+    /// Where it gives up.
+    pub most: Most,
 }
 
 impl Fetcher {
-    /// Fetches from addresses that `allowed` takes; see [`super::is_fetched_from`].
+    /// Fetches from addresses that `allowed` takes, by any name.
+    #[cfg(test)]
     pub fn new(allowed: fn(IpAddr) -> bool) -> Result<Self, reqwest::Error> {
+        Self::with(Rules::any(allowed), system())
+    }
+
+    /// Fetches as `rules` say.
+    pub fn of(rules: Rules) -> Result<Self, reqwest::Error> {
+        Self::with(rules, system())
+    }
+
+    /// The same, where `lookup` knows the addresses of names.
+    pub fn with(rules: Rules, lookup: Lookup) -> Result<Self, reqwest::Error> {
         let client = Client::builder()
             .connect_timeout(Duration::from_secs(10))
             .read_timeout(Duration::from_secs(60))
@@ -48,10 +75,10 @@ impl Fetcher {
             .redirect(reqwest::redirect::Policy::none())
             // A proxy would resolve the name, where nobody looks at the address.
             .no_proxy()
-            .dns_resolver(Arc::new(Resolver(allowed)))
+            .dns_resolver(Arc::new(Resolver { rules: rules.clone(), lookup }))
             .user_agent(concat!("magnetite-bootserver/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client, allowed })
+        Ok(Self { client, rules, most: Most::default() })
     }
 
     /// Fetches a file to its place in the cache, which then holds exactly what `want` says. `progress` is told the
@@ -67,7 +94,7 @@ impl Fetcher {
         needs: &Arc<dyn Needs>,
         progress: impl Fn(u64, Option<u64>),
     ) -> Result<(), FetchError> {
-        let target = target(url, self.allowed)?;
+        let target = target(url, &self.rules)?;
         let opened = {
             let cache = Arc::clone(cache);
             tokio::task::spawn_blocking(move || Partial::open(cache.folder(), want)).await.unwrap_or_else(cut_short)
@@ -75,9 +102,10 @@ impl Fetcher {
         let partial = opened.map_err(|error| full(cache.folder(), error))?.ok_or(FetchError::Taken)?;
         let _coming = cache.expect(want);
         let (partial, needs) = (Arc::new(Mutex::new(partial)), Arc::clone(needs));
-        let job = Job { url: shown(url), want, cache: Arc::clone(cache), needs, partial };
-        let fetched = tokio::time::timeout(LONGEST, job.run(&self.client, &target, progress)).await;
-        let fetched = fetched.unwrap_or_else(|_| Err(FetchError::TooLong { url: job.url.clone() }));
+        let Most { bytes: largest, time: longest } = self.most;
+        let job = Job { url: shown(url), want, largest, cache: Arc::clone(cache), needs, partial };
+        let fetched = tokio::time::timeout(longest, job.run(&self.client, &target, progress)).await;
+        let fetched = fetched.unwrap_or_else(|_| Err(FetchError::TooLong { url: job.url.clone(), most: longest }));
         if let Err(error) = &fetched {
             let cut = error.is_cut();
             job.with(move |partial| {
@@ -95,6 +123,7 @@ impl Fetcher {
 struct Job {
     url: String,
     want: Sha256,
+    largest: u64,
     cache: Arc<Cache>,
     needs: Arc<dyn Needs>,
     partial: Arc<Mutex<Partial>>,
@@ -165,8 +194,8 @@ impl Job {
 
     async fn receive_whole(&self, response: Response, progress: &impl Fn(u64, Option<u64>)) -> Result<(), FetchError> {
         let total = response.content_length();
-        if total.is_some_and(|total| total > LARGEST) {
-            return Err(FetchError::TooLarge { url: self.url.clone() });
+        if total.is_some_and(|total| total > self.largest) {
+            return Err(self.too_large());
         }
         progress(0, total);
         self.admit(total.unwrap_or(STEP)).await?;
@@ -206,8 +235,8 @@ impl Job {
                 Some(Err(error)) => return Err(self.http(error, bytes)),
                 None => break,
             }
-            if bytes > LARGEST {
-                return Err(FetchError::TooLarge { url: self.url.clone() });
+            if bytes > self.largest {
+                return Err(self.too_large());
             }
             if bytes - looked >= STEP {
                 looked = bytes;
@@ -237,6 +266,10 @@ impl Job {
         let (cache, needs, sum) = (Arc::clone(&self.cache), Arc::clone(&self.needs), self.want);
         let admitted = tokio::task::spawn_blocking(move || cache.admit(sum, whole, &*needs)).await;
         Ok(admitted.map_err(|error| self.broken(error))??)
+    }
+
+    fn too_large(&self) -> FetchError {
+        FetchError::TooLarge { url: self.url.clone(), most: self.largest }
     }
 
     fn broken(&self, error: tokio::task::JoinError) -> FetchError {

@@ -2,6 +2,7 @@
 //!
 //! Each has a keeper of its own in the background, so that a large one that is being fetched holds up no other.
 
+mod args;
 mod cache;
 mod check;
 mod error;
@@ -14,9 +15,10 @@ mod target;
 #[cfg(test)]
 pub mod tests;
 
+pub use args::ArtifactArgs;
 pub use check::Checked;
 pub use fetch::Fetcher;
-pub use target::is_fetched_from;
+pub use target::Rules;
 
 use std::{
     collections::BTreeMap,

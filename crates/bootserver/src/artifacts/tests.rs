@@ -4,6 +4,7 @@ mod architecture;
 mod quota;
 mod resume;
 pub mod upstream;
+mod vectors;
 mod wrong;
 
 use std::{
@@ -17,7 +18,7 @@ use rstest::rstest;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{target::is_fetched_from, *};
 use crate::{
     fixtures::{profile, until},
     view::View,

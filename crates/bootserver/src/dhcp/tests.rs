@@ -4,7 +4,11 @@ use magnetite_boot::capability::Purpose;
 use magnetite_wire::dhcp::{OptionCode, request::Persona};
 
 use super::*;
-use crate::{fixtures::Site, net};
+use crate::{
+    fence::{Fence, FenceArgs},
+    fixtures::Site,
+    net,
+};
 
 fn server(site: &Site, service: Service) -> Server {
     let interface = site.app.interfaces[0].clone();
@@ -221,4 +225,35 @@ async fn a_machine_may_be_told_its_loader_on_4011_and_may_name_it() {
     assert!(server(&site, Service::Proxy).hear(&asked, PEER).is_none(), "not there");
     let failure = site.app.records.all()["box"].boot.failure.clone().unwrap();
     assert_eq!(failure.reason, "NoLoader");
+}
+
+/// S10: by the address that a packet came from, and by its relay's. What comes from nowhere is on the link.
+#[tokio::test]
+async fn who_is_outside_the_fence_is_not_answered() {
+    let fence = |words: &[&str]| words.iter().map(|text| text.parse().unwrap()).collect();
+    let site = Site::with(|app| {
+        app.fence = Fence::from(&FenceArgs {
+            serve_network: fence(&["192.0.2.0/24"]),
+            refuse_network: fence(&["192.0.2.128/25"]),
+        });
+    })
+    .await;
+    let ask = |service, kind, source: [u8; 4], relay: [u8; 4]| {
+        let persona = Persona { vendor_class: "PXEClient:Arch:00000", ..Persona::BIOS };
+        let mut packet = persona.request(kind, crate::fixtures::MAC.parse::<MacAddr>().unwrap().0, None, 7);
+        packet.giaddr = relay.into();
+        let answer =
+            server(&site, service).packet(&bytes(&packet), SocketAddrV4::new(source.into(), 68), &mut Vec::new());
+        answer.is_some()
+    };
+    let discover = |source, relay| ask(Service::Proxy, MessageType::DISCOVER, source, relay);
+    let request = |source, relay| ask(Service::BootServer, MessageType::REQUEST, source, relay);
+    let (nowhere, box_, relay, pod, elsewhere) =
+        ([0; 4], [192, 0, 2, 7], [192, 0, 2, 1], [192, 0, 2, 200], [10, 0, 0, 1]);
+    assert!(discover(nowhere, nowhere) && discover(box_, nowhere) && discover(relay, relay));
+    assert!(request(box_, nowhere));
+    assert!(!discover(elsewhere, nowhere) && !discover(pod, nowhere));
+    assert!(!discover(elsewhere, relay) && !discover(relay, elsewhere) && !discover(nowhere, elsewhere));
+    assert!(!request(pod, nowhere) && !request(elsewhere, nowhere));
+    assert_eq!((site.app.metrics.fenced_at("dhcp"), site.app.metrics.fenced_at("pxe")), (5, 2));
 }

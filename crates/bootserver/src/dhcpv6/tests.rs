@@ -1,12 +1,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use magnetite_api::{MachineSpec, types::MacAddr};
-use magnetite_boot::capability::machine_id;
 use magnetite_wire::dhcpv6::{OptionCode, Options};
 use rstest::rstest;
 
 use super::*;
 use crate::{
+    fence::{Fence, FenceArgs},
     fixtures::{MAC, Site},
     net,
 };
@@ -80,7 +80,7 @@ async fn edk2_is_offered_and_told_on_4011() {
     let request = message(MessageType::REQUEST, &[(2, ours), (1, EDK2), (16, PXE), (61, &[0, 7])]);
     let (reply, to) = ask(&site, Service::BootServer, &request, peer(CARD, 4011)).unwrap();
     assert_eq!((reply.kind, to), (MessageType::REPLY, peer(CARD, 4011)));
-    assert_eq!(url(&reply), format!("tftp://[fd30::1]/m/{}/snponly.efi", machine_id(&site.machine)));
+    assert_eq!(url(&reply), format!("tftp://[fd30::1]/m/{}/snponly.efi", site.id()));
     assert_eq!(site.counted(&site.app.metrics.dhcpv6, "advertised"), 1);
     assert_eq!(site.counted(&site.app.metrics.dhcpv6, "replied"), 1);
     let another = message(MessageType::REQUEST, &[(2, b"another server"), (1, EDK2), (16, PXE), (61, &[0, 7])]);
@@ -93,7 +93,7 @@ async fn http_boot_is_told_in_the_offer() {
     let site = site(|_| {}).await;
     let solicit = message(MessageType::SOLICIT, &[(1, EDK2), (16, HTTP), (61, &[0, 16])]);
     let (offer, _) = ask(&site, Service::Server, &solicit, peer(CARD, 546)).unwrap();
-    assert_eq!(url(&offer), format!("http://[fd30::1]:8080/ipxe/{}/snponly.efi", machine_id(&site.machine)));
+    assert_eq!(url(&offer), format!("http://[fd30::1]:8080/ipxe/{}/snponly.efi", site.id()));
 }
 
 #[tokio::test]
@@ -206,4 +206,19 @@ async fn a_box_gone_mad_is_dropped_and_its_neighbour_is_not() {
     let nobody = Identity::default();
     let of = |duid: &[u8]| sender(&message(MessageType::SOLICIT, &[(1, duid)]), &nobody);
     assert_ne!(of(b"\0\x02 one box"), of(b"\0\x02 another"));
+}
+
+/// S10.
+#[tokio::test]
+async fn who_is_outside_the_fence_is_not_answered() {
+    let site = site(|app| {
+        let serve_network = vec!["fd30::/64".parse().unwrap()];
+        app.fence = Fence::from(&FenceArgs { serve_network, ..FenceArgs::default() });
+    })
+    .await;
+    let solicit = message(MessageType::SOLICIT, &[(1, LINK_LAYER), (3, &[0; 12]), (16, PXE), (61, &[0, 7])]);
+    let asks = |address: &str| ask(&site, Service::Server, &solicit, peer(address.parse().unwrap(), 546)).is_some();
+    assert!(asks("fe80::5054:ff:fe30:10") && asks("fd30::7"));
+    assert!(!asks("fd31::7"));
+    assert_eq!(site.app.metrics.fenced_at("dhcpv6"), 1);
 }

@@ -1,15 +1,14 @@
 //! Scripts and Ignition configs.
 
-use std::{str::FromStr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
-    extract::{Path, Query, State},
+    extract::{Query, State},
     http::StatusCode,
     response::Response,
 };
-use magnetite_api::{Architecture, Machine, Profile, conditions::reason, report::BootStepName};
+use magnetite_api::{Architecture, Profile, conditions::reason, report::BootStepName};
 use magnetite_boot::{
-    capability::Purpose,
     command_line::for_echo,
     diagnose::{LOCAL, WAITS},
     fleet::{Found, Identity},
@@ -19,13 +18,12 @@ use magnetite_boot::{
 use magnetite_daemon::clock;
 use serde::Deserialize;
 
-use super::{Peer, Reached, later, refuse, refuse_unknown, text};
+use super::{Peer, Reached, guard::BootLink, later, refuse, refuse_unknown, text};
 use crate::{
     app::App,
     artifacts::{self, Obstacle},
     dhcp::unix,
     record::Detail,
-    view::View,
 };
 
 const SCRIPT: &str = "text/plain; charset=utf-8";
@@ -35,10 +33,8 @@ pub async fn script(
     State(app): State<Arc<App>>,
     reached: Reached,
     peer: Peer,
-    Path((id, cap, arch)): Path<(String, String, String)>,
+    BootLink { view, machine, architecture, now }: BootLink,
 ) -> Response {
-    let (view, now) = (app.view(), clock::now());
-    let Some((machine, architecture)) = open(&app, &view, &id, &cap, &arch) else { return refuse_unknown() };
     let intent = view.intent(&machine);
     let links = app.site_asked(&reached).links(&machine, architecture, intent, unix(now));
     let profile = view.profile(&machine);
@@ -100,10 +96,8 @@ pub async fn ignition(
     State(app): State<Arc<App>>,
     reached: Reached,
     peer: Peer,
-    Path((id, cap, arch)): Path<(String, String, String)>,
+    BootLink { view, machine, architecture, now }: BootLink,
 ) -> Response {
-    let (view, now) = (app.view(), clock::now());
-    let Some((machine, architecture)) = open(&app, &view, &id, &cap, &arch) else { return refuse_unknown() };
     let profile = match view.profile(&machine) {
         Ok(profile) => profile,
         Err(error) => return later(error.reason(), error.to_string(), 10),
@@ -125,12 +119,6 @@ pub async fn ignition(
             refuse(StatusCode::INTERNAL_SERVER_ERROR, reason::RENDER_FAILED, message)
         }
     }
-}
-
-/// The Machine and architecture that a link names.
-pub fn open(app: &App, view: &View, id: &str, cap: &str, arch: &str) -> Option<(Arc<Machine>, Architecture)> {
-    let machine = app.authorize(view, id, cap, Purpose::Boot, unix(clock::now()))?;
-    Some((machine, Architecture::from_str(arch).ok()?))
 }
 
 /// Asks iPXE on a box that nobody knows for what its firmware did not say.

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -23,14 +23,14 @@ use magnetite_api::{
     names,
     report::BootStepName,
     time::seconds,
+    tpm::{ClaimChallenge, TpmEvidence, TpmProof},
 };
-use magnetite_boot::capability::{Purpose, machine_key};
+use magnetite_boot::{capability::machine_key, site::sealed_path};
 use magnetite_daemon::{clock, log::chain};
 
-use super::{Peer, later, refuse, refuse_unknown};
+use super::{Peer, body::Posted, guard::AgentLink, later, refuse};
 use crate::{
     app::{App, Cluster},
-    dhcp::unix,
     metrics::count,
     record::{Detail, clean},
     view::{Reader, View},
@@ -80,15 +80,10 @@ impl Passed {
 pub async fn claim(
     State(app): State<Arc<App>>,
     peer: Peer,
-    Path((id, cap)): Path<(String, String)>,
-    body: Result<Json<ClaimRequest>, JsonRejection>,
+    AgentLink { machine, now }: AgentLink,
+    Posted(body): Posted<ClaimRequest>,
 ) -> Response {
-    let now = clock::now();
-    let Some(machine) = app.authorize(&app.view(), &id, &cap, Purpose::Agent, unix(now)) else {
-        count(&app.metrics.claims, "unknown");
-        return refuse_unknown();
-    };
-    let checked = body.map_err(|error| error.body_text()).and_then(|Json(request)| check(request, &machine));
+    let checked = body.and_then(|request| check(request, &machine));
     let (request, name) = match checked {
         Ok(checked) => checked,
         Err(message) => {
@@ -111,6 +106,7 @@ pub async fn claim(
     }
     let outcome = match response.status().as_u16() {
         200 => "approved",
+        202 => "challenged",
         409 => "denied",
         503 => "unavailable",
         _ => "malformed",
@@ -123,7 +119,7 @@ pub async fn claim(
 /// What can be seen of a claim without deciding anything: that it is for the machine and the intent of its link, and that
 /// it fits the schema. With it, the name of its object.
 fn check(request: ClaimRequest, machine: &Machine) -> Result<(ClaimRequest, String), String> {
-    let ClaimRequest { machine: name, intent, claim_key, certificate_request, signature, facts } = &request;
+    let ClaimRequest { machine: name, intent, claim_key, certificate_request, signature, facts, tpm, proof } = &request;
     for (what, said, link) in
         [("machine", name, machine.name_any().as_str()), ("intent", intent, machine.wanted_intent())]
     {
@@ -139,20 +135,57 @@ fn check(request: ClaimRequest, machine: &Machine) -> Result<(ClaimRequest, Stri
         ("facts.macs", facts.macs.len() + 1, 65),
         ("facts.serial", serial + 1, 129),
     ] {
-        if size == 0 || size > most {
-            return Err(format!("{field} is missing or too long"));
-        }
+        fits(field, size, most)?;
+    }
+    if let Some(evidence) = tpm {
+        check_evidence(evidence)?;
+    }
+    if let Some(proof) = proof {
+        check_proof(proof)?;
     }
     let key = STANDARD.decode(claim_key).map_err(|_| "claimKey is not base64".to_owned())?;
-    let object = claim_name(name, &key, intent);
+    let object = claim_name(name, &key, intent, tpm.as_ref(), proof.as_ref());
     Ok((request, object))
 }
 
+fn fits(field: &str, size: usize, most: usize) -> Result<(), String> {
+    if size == 0 || size > most { Err(format!("{field} is missing or too long")) } else { Ok(()) }
+}
+
+fn check_evidence(evidence: &TpmEvidence) -> Result<(), String> {
+    let TpmEvidence { endorsement_key, endorsement_certificate, attestation_key } = evidence;
+    fits("tpm.endorsementKey", endorsement_key.len(), 1024)?;
+    fits("tpm.endorsementCertificate", endorsement_certificate.as_ref().map_or(1, String::len), 8192)?;
+    fits("tpm.attestationKey", attestation_key.len(), 1024)
+}
+
+fn check_proof(proof: &TpmProof) -> Result<(), String> {
+    let TpmProof { claim, secret, quote, signature, pcrs } = proof;
+    fits("proof.claim", claim.len(), 253)?;
+    fits("proof.secret", secret.len(), 64)?;
+    fits("proof.quote", quote.len(), 2048)?;
+    fits("proof.signature", signature.len(), 512)?;
+    if pcrs.len() == 8 { Ok(()) } else { Err("proof.pcrs has not eight values".to_owned()) }
+}
+
 /// A claim's name: the same for a key that comes again in an intent, another in another intent. A box keeps its keys
-/// over intents, and a claim that was refused in one must not answer for the next.
-pub(super) fn claim_name(machine: &str, key: &[u8], intent: &str) -> String {
-    let digest = Sha256::of(&[key, b"\n", intent.as_bytes()].concat());
-    format!("{machine}-{}", digest.short())
+/// over intents, and a claim that was refused in one must not answer for the next. The secret of a challenge stands for the whole
+/// proof: the box alone knows it, and the TPM signs in another way each time that a restarted agent asks it to.
+pub(super) fn claim_name(
+    machine: &str,
+    key: &[u8],
+    intent: &str,
+    tpm: Option<&TpmEvidence>,
+    proof: Option<&TpmProof>,
+) -> String {
+    let mut text = [key, b"\n", intent.as_bytes()].concat();
+    let keys = tpm.map(|tpm| [tpm.endorsement_key.as_str(), tpm.attestation_key.as_str()]);
+    let secret = proof.map(|proof| proof.secret.as_str());
+    for part in keys.into_iter().flatten().chain(secret) {
+        text.push(b'\n');
+        text.extend(part.as_bytes());
+    }
+    format!("{machine}-{}", Sha256::of(&text).short())
 }
 
 async fn pass_on(
@@ -172,7 +205,8 @@ async fn pass_on(
         );
     }
     let api: Api<MachineClaim> = Api::all(client.clone());
-    let asked = Asked { intent: request.intent.clone(), machine_uid: machine_key(machine) };
+    let refresh = sealed_path(&app.key, machine);
+    let asked = Asked { intent: request.intent.clone(), machine_uid: machine_key(machine), refresh };
     if !view.claims.contains_key(name)
         && let Err(response) = create(&api, object(app, machine, request, name, peer)).await
     {
@@ -183,7 +217,8 @@ async fn pass_on(
 }
 
 fn object(app: &App, machine: &Machine, request: ClaimRequest, name: &str, peer: &Peer) -> MachineClaim {
-    let ClaimRequest { machine: machine_name, intent, claim_key, certificate_request, signature, facts } = request;
+    let ClaimRequest { machine: machine_name, intent, claim_key, certificate_request, signature, facts, tpm, proof } =
+        request;
     let spec = MachineClaimSpec {
         machine: machine_name,
         machine_uid: machine_key(machine),
@@ -192,6 +227,8 @@ fn object(app: &App, machine: &Machine, request: ClaimRequest, name: &str, peer:
         certificate_request,
         signature,
         facts,
+        tpm,
+        proof,
         address: peer.ip().to_canonical().to_string(),
         server: app.server.clone(),
     };
@@ -227,6 +264,8 @@ fn away() -> Response {
 struct Asked {
     intent: String,
     machine_uid: String,
+    /// Where its sealed files are to be had later.
+    refresh: String,
 }
 
 /// Waits for the controller's answer.
@@ -247,10 +286,18 @@ async fn answer(mut view: Reader, api: &Api<MachineClaim>, name: &str, asked: &A
     }
     // The watch may lag behind: ask once before the agent is sent away.
     match tokio::time::timeout(CALL, api.get_opt(name)).await {
-        Ok(Ok(Some(claim))) => respond(&claim, asked)
-            .unwrap_or_else(|| later("Undecided", "the controller has not decided yet; come again", 2)),
+        Ok(Ok(Some(claim))) => respond(&claim, asked).unwrap_or_else(|| undecided(&claim)),
         Ok(Ok(None)) => later("Undecided", "the claim is gone; come again", 2),
         Ok(Err(_)) | Err(_) => away(),
+    }
+}
+
+/// What a claim waits for, in the controller's words: a person at the console reads them.
+fn undecided(claim: &MachineClaim) -> Response {
+    let status = claim.status.clone().unwrap_or_default();
+    match (status.reason, status.message) {
+        (Some(reason), Some(message)) => later(&reason, message, 5),
+        _ => later("Undecided", "the controller has not decided yet; come again", 2),
     }
 }
 
@@ -266,14 +313,36 @@ fn respond(claim: &MachineClaim, asked: &Asked) -> Option<Response> {
     let status = claim.status.as_ref()?;
     match (status.decision?, &status.join) {
         (Decision::Approved, Some(join)) => {
-            let response = ClaimResponse { join: join.clone(), server_time: seconds(clock::now()) };
+            let response = ClaimResponse {
+                join: join.clone(),
+                server_time: seconds(clock::now()),
+                refresh: Some(asked.refresh.clone()),
+            };
             Some(Json(response).into_response())
+        }
+        (Decision::Challenged, _) => {
+            let challenge = ClaimChallenge { claim: claim.name_any(), challenge: status.challenge.clone()? };
+            Some((StatusCode::ACCEPTED, Json(challenge)).into_response())
         }
         (Decision::Denied, _) => {
             let reason = status.reason.as_deref().unwrap_or("Denied");
             Some(refuse(StatusCode::CONFLICT, reason, status.message.clone().unwrap_or_default()))
         }
         (Decision::Approved | Decision::Bound, _) => None,
+    }
+}
+
+/// A machine's files with secrets, as its claim carries them now. Only its key opens them, so that whoever is asked
+/// need not know who asks.
+pub async fn files(State(app): State<Arc<App>>, link: AgentLink) -> Response {
+    let view = app.view();
+    let identity = link.machine.status.as_ref().and_then(|status| status.identity.as_ref());
+    let claim = identity.and_then(|identity| view.claims.get(&identity.claim));
+    let join = claim.and_then(|claim| claim.status.as_ref()?.join.as_ref());
+    match join.and_then(|join| join.secret_files.as_ref()) {
+        Some(sealed) => Json(sealed).into_response(),
+        // A claim that is not in sight yet, or a Profile that has none any more: the box keeps what it has.
+        None => later("NoFiles", "there are no sealed files of this machine now", 60),
     }
 }
 

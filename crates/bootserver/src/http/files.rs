@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Peer, Reached,
-    boot::open,
+    guard::BootLink,
     later, refuse_unknown,
     stream::{self, Sent},
 };
@@ -29,8 +29,6 @@ use crate::{
     metrics::Way,
     record::Detail,
 };
-
-type Id = (String, String, String);
 
 /// How a file is asked for.
 pub struct Asked {
@@ -50,50 +48,45 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Asked {
 }
 
 /// The kernel.
-pub async fn kernel(
-    State(app): State<Arc<App>>,
-    peer: Peer,
-    Path((id, cap, arch)): Path<Id>,
-    asked: Asked,
-) -> Response {
+pub async fn kernel(State(app): State<Arc<App>>, peer: Peer, link: BootLink, asked: Asked) -> Response {
     let step = BootStepName::KernelFetched;
-    artifact(&app, peer, (&id, &cap, &arch), asked, step, "kernel", |boot| Some(boot.kernel.clone())).await
+    artifact(&app, peer, link, asked, step, "kernel", |boot| Some(boot.kernel.clone())).await
 }
 
-/// An initrd, by its place in the list. The place is read after the capability: who has none learns nothing.
+/// An initrd, by its place in the list. A place that is no number is read after the link: who has none learns nothing.
 pub async fn initrd(
     State(app): State<Arc<App>>,
     peer: Peer,
-    Path((id, cap, arch, index)): Path<(String, String, String, String)>,
+    link: BootLink,
+    Path((_, _, _, index)): Path<(String, String, String, String)>,
     asked: Asked,
 ) -> Response {
     let step = BootStepName::InitrdFetched;
     let pick = |boot: &ArchBoot| boot.initrds.get(index.parse::<usize>().ok()?).cloned();
-    artifact(&app, peer, (&id, &cap, &arch), asked, step, &format!("initrd {index}"), pick).await
+    artifact(&app, peer, link, asked, step, &format!("initrd {index}"), pick).await
 }
 
 /// Another file, by its name.
 pub async fn file(
     State(app): State<Arc<App>>,
     peer: Peer,
-    Path((id, cap, arch, name)): Path<(String, String, String, String)>,
+    link: BootLink,
+    Path((_, _, _, name)): Path<(String, String, String, String)>,
     asked: Asked,
 ) -> Response {
     let step = BootStepName::FileFetched;
-    artifact(&app, peer, (&id, &cap, &arch), asked, step, &name, |boot| boot.files.get(&name).cloned()).await
+    artifact(&app, peer, link, asked, step, &name, |boot| boot.files.get(&name).cloned()).await
 }
 
 async fn artifact(
     app: &Arc<App>,
     peer: Peer,
-    (id, cap, arch): (&str, &str, &str),
+    BootLink { view, machine, architecture, now: _ }: BootLink,
     asked: Asked,
     step: BootStepName,
     what: &str,
     pick: impl Fn(&ArchBoot) -> Option<Artifact>,
 ) -> Response {
-    let view = app.view();
-    let Some((machine, architecture)) = open(app, &view, id, cap, arch) else { return refuse_unknown() };
     let Ok(profile) = view.profile(&machine) else { return later("NoProfile", "the Machine has no Profile now", 10) };
     let Some(artifact) = profile.spec.boot.for_architecture(architecture).and_then(pick) else {
         // The Profile changed under the machine: it must start anew with the new script.
@@ -114,8 +107,8 @@ async fn artifact(
 }
 
 /// The agent for the machine's architecture.
-pub async fn agent(State(app): State<Arc<App>>, peer: Peer, Path((id, cap, arch)): Path<Id>, asked: Asked) -> Response {
-    let Some((machine, architecture)) = open(&app, &app.view(), &id, &cap, &arch) else { return refuse_unknown() };
+pub async fn agent(State(app): State<Arc<App>>, peer: Peer, link: BootLink, asked: Asked) -> Response {
+    let BootLink { machine, architecture, .. } = link;
     match app.agents.get(architecture.as_str()) {
         Some(agent) => {
             let file = (agent.file.clone(), None);

@@ -1,28 +1,32 @@
 //! HTTP: what is public by construction, and over TLS the agents' claims and reports.
 
+mod body;
 mod boot;
 mod claim;
 mod files;
+mod guard;
 mod paced;
 mod progress;
 mod serve;
+mod signed;
 mod stream;
 
 #[cfg(test)]
 mod tests;
 
 pub use claim::{Passed, owner};
+pub use guard::Guarded;
 pub use serve::{plain, tls};
+pub use signed::Signatures;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
+    Json, Router,
     extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State},
     http::{HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use magnetite_api::join::Refusal;
 use magnetite_boot::scheme::Scheme;
@@ -31,7 +35,12 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer}
 
 use magnetite_daemon::clock;
 
-use crate::{app::App, metrics::Answered};
+use crate::{
+    app::App,
+    fence::Door,
+    metrics::{Answered, count},
+};
+use guard::{Guard, Routes};
 
 /// Requests that are worked on at once. More get 503 and come again: iPXE and Ignition both do.
 const MOST: usize = 4096;
@@ -42,40 +51,37 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long an answer may take to begin. A claim may take the longest: it waits for the controller.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// The plain HTTP routes.
-pub fn public(app: Arc<App>) -> Router {
-    let routes = Router::new()
-        .route("/m/{id}/{cap}/{arch}/boot.ipxe", get(boot::script))
-        .route("/m/{id}/{cap}/{arch}/config.ign", get(boot::ignition))
-        .route("/m/{id}/{cap}/{arch}/kernel", get(files::kernel))
-        .route("/m/{id}/{cap}/{arch}/initrd/{index}", get(files::initrd))
-        .route("/m/{id}/{cap}/{arch}/files/{name}", get(files::file))
-        .route("/m/{id}/{cap}/{arch}/agent", get(files::agent))
-        .route("/ipxe/{*loader}", get(files::loader))
-        .route("/identify.ipxe", get(boot::identify_script))
-        .route("/identify", get(boot::identify))
-        .fallback(async || refuse_unknown())
-        .with_state(Arc::clone(&app));
-    layers(routes, app)
-}
+/// Why a loader is anybody's.
+const LOADERS: &str = "loaders are published programs; a machine's own script beside one is found by an id that only the boot server makes";
+/// Why the questions for a serial number are anybody's.
+const IDENTIFY: &str = "off unless --identify-by-serial: then who knows a declared serial number gets that machine's link, and its window decides";
 
-/// The same routes, to be served over TLS: what they lead to is asked for over TLS too.
-pub fn public_over_tls(app: Arc<App>) -> Router {
-    public(app).layer(Extension(Scheme::Https))
+/// The plain HTTP routes.
+pub fn public(app: &Arc<App>) -> Guarded {
+    Routes::new(app, Door::Boot)
+        .get("/m/{id}/{cap}/{arch}/boot.ipxe", Guard::Script, boot::script)
+        .get("/m/{id}/{cap}/{arch}/config.ign", Guard::Boot, boot::ignition)
+        .get("/m/{id}/{cap}/{arch}/kernel", Guard::Boot, files::kernel)
+        .get("/m/{id}/{cap}/{arch}/initrd/{index}", Guard::Boot, files::initrd)
+        .get("/m/{id}/{cap}/{arch}/files/{name}", Guard::Boot, files::file)
+        .get("/m/{id}/{cap}/{arch}/agent", Guard::Boot, files::agent)
+        .get("/ipxe/{*loader}", Guard::Public(LOADERS), files::loader)
+        .get("/identify.ipxe", Guard::Public(IDENTIFY), boot::identify_script)
+        .get("/identify", Guard::Public(IDENTIFY), boot::identify)
+        .finish()
 }
 
 /// The routes for agents, to be served over TLS.
-pub fn private(app: Arc<App>) -> Router {
-    let routes = Router::new()
-        .route("/a/{id}/{cap}/claim", post(claim::claim))
-        .route("/a/{id}/{cap}/report", post(progress::report))
-        .fallback(async || refuse_unknown())
-        .with_state(Arc::clone(&app));
-    layers(routes, app)
+pub fn private(app: &Arc<App>) -> Guarded {
+    Routes::new(app, Door::Agents)
+        .post("/a/{id}/{cap}/claim", Guard::Agent, claim::claim)
+        .post("/a/{id}/{cap}/report", Guard::Agent, progress::report)
+        .get("/a/{id}/{cap}/files", Guard::Sealed, claim::files)
+        .finish()
 }
 
-fn layers(routes: Router, app: Arc<App>) -> Router {
-    let gate = Gate { app, places: Arc::new(Semaphore::new(MOST)) };
+fn layers(routes: Router, app: Arc<App>, door: Door) -> Router {
+    let gate = Gate { app, door, places: Arc::new(Semaphore::new(MOST)) };
     routes
         .layer(DefaultBodyLimit::max(BODY))
         .layer(RequestBodyTimeoutLayer::new(BODY_TIME))
@@ -86,12 +92,17 @@ fn layers(routes: Router, app: Arc<App>) -> Router {
 #[derive(Clone)]
 struct Gate {
     app: Arc<App>,
+    door: Door,
     places: Arc<Semaphore>,
 }
 
 /// Admits a request if there is room and its sender has not had more than its share, and counts the answer by its route.
 /// Whoever is turned away here is told to come again: a boot must not fail because many happen at once.
-async fn admit(State(Gate { app, places }): State<Gate>, peer: Peer, request: Request, next: Next) -> Response {
+async fn admit(State(Gate { app, door, places }): State<Gate>, peer: Peer, request: Request, next: Next) -> Response {
+    // As if nothing were there. By the connection's own address: what a header says of others is anybody's word.
+    if !app.fence.lets_in(door, [peer.ip()], &app.metrics) {
+        return refuse_unknown();
+    }
     let route = request.extensions().get::<MatchedPath>().map_or("other", |path| label(path.as_str()));
     let response = match places.try_acquire() {
         _ if !app.limits.http.admit(peer.ip(), clock::now()) => later("Busy", "too many requests of one address", 2),
@@ -101,6 +112,9 @@ async fn admit(State(Gate { app, places }): State<Gate>, peer: Peer, request: Re
             Err(_) => later("Slow", "the answer took too long", 5),
         },
     };
+    if route == "claim" && response.status() == StatusCode::NOT_FOUND {
+        count(&app.metrics.claims, "unknown");
+    }
     app.metrics.http.get_or_create(&Answered { route, status: response.status().as_u16() }).inc();
     response
 }
@@ -117,6 +131,7 @@ fn label(path: &str) -> &'static str {
         "{*loader}" => "loader",
         "claim" => "claim",
         "report" => "report",
+        "files" => "sealed",
         "identify" | "identify.ipxe" => "identify",
         _ => "other",
     }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -14,13 +13,12 @@ use magnetite_api::{
     join::ReportRequest,
     report::{BootStepName, Inventory},
 };
-use magnetite_boot::capability::Purpose;
-use magnetite_daemon::{clock, log::chain};
+use magnetite_daemon::log::chain;
 
-use super::{Peer, later, refuse, refuse_unknown};
+use super::{Peer, body::Posted, guard::AgentLink, later, refuse};
 use crate::{
     app::{App, Cluster},
-    dhcp::unix,
+    metrics::count,
     record::{Detail, clean},
 };
 
@@ -28,23 +26,36 @@ use crate::{
 pub async fn report(
     State(app): State<Arc<App>>,
     peer: Peer,
-    Path((id, cap)): Path<(String, String)>,
-    body: Result<Json<ReportRequest>, JsonRejection>,
+    AgentLink { machine, now }: AgentLink,
+    Posted(body): Posted<ReportRequest>,
 ) -> Response {
-    let now = clock::now();
-    let Some(machine) = app.authorize(&app.view(), &id, &cap, Purpose::Agent, unix(now)) else {
-        return refuse_unknown();
+    let told = |outcome| count(&app.metrics.progress, outcome);
+    let malformed = |why: &str| {
+        told("malformed");
+        refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(why, 300))
     };
-    let ReportRequest { step, detail, failure, inventory } = match body {
-        Ok(Json(report)) => report,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(&error.body_text(), 300)),
+    let report = match body {
+        Ok(report) => report,
+        Err(why) => return malformed(&why),
     };
-    if step < BootStepName::AgentStarted {
-        return refuse(StatusCode::BAD_REQUEST, "BadRequest", "an agent reports AgentStarted and what comes after it");
+    if report.step < BootStepName::AgentStarted {
+        return malformed("an agent reports AgentStarted and what comes after it");
     }
+    // Before the limit: who cannot sign must not use up the share of who can.
+    if let Err(doubt) = app.signatures.check(&report, &machine) {
+        told(doubt.as_str());
+        if app.signatures.told.is_new(machine.name_any(), now) {
+            let (machine, reason) = (machine.name_any(), doubt.as_str());
+            tracing::warn!(machine, peer = %peer.0, reason, "a report was refused: it is not by the key that claimed the machine");
+        }
+        return refuse(StatusCode::FORBIDDEN, "ReportNotSigned", doubt.to_string());
+    }
+    let ReportRequest { step, detail, failure, inventory, signature: _ } = report;
     if !app.limits.reports.admit(machine.name_any(), now) {
+        told("too_many");
         return later("Busy", "one report a second", 1);
     }
+    told("taken");
     if let Some(inventory) = inventory {
         app.records.inventory(&machine, bounded(inventory), now);
     }

@@ -2,7 +2,6 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use axum::Router;
 use axum_server::{
     Handle,
     accept::Accept,
@@ -14,7 +13,7 @@ use magnetite_daemon::log::chain;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::paced::Pace;
+use super::{guard::Guarded, paced::Pace};
 
 /// How long a client may take over the head of a request, and how long it may be silent between two: iPXE keeps its
 /// connection while it starts the kernel that it fetched.
@@ -26,11 +25,11 @@ const GRACE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If the listener breaks.
-pub async fn plain(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
+pub async fn plain(listener: TcpListener, routes: Guarded, stop: CancellationToken) -> io::Result<()> {
     let handle = Handle::new();
     let mut server = axum_server::from_tcp(listener.into_std()?)?.acceptor(Pace).http1_only().handle(handle.clone());
     patience(server.http_builder());
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let service = routes.into_router().into_make_service_with_connect_info::<SocketAddr>();
     until(server.serve(service), handle, stop).await
 }
 
@@ -40,7 +39,7 @@ pub async fn plain(listener: TcpListener, router: Router, stop: CancellationToke
 /// If the listener breaks.
 pub async fn tls(
     listener: TcpListener,
-    router: Router,
+    routes: Guarded,
     config: RustlsConfig,
     stop: CancellationToken,
 ) -> io::Result<()> {
@@ -50,7 +49,7 @@ pub async fn tls(
         .http1_only()
         .handle(handle.clone());
     patience(server.http_builder());
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let service = routes.into_router().into_make_service_with_connect_info::<SocketAddr>();
     until(server.serve(service), handle, stop).await
 }
 

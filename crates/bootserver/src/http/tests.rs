@@ -2,7 +2,11 @@
 
 mod claims;
 mod crowd;
+mod fences;
+mod flood;
+mod guards;
 mod limits;
+mod reports;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -12,7 +16,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode, header},
 };
 use magnetite_api::{machine::IntentState, report::BootStepName};
-use magnetite_boot::capability::{Purpose, machine_id, machine_key};
+use magnetite_boot::capability::{Purpose, machine_key};
 use magnetite_daemon::clock;
 use tower::ServiceExt;
 
@@ -40,18 +44,18 @@ async fn send(router: axum::Router, mut request: Request<Body>) -> Answer {
 }
 
 async fn get(site: &Site, path: &str) -> Answer {
-    send(public(site.app.clone()), Request::get(path).body(Body::empty()).unwrap()).await
+    send(public(&site.app).into_router(), Request::get(path).body(Body::empty()).unwrap()).await
 }
 
 async fn post(site: &Site, path: &str, body: &str) -> Answer {
     let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
-    send(private(site.app.clone()), request.body(Body::from(body.to_owned())).unwrap()).await
+    send(private(&site.app).into_router(), request.body(Body::from(body.to_owned())).unwrap()).await
 }
 
 fn agent_path(site: &Site, end: &str) -> String {
     let expires = crate::dhcp::unix(clock::now()) + 60;
     let cap = site.app.key.mint(Purpose::Agent, &machine_key(&site.machine), "created", expires);
-    format!("/a/{}/{cap}/{end}", machine_id(&site.machine))
+    format!("/a/{}/{cap}/{end}", site.id())
 }
 
 fn steps(site: &Site) -> Vec<BootStepName> {
@@ -80,7 +84,7 @@ async fn a_machine_boots_while_its_window_is_open_and_then_goes_its_way() {
 #[tokio::test]
 async fn unknown_foreign_and_expired_links_look_alike() {
     let site = Site::new().await;
-    let (id, key) = (machine_id(&site.machine), machine_key(&site.machine));
+    let (id, key) = (site.id(), machine_key(&site.machine));
     let expired = site.app.key.mint(Purpose::Boot, &key, "created", 1000);
     let agents = site.app.key.mint(Purpose::Agent, &key, "created", u64::from(u32::MAX));
     let other = site.app.key.mint(Purpose::Boot, &key, "another", u64::from(u32::MAX));
@@ -141,14 +145,14 @@ async fn parts_and_heads_of_files() {
     let site = Site::new().await;
     let kernel = format!("{}/kernel", site.base());
     let part = |range: &str| Request::get(&kernel).header(header::RANGE, range).body(Body::empty()).unwrap();
-    let answer = send(public(site.app.clone()), part("bytes=4-9")).await;
+    let answer = send(public(&site.app).into_router(), part("bytes=4-9")).await;
     assert_eq!((answer.status, answer.body.as_slice()), (StatusCode::PARTIAL_CONTENT, &KERNEL[4..10]));
     assert_eq!(answer.headers[header::CONTENT_RANGE], format!("bytes 4-9/{}", KERNEL.len()));
-    let answer = send(public(site.app.clone()), part("bytes=9999-")).await;
+    let answer = send(public(&site.app).into_router(), part("bytes=9999-")).await;
     assert_eq!(answer.status, StatusCode::RANGE_NOT_SATISFIABLE);
-    let answer = send(public(site.app.clone()), part("bytes=-4")).await;
+    let answer = send(public(&site.app).into_router(), part("bytes=-4")).await;
     assert_eq!(answer.body, &KERNEL[KERNEL.len() - 4..]);
-    let head = send(public(site.app.clone()), Request::head(&kernel).body(Body::empty()).unwrap()).await;
+    let head = send(public(&site.app).into_router(), Request::head(&kernel).body(Body::empty()).unwrap()).await;
     assert_eq!(
         (head.headers[header::CONTENT_LENGTH].to_str().unwrap(), head.body.len()),
         (KERNEL.len().to_string().as_str(), 0)
@@ -160,7 +164,7 @@ async fn a_file_has_its_sum_as_a_tag() {
     let site = Site::new().await;
     let ask = |name, value: String| {
         let request = Request::get(format!("{}/kernel", site.base())).header(header::RANGE, "bytes=0-3");
-        send(public(site.app.clone()), request.header(name, value).body(Body::empty()).unwrap())
+        send(public(&site.app).into_router(), request.header(name, value).body(Body::empty()).unwrap())
     };
     let tag = format!("\"{}\"", magnetite_api::Sha256::of(KERNEL));
     let part = ask(header::IF_RANGE, tag.clone()).await;
@@ -178,7 +182,7 @@ async fn parts_of_loaders() {
     let site = Site::new().await;
     let ask = |range: &str| {
         let request = Request::get("/ipxe/undionly.kpxe").header(header::RANGE, range);
-        send(public(site.app.clone()), request.body(Body::empty()).unwrap())
+        send(public(&site.app).into_router(), request.body(Body::empty()).unwrap())
     };
     let part = ask("bytes=2-3").await;
     assert_eq!((part.status, part.body.as_slice()), (StatusCode::PARTIAL_CONTENT, &b"ad"[..]));
@@ -232,7 +236,7 @@ async fn a_system_that_joins_nothing_closes_its_window_by_its_report() {
 #[tokio::test]
 async fn loaders_are_served_by_name_only() {
     let site = Site::new().await;
-    let answer = get(&site, &format!("/ipxe/{}/undionly.kpxe", machine_id(&site.machine))).await;
+    let answer = get(&site, &format!("/ipxe/{}/undionly.kpxe", site.id())).await;
     assert_eq!(
         (answer.status, answer.headers[header::CONTENT_TYPE].to_str().unwrap()),
         (StatusCode::OK, "application/efi")

@@ -10,7 +10,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher, watcher::Event},
 };
 use magnetite_api::{Machine, MachineClaim, Profile};
-use magnetite_boot::fleet::Fleet;
+use magnetite_boot::{capability::CapabilityKey, fleet::Fleet};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Publishes what the snapshot holds, if there is one. Returns true if so.
-pub fn from_snapshot(data: &Path, view: &Writer) -> bool {
+pub fn from_snapshot(data: &Path, key: &CapabilityKey, view: &Writer) -> bool {
     match snapshot::load(data) {
         Ok(Some(Snapshot { machines, profiles, config_maps })) => {
             tracing::info!(
@@ -38,7 +38,8 @@ pub fn from_snapshot(data: &Path, view: &Writer) -> bool {
                 profiles = profiles.len(),
                 "serving from the snapshot until the API server answers"
             );
-            let new = View { fleet: Arc::new(Fleet::index(machines)), profiles, config_maps, ..View::default() };
+            let fleet = Arc::new(Fleet::index(machines).with_ids(key));
+            let new = View { fleet, profiles, config_maps, ..View::default() };
             view.send_replace(Arc::new(new));
             true
         }
@@ -98,9 +99,9 @@ impl Mirrors {
         machines.unreadable() + profiles.unreadable() + config_maps.unreadable() + claims.unreadable()
     }
 
-    fn view(&mut self) -> View {
-        let machines = &self.machines;
-        let fleet = self.fleet.get_or_insert_with(|| Arc::new(Fleet::index(machines.objects().values().cloned())));
+    fn view(&mut self, key: &CapabilityKey) -> View {
+        let machines = self.machines.objects().values();
+        let fleet = self.fleet.get_or_insert_with(|| Arc::new(Fleet::index(machines.cloned()).with_ids(key)));
         let profiles: Vec<_> = self.profiles.objects().values().cloned().collect();
         View {
             fleet: Arc::clone(fleet),
@@ -123,6 +124,7 @@ fn named(profiles: &[Arc<Profile>], all: &Mirror<ConfigMap>) -> ConfigMaps {
 pub async fn run(
     client: Client,
     namespace: String,
+    key: CapabilityKey,
     view: Writer,
     metrics: Metrics,
     synced: impl FnOnce() + Send,
@@ -148,7 +150,7 @@ pub async fn run(
             }
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 due = None;
-                view.send_replace(Arc::new(mirrors.view()));
+                view.send_replace(Arc::new(mirrors.view(&key)));
                 metrics.unusable.set(i64::try_from(mirrors.unreadable()).unwrap_or(i64::MAX));
                 if let Some(synced) = synced.take() {
                     let (machines, profiles) = (mirrors.machines.objects().len(), mirrors.profiles.objects().len());
@@ -219,14 +221,15 @@ mod tests {
             }
         }
         assert!(mirrors.are_synced());
-        let view = mirrors.view();
+        let key = CapabilityKey::new([7; 32]);
+        let view = mirrors.view(&key);
         assert_eq!(view.fleet.machines().count(), 1);
         assert_eq!(view.config_maps.keys().collect::<Vec<_>>(), ["workers"], "those that a Profile names");
         assert_eq!(view.ignition(&view.profiles[0]), Some("{}"));
         let fleet = Arc::clone(&view.fleet);
         mirrors.on(Change::Profile(Event::Apply(DeserializeGuard(Ok(profile("other"))))));
-        assert!(Arc::ptr_eq(&fleet, &mirrors.view().fleet), "the index is built anew only for Machines");
+        assert!(Arc::ptr_eq(&fleet, &mirrors.view(&key).fleet), "the index is built anew only for Machines");
         mirrors.on(Change::Machine(Event::Apply(DeserializeGuard(Ok(machine("b"))))));
-        assert_eq!(mirrors.view().fleet.machines().count(), 2);
+        assert_eq!(mirrors.view(&key).fleet.machines().count(), 2);
     }
 }

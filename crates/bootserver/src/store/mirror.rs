@@ -19,8 +19,12 @@ pub trait Trim: Resource<DynamicType = ()> + Clone + Debug + PartialEq {
 impl Trim for Machine {
     fn trim(&mut self) {
         // What is told of a Machine's boot comes from boot servers in the first place.
-        self.status =
-            self.status.take().map(|status| MachineStatus { intent: status.intent, ..MachineStatus::default() });
+        self.status = self.status.take().map(|MachineStatus { intent, identity, tpm, .. }| MachineStatus {
+            intent,
+            identity,
+            tpm,
+            ..MachineStatus::default()
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod cluster;
+pub mod heard;
 mod mirror;
 pub mod snapshot;
 pub mod windows;

@@ -197,13 +197,14 @@ mod tests {
     fn a_server_starts_from_it() {
         let folder = tempfile::tempdir().unwrap();
         let (writer, reader) = watch::channel(Arc::new(View::default()));
-        assert!(!from_snapshot(folder.path(), &writer), "there is none yet");
+        let key = magnetite_boot::capability::CapabilityKey::new([7; 32]);
+        assert!(!from_snapshot(folder.path(), &key, &writer), "there is none yet");
         assert!(save_if_new(folder.path(), &of(&view("box")), None).is_some());
-        assert!(from_snapshot(folder.path(), &writer));
+        assert!(from_snapshot(folder.path(), &key, &writer));
         let now = Arc::clone(&reader.borrow());
         assert_eq!((now.fleet.machines().count(), now.profiles.len()), (1, 1));
         std::fs::write(path(folder.path()), b"{").unwrap();
-        assert!(!from_snapshot(folder.path(), &writer), "damaged");
+        assert!(!from_snapshot(folder.path(), &key, &writer), "damaged");
         assert_eq!(reader.borrow().fleet.machines().count(), 1, "what was there stays");
     }
 

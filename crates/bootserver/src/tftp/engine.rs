@@ -23,7 +23,7 @@ use magnetite_wire::tftp::{
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::{send, session::Session};
-use crate::{app::App, dhcp::MOST_ERRORS, loaders, metrics::count, thread};
+use crate::{app::App, dhcp::MOST_ERRORS, fence::Door, loaders, metrics::count, thread};
 
 /// Sockets that transfers go out from, if not from the one that requests come to.
 pub const PORTS: usize = 4;
@@ -138,6 +138,9 @@ impl Engine {
         // By far most packets are acknowledgements.
         if let [0, 4, high, low, ..] = *bytes {
             self.event(key, Event::Ack(u16::from_be_bytes([high, low])));
+            return;
+        }
+        if key.0 == 0 && !self.app.fence.lets_in(Door::Tftp, [key.1.ip()], &self.app.metrics) {
             return;
         }
         match Packet::decode(bytes) {

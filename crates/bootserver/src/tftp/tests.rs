@@ -6,7 +6,10 @@ use magnetite_wire::tftp::{ErrorCode, Packet, ReadRequest};
 use rstest::rstest;
 
 use super::*;
-use crate::fixtures::Site;
+use crate::{
+    fence::{Fence, FenceArgs},
+    fixtures::Site,
+};
 
 /// Asks, and gives up nothing: the socket of the transfer.
 async fn ask(server: SocketAddr, request: ReadRequest) -> UdpSocket {
@@ -90,7 +93,7 @@ async fn serving_at<F: Future<Output = ()>>(
 async fn loaders_are_sent_and_nothing_else_is(#[case] address: IpAddr, #[case] single_port: bool) {
     let site = Site::with(|app| app.tftp_single_port = single_port).await;
     serving_at(address, &site, 1500, async |server| {
-        let id = magnetite_boot::capability::machine_id(&site.machine);
+        let id = site.id();
         assert_eq!(fetch(server, &format!("m/{id}/undionly.kpxe")).await.unwrap(), b"loader");
         assert_eq!(fetch(server, "/undionly.kpxe").await.unwrap(), b"loader");
         for name in ["../../etc/passwd", "/etc/passwd", "m/x/../undionly.kpxe", "undionly.kpxe/", "UNDIONLY.KPXE"] {
@@ -263,4 +266,23 @@ async fn one_port_of_a_client_asks_twice(#[case] single_port: bool) {
     .await;
     let counted = |outcome| site.counted(&site.app.metrics.tftp, outcome);
     assert_eq!((counted("size_probe"), counted("aborted")), if single_port { (1, 1) } else { (2, 0) });
+}
+
+/// S10: not even told that there is nothing for it.
+#[tokio::test]
+async fn who_is_outside_the_fence_hears_nothing() {
+    let site = Site::with(|app| {
+        let refuse_network = vec!["127.0.0.0/8".parse().unwrap()];
+        app.fence = Fence::from(&FenceArgs { refuse_network, ..FenceArgs::default() });
+    })
+    .await;
+    serving(&site, 1500, async |server| {
+        let sockets = [ask(server, wants("undionly.kpxe")).await, ask(server, wants("nothing")).await];
+        crate::fixtures::until("both to be refused", || site.app.metrics.fenced_at("tftp") == 2).await;
+        for socket in sockets {
+            assert!(socket.try_recv_from(&mut [0; 16]).is_err());
+        }
+    })
+    .await;
+    assert_eq!(site.counted(&site.app.metrics.tftp, "not_found"), 0);
 }

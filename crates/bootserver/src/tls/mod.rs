@@ -70,7 +70,7 @@ impl Server {
     pub fn serve(self, app: &Arc<App>, stop: &CancellationToken) -> Vec<Task> {
         let Self { sockets, config, pair } = self;
         let serve = |socket| {
-            let router = http::public_over_tls(Arc::clone(app));
+            let router = http::public(app).over_tls();
             task("https for boot", http::tls(socket, router, config.clone(), stop.clone()))
         };
         let mut tasks: Vec<_> = sockets.into_iter().map(serve).collect();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use magnetite_api::{Machine, MachineSpec, Sha256};
-use magnetite_boot::capability::{CapabilityKey, Purpose, machine_id, machine_key};
+use magnetite_boot::capability::{CapabilityKey, Purpose, machine_key};
 
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -204,7 +204,7 @@ impl Site {
         let machine = Machine::new("box", MachineSpec::default());
         let cap = key.mint(Purpose::Boot, &machine_key(&machine), machine.wanted_intent(), u64::from(u32::MAX));
         let mut connection = TcpStream::connect((self.address.as_str(), 8080)).unwrap();
-        let path = format!("/m/{}/{cap}/x86_64/{what}", machine_id(&machine));
+        let path = format!("/m/{}/{cap}/x86_64/{what}", key.machine_id(&machine));
         write!(connection, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         connection.read_to_end(&mut answer).unwrap();

@@ -4,15 +4,20 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 use magnetite_api::{
-    Machine, MachineClaim, MachineClaimSpec, Profile, conditions,
+    Fingerprint, Machine, MachineClaim, MachineClaimSpec, Profile, Sha256, conditions,
     conditions::reason,
     machine::{IdentityLevel, IdentityStatus, IntentState, IntentStatus},
     profile::JoinMode,
     time::seconds,
+    tpm::TpmStatus,
     types::serial_is_bogus,
 };
+use magnetite_tpm::verifier::Authorities;
 
-use super::request::{Flaw, Request, check_claim_key, check_client};
+use super::{
+    request::{Flaw, Request, check_claim_key, check_client, quoted},
+    tpm::{self, Proven, TpmKeys},
+};
 use crate::{csr::addresses, node::NodeSeen};
 
 /// Why a claim is refused. The words are part of the API: `status.reason` of the claim.
@@ -24,6 +29,8 @@ pub enum Denial {
     BadSignature,
     /// Another key is bound.
     ClaimConflict,
+    /// A person approved another key.
+    KeyNotApproved,
     /// No window of this intent is open.
     WindowClosed,
     /// The box is none that was declared.
@@ -32,6 +39,10 @@ pub enum Denial {
     BadRequest,
     /// The node name belongs to somebody else.
     NodeNameTaken,
+    /// The box has another TPM than it must, or none.
+    TpmMismatch,
+    /// The box did not prove its TPM.
+    TpmNotProven,
     /// Somebody denied the certificate request, or the signer failed it.
     RequestDenied,
 }
@@ -43,10 +54,13 @@ impl Denial {
             Self::MachineGone => "MachineGone",
             Self::BadSignature => "BadSignature",
             Self::ClaimConflict => reason::CLAIM_CONFLICT,
+            Self::KeyNotApproved => reason::KEY_NOT_APPROVED,
             Self::WindowClosed => "WindowClosed",
             Self::FactsMismatch => "FactsMismatch",
             Self::BadRequest => "BadRequest",
             Self::NodeNameTaken => reason::NODE_NAME_TAKEN,
+            Self::TpmMismatch => reason::TPM_MISMATCH,
+            Self::TpmNotProven => "TpmNotProven",
             Self::RequestDenied => "RequestDenied",
         }
     }
@@ -65,6 +79,10 @@ pub struct Observed {
     pub node: Option<NodeSeen>,
     /// Node names that no Machine may have.
     pub reserved: Vec<String>,
+    /// The claim whose challenge this one answers.
+    pub challenged: Option<MachineClaim>,
+    /// Makers of TPMs that are believed; none: all are, and the TPM itself is what is known.
+    pub authorities: Option<Authorities>,
 }
 
 /// What to do with a claim.
@@ -86,10 +104,17 @@ pub enum Verdict {
         /// Why, in a sentence.
         message: String,
     },
+    /// Let the box's TPM answer a challenge.
+    Challenge {
+        /// For which keys.
+        keys: Box<TpmKeys>,
+    },
     /// Bind this key.
     Bind {
         /// What to record.
         identity: Box<IdentityStatus>,
+        /// The TPM that it was bound with.
+        tpm: Option<TpmStatus>,
         /// The addresses that the serving certificate may name.
         addresses: Vec<String>,
     },
@@ -119,31 +144,43 @@ fn rules(seen: &Observed, now: Timestamp) -> Result<Verdict, Verdict> {
     let spec = &seen.claim.spec;
     let machine = present(spec, seen.machine.as_ref())?;
     let proof = prove(spec)?;
+    let approved = approved(spec, machine, &proof)?;
     let status = machine.status.as_ref();
     let intent = status.and_then(|status| status.intent.as_ref());
-    if let Some(identity) = status.and_then(|status| status.identity.as_ref())
+    let before = status.and_then(|status| status.identity.as_ref());
+    if let Some(identity) = before
         && identity.intent == spec.intent
+        // A person's word stands over who came first.
+        && !(approved && proof.claim_key.to_string() != identity.claim_key)
     {
+        // Before anything else: what does not prove the TPM is not even a conflict, and so cannot freeze anything.
+        tpm::proven(seen, machine)?;
         return bound(seen, machine, identity, proof, now);
     }
     window(spec, machine, intent, now)?;
-    at_hand(machine, seen.profile.as_ref())?;
+    let profile = at_hand(machine, seen.profile.as_ref())?;
     facts_agree(spec, machine)?;
     asks_for_its_own(&proof.request, machine)?;
     name_is_free(machine, seen)?;
+    let tpm = tpm::proven(seen, machine)?;
+    let level = level(approved, tpm);
+    earned(level, profile, spec, &proof, tpm)?;
+    let claim_key = proof.claim_key.to_string();
     let identity = IdentityStatus {
-        level: IdentityLevel::Mac,
+        level,
         intent: spec.intent.clone(),
-        claim_key: proof.claim_key,
         kubelet_key: proof.request.key.to_string(),
         claim: seen.claim.name_any(),
         bound_at: seconds(now),
         certificate_request: None,
         issued_at: None,
+        certificates: Vec::new(),
+        rebound: before.is_some_and(|before| before.rebound || before.claim_key != claim_key),
+        claim_key,
     };
     // The addresses of an earlier intent are not taken over: they may be another box's by now.
     let addresses = addresses::usable(&spec.address).map(|address| address.to_string()).into_iter().collect();
-    Ok(Verdict::Bind { identity: Box::new(identity), addresses })
+    Ok(Verdict::Bind { identity: Box::new(identity), tpm: tpm.map(|tpm| pin(machine, tpm, now)), addresses })
 }
 
 /// Rule 1.
@@ -160,7 +197,7 @@ fn present<'a>(spec: &MachineClaimSpec, machine: Option<&'a Machine>) -> Result<
 }
 
 struct Proof {
-    claim_key: String,
+    claim_key: Sha256,
     request: Request,
 }
 
@@ -170,7 +207,78 @@ fn prove(spec: &MachineClaimSpec) -> Result<Proof, Verdict> {
     let MachineClaimSpec { machine, machine_uid: _, intent, claim_key, certificate_request, signature, .. } = spec;
     let claim_key = check_claim_key(claim_key, signature, machine, intent, certificate_request).map_err(bad)?;
     let request = Request::from_pem(certificate_request).map_err(bad)?;
-    Ok(Proof { claim_key: claim_key.to_string(), request })
+    Ok(Proof { claim_key, request })
+}
+
+/// True if a person approved this key, and refused if another one: at every level, for that is what was said.
+fn approved(spec: &MachineClaimSpec, machine: &Machine, proof: &Proof) -> Result<bool, Verdict> {
+    let shown = Fingerprint::from(proof.claim_key);
+    match machine.spec.approved_fingerprint {
+        None => Ok(false),
+        Some(approved) if approved == shown => Ok(true),
+        Some(approved) => {
+            let name = &spec.machine;
+            let message = format!(
+                "the box shows the key {shown}, and spec.approvedFingerprint of the Machine {name} is {approved}; if this \
+                 is the right box: kubectl magnetite approve {name} {shown}"
+            );
+            Err(deny(Denial::KeyNotApproved, message))
+        }
+    }
+}
+
+/// What was proven. A TPM that nobody knows yet is pinned only by a person's word.
+fn level(approved: bool, tpm: Option<Proven>) -> IdentityLevel {
+    match tpm {
+        Some(Proven { level: Some(level), .. }) => level,
+        Some(_) if approved => IdentityLevel::TpmPinned,
+        None if approved => IdentityLevel::Approved,
+        Some(_) | None => IdentityLevel::Mac,
+    }
+}
+
+/// The TPM as it is known from now on; since when, if it was known before.
+fn pin(machine: &Machine, tpm: Proven, now: Timestamp) -> TpmStatus {
+    let known = machine.status.as_ref().and_then(|status| status.tpm.clone());
+    let known = known.filter(|known| known.endorsement_key == tpm.endorsement_key);
+    known.unwrap_or_else(|| TpmStatus { endorsement_key: tpm.endorsement_key, pinned_at: seconds(now) })
+}
+
+/// What the Profile asks for at least.
+fn earned(
+    level: IdentityLevel,
+    profile: &Profile,
+    spec: &MachineClaimSpec,
+    proof: &Proof,
+    tpm: Option<Proven>,
+) -> Result<(), Verdict> {
+    let wanted = profile.spec.min_identity;
+    if level >= wanted {
+        return Ok(());
+    }
+    if let (IdentityLevel::TpmEnrolled, Some(tpm)) = (wanted, tpm) {
+        let message = format!(
+            "the Profile {} asks for the identity level {}. The box at {} proved the TPM {key}; if that is the right one, set \
+             spec.tpm.endorsementKey: {key} of the Machine {}",
+            profile.name_any(),
+            wanted.as_str(),
+            quoted(&spec.address),
+            spec.machine,
+            key = tpm.endorsement_key,
+        );
+        return Err(wait(reason::AWAITING_APPROVAL, message));
+    }
+    let (machine, shown) = (&spec.machine, Fingerprint::from(proof.claim_key));
+    Err(wait(
+        reason::AWAITING_APPROVAL,
+        format!(
+            "the Profile {} asks for the identity level {}. Compare {shown} with what the box at {} shows on its console, \
+             then: kubectl magnetite approve {machine} {shown}",
+            profile.name_any(),
+            wanted.as_str(),
+            quoted(&spec.address),
+        ),
+    ))
 }
 
 /// Rule 3: a key is bound in the claim's intent. The same keys get the same answer; others are a conflict.
@@ -183,16 +291,20 @@ fn bound(
 ) -> Result<Verdict, Verdict> {
     let intent = machine.status.as_ref().and_then(|status| status.intent.as_ref());
     let current = intent.filter(|intent| intent.id == identity.intent);
-    if proof.claim_key != identity.claim_key || proof.request.key.to_string() != identity.kubelet_key {
+    if proof.claim_key.to_string() != identity.claim_key || proof.request.key.to_string() != identity.kubelet_key {
+        // A claim of an intent that is over cannot freeze the one that is not; what is a Node already has nothing left
+        // that could be frozen, and a person who said which key is right has settled it.
+        let settled = machine.spec.approved_fingerprint.is_some();
+        let freeze = current.is_some_and(|intent| intent.state != IntentState::Fulfilled) && !settled;
         let message = format!(
-            "another key claimed the Machine {} first, in the intent {} at {}; the join is frozen. Find out which box \
-             is which, then set another spec.bootIntent",
-            machine.name_any(),
+            "another key claimed the Machine {name} first, in the intent {} at {}{}. Both sides, and how to settle it: \
+             kubectl magnetite conflict {name}",
             identity.intent,
-            identity.bound_at.0
+            identity.bound_at.0,
+            if freeze { "; the join is frozen" } else { "" },
+            name = machine.name_any(),
         );
-        // A claim of an intent that is over cannot freeze the one that is not.
-        return Err(Verdict::Deny { denial: Denial::ClaimConflict, message, freeze: current.is_some() });
+        return Err(Verdict::Deny { denial: Denial::ClaimConflict, message, freeze });
     }
     asks_for_its_own(&proof.request, machine)?;
     let may_create = current.is_some_and(|intent| is_open(intent, now));
@@ -236,6 +348,9 @@ fn window(
     if is_open(intent, now) {
         return Ok(());
     }
+    if intent.state == IntentState::Frozen && machine.spec.approved_fingerprint.is_some() && now < intent.expires_at.0 {
+        return Err(wait(reason::WAITING, "a key was approved, and the boot window is about to open again"));
+    }
     let why = match intent.state {
         IntentState::Frozen => "is frozen: two keys claimed this machine".to_owned(),
         IntentState::Fulfilled => "is closed: the machine joined".to_owned(),
@@ -246,7 +361,7 @@ fn window(
 }
 
 /// Rule 5. The conditions are part of the Machine that was read live, and must be about its present spec.
-fn at_hand(machine: &Machine, profile: Option<&Profile>) -> Result<(), Verdict> {
+fn at_hand<'a>(machine: &Machine, profile: Option<&'a Profile>) -> Result<&'a Profile, Verdict> {
     let conditions = machine.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     for kind in [conditions::IDENTITY_UNIQUE, conditions::PROFILE_READY] {
         let condition = conditions::find(conditions, kind);
@@ -263,7 +378,7 @@ fn at_hand(machine: &Machine, profile: Option<&Profile>) -> Result<(), Verdict> 
         return Err(wait(reason::PROFILE_NOT_FOUND, "the Machine's Profile does not exist"));
     };
     match profile.spec.join.mode {
-        JoinMode::Certificate => Ok(()),
+        JoinMode::Certificate => Ok(profile),
         JoinMode::None => {
             Err(wait(reason::WAITING, format!("the Profile {} joins no cluster (join.mode)", profile.name_any())))
         }
@@ -295,6 +410,16 @@ fn asks_for_its_own(request: &Request, machine: &Machine) -> Result<(), Verdict>
     check_client(request, &machine.node_name()).map_err(|Flaw(flaw)| deny(Denial::BadRequest, flaw))
 }
 
+/// Names that certificates of an API server carry wherever it is (kubeadm, k3s, OpenShift). A kubelet's serving certificate names its node, and
+/// comes from the same authority: whoever trusts that for `kubernetes` or `localhost` must not be shown the certificate of a box.
+const SERVERS: [&str; 4] = ["kubernetes", "localhost", "kube-apiserver", "openshift"];
+
+/// The host in the URL of an API server.
+pub fn host(url: &str) -> Option<&str> {
+    let authority = url.strip_prefix("https://")?.split('/').next()?;
+    authority.split(':').next().filter(|host| !host.is_empty())
+}
+
 /// Rule 8.
 fn name_is_free(machine: &Machine, seen: &Observed) -> Result<(), Verdict> {
     let name = machine.node_name();
@@ -302,6 +427,10 @@ fn name_is_free(machine: &Machine, seen: &Observed) -> Result<(), Verdict> {
         let message = format!("{why}; give the Machine another spec.nodeName (delete it and create it again)");
         deny(Denial::NodeNameTaken, message)
     };
+    let joined_at = seen.profile.as_ref().and_then(|profile| host(profile.spec.join.api_server.as_deref()?));
+    if SERVERS.contains(&name.as_str()) || joined_at == Some(name.as_str()) {
+        return Err(taken(&format!("the node name {name} is a name of the API server")));
+    }
     if seen.reserved.contains(&name) {
         return Err(taken(&format!("the node name {name} is reserved")));
     }

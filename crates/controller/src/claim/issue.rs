@@ -24,14 +24,15 @@ use magnetite_api::{
 use super::{
     decide::{Denial, Observed},
     deny, kubelet,
-    request::{Request, certificate_key},
-    write,
+    request::{Request, certificate_digest, certificate_key},
+    secrets, write,
 };
 use crate::{
     context::{Context, Settings},
     csr,
     error::{Error, code},
     machine::apply::replace_status,
+    profile::renders::Trouble,
 };
 
 const KIND: &str = "CertificateSigningRequest";
@@ -39,6 +40,8 @@ const KIND: &str = "CertificateSigningRequest";
 const SOON: Duration = Duration::from_secs(1);
 /// A certificate cannot be revoked: the first one is short.
 const LIFETIME_SECONDS: i32 = 86_400;
+/// How often a Secret that is missing is looked for.
+const SECRET: Duration = Duration::from_secs(10);
 const USAGES: [&str; 2] = ["digital signature", "client auth"];
 
 /// Sees to the certificate of a bound key: creates the request, approves it, records and hands over the result.
@@ -78,7 +81,7 @@ pub async fn issue(seen: &Observed, request: &Request, may_create: bool, ctx: &C
         }
         Progress::Open => {
             let message = format!("the key of the claim {} is bound to the Machine", seen.claim.name_any());
-            csr::answer(&csr, "Approved", "MagnetiteApproved", &message, ctx).await?;
+            csr::answer(&csr, "Approved", csr::APPROVED, &message, ctx).await?;
             Ok(Action::requeue(SOON))
         }
         Progress::Approved => Ok(Action::requeue(SOON)),
@@ -178,6 +181,21 @@ async fn hand_over(
     certificate: String,
     ctx: &Context,
 ) -> Result<Action, Error> {
+    let known = seen.claim.status.as_ref().and_then(|status| status.join.as_ref());
+    let sealed =
+        secrets::sealed(&seen.claim.spec, profile, known.and_then(|join| join.secret_files.as_ref()), ctx).await?;
+    let secret_files = match sealed {
+        Ok(sealed) => sealed,
+        Err(Trouble { reason, message }) => {
+            let status = MachineClaimStatus {
+                reason: Some(reason.to_owned()),
+                message: Some(message),
+                ..seen.claim.status.clone().unwrap_or_default()
+            };
+            write(&seen.claim, status, ctx).await?;
+            return Ok(Action::requeue(SECRET));
+        }
+    };
     let now = seconds((ctx.clock)());
     let mut status = machine.status.clone().unwrap_or_default();
     let mut first = false;
@@ -186,6 +204,7 @@ async fn hand_over(
     {
         identity.issued_at = Some(now.clone());
         identity.certificate_request = Some(request.to_owned());
+        identity.certificates = certificate_digest(certificate.as_bytes()).into_iter().collect();
         first = true;
     }
     if first {
@@ -201,7 +220,8 @@ async fn hand_over(
         reason: Some("CertificateIssued".to_owned()),
         message: Some("the certificate is issued".to_owned()),
         decided_at: Some(now),
-        join: Some(bundle(machine, profile, certificate, &ctx.settings)),
+        join: Some(JoinBundle { secret_files, ..bundle(machine, profile, certificate, &ctx.settings) }),
+        challenge: None,
     };
     write(&seen.claim, answer, ctx).await?;
     Ok(Action::await_change())
@@ -217,6 +237,8 @@ fn bundle(machine: &Machine, profile: &Profile, certificate: String, settings: &
         certificate,
         kubelet_configuration: kubelet::configuration(profile),
         kubelet_args: join.kubelet_args.clone(),
+        machine_uid: machine.uid().unwrap_or_default(),
+        secret_files: None,
     }
 }
 

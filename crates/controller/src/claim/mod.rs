@@ -5,13 +5,15 @@ pub mod decide;
 pub mod issue;
 pub mod kubelet;
 pub mod request;
+pub mod secrets;
+pub mod tpm;
 
 use std::{sync::Arc, time::Duration};
 
 use kube::{
     Api, Resource, ResourceExt,
     api::PostParams,
-    runtime::{controller::Action, events::EventType},
+    runtime::{controller::Action, events::EventType, reflector::ObjectRef},
 };
 use magnetite_api::{
     Machine, MachineClaim, MachineClaimStatus, Profile,
@@ -19,15 +21,18 @@ use magnetite_api::{
     machine::{IdentityStatus, IntentState},
     names::MANAGER_CONTROLLER,
     time::seconds,
+    tpm::TpmStatus,
 };
+use magnetite_tpm::verifier::MakeError;
 
 use crate::{
-    context::Context,
+    context::{Context, Settings, jitter},
     error::Error,
     machine::apply::{delete_claim, replace_status},
     node,
 };
 use decide::{Denial, Observed, Verdict, decide};
+use tpm::TpmKeys;
 
 /// How often a claim that cannot be decided yet is looked at, if nothing happens.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -41,7 +46,10 @@ const LAST_WORD: Duration = Duration::from_secs(300);
 pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<Action, Error> {
     let name = cached.name_any();
     if is_final(&cached) {
-        return tidy(&cached, &ctx).await;
+        return match winner_of(&cached, &ctx) {
+            Some(machine) => keep_sealed(&cached, &machine, &ctx).await,
+            None => tidy(&cached, &ctx).await,
+        };
     }
     let api = Api::<MachineClaim>::all(ctx.client.clone());
     let Some(claim) = api.get_opt(&name).await.map_err(Error::read("MachineClaim", &name))? else {
@@ -57,7 +65,33 @@ pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<A
 
 fn is_final(claim: &MachineClaim) -> bool {
     let decision = claim.status.as_ref().and_then(|status| status.decision);
-    matches!(decision, Some(Decision::Approved | Decision::Denied))
+    matches!(decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
+}
+
+/// The Machine that an approved claim is bound to.
+fn winner_of(claim: &MachineClaim, ctx: &Context) -> Option<Arc<Machine>> {
+    if claim.status.as_ref()?.decision != Some(Decision::Approved) {
+        return None;
+    }
+    let name = claim.name_any();
+    ctx.stores.machines.find(|machine| {
+        let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
+        machine.uid().as_deref() == Some(claim.spec.machine_uid.as_str())
+            && identity.is_some_and(|identity| identity.claim == name && identity.intent == claim.spec.intent)
+    })
+}
+
+/// The machine that runs on a claim fetches its secret files there: they are kept as the Secrets are.
+async fn keep_sealed(claim: &MachineClaim, machine: &Machine, ctx: &Context) -> Result<Action, Error> {
+    let profile = machine.status.as_ref().and_then(|status| status.profile.clone()).unwrap_or_default();
+    let Some(profile) = ctx.stores.profiles.get(&ObjectRef::new(&profile)) else {
+        return Ok(Action::requeue(secrets::AGAIN));
+    };
+    if let Some(status) = secrets::renewed(claim, machine, &profile, ctx).await? {
+        write(claim, status, ctx).await?;
+        tracing::info!(machine = %machine.name_any(), "secret files sealed anew");
+    }
+    Ok(Action::requeue(secrets::AGAIN + jitter(&claim.name_any(), secrets::AGAIN / 4)))
 }
 
 /// A decided claim stays for people to read; the Machine's plan removes old ones. One without a Machine has
@@ -95,7 +129,17 @@ async fn observe(claim: MachineClaim, ctx: &Context) -> Result<Observed, Error> 
         Some(machine) => node::get(&ctx.client, &machine.node_name()).await?,
         None => None,
     };
-    Ok(Observed { claim, machine, profile, node, reserved: ctx.settings.reserved_node_names.clone() })
+    // Read live as well: what it was challenged with decides.
+    let challenged = match tpm::challenged(&claim) {
+        Some(name) => {
+            let api = Api::<MachineClaim>::all(ctx.client.clone());
+            api.get_opt(name).await.map_err(Error::read("MachineClaim", name))?
+        }
+        None => None,
+    };
+    let Settings { reserved_node_names, tpm_authorities, .. } = &ctx.settings;
+    let (reserved, authorities) = (reserved_node_names.clone(), tpm_authorities.clone());
+    Ok(Observed { claim, machine, profile, node, reserved, challenged, authorities })
 }
 
 async fn apply(seen: &Observed, verdict: Verdict, ctx: &Context) -> Result<Action, Error> {
@@ -116,8 +160,12 @@ async fn apply(seen: &Observed, verdict: Verdict, ctx: &Context) -> Result<Actio
             write(&seen.claim, status, ctx).await?;
             Ok(Action::requeue(AGAIN))
         }
-        Verdict::Bind { identity, addresses } => {
-            bind(seen, *identity, addresses, ctx).await?;
+        Verdict::Challenge { keys } => {
+            challenge(seen, &keys, ctx).await?;
+            Ok(Action::await_change())
+        }
+        Verdict::Bind { identity, tpm, addresses } => {
+            bind(seen, *identity, tpm, addresses, ctx).await?;
             // Read again, with the key bound, and go on to the certificate.
             Ok(Action::requeue(Duration::ZERO))
         }
@@ -125,8 +173,37 @@ async fn apply(seen: &Observed, verdict: Verdict, ctx: &Context) -> Result<Actio
     }
 }
 
+/// Answers with a challenge. With that this claim is done: the proof is another one.
+async fn challenge(seen: &Observed, keys: &TpmKeys, ctx: &Context) -> Result<(), Error> {
+    let challenge = match tpm::challenge(keys) {
+        Ok(challenge) => challenge,
+        Err(error @ MakeError::Key(_)) => {
+            return deny(seen, Denial::TpmNotProven, &error.to_string(), ctx).await;
+        }
+        Err(error @ MakeError::Random) => return Err(Error::Challenge(error)),
+    };
+    let status = MachineClaimStatus {
+        decision: Some(Decision::Challenged),
+        reason: Some("ProveTpm".to_owned()),
+        message: Some("the box has to prove its TPM, and comes again with another claim".to_owned()),
+        decided_at: Some(seconds((ctx.clock)())),
+        challenge: Some(challenge),
+        ..MachineClaimStatus::default()
+    };
+    write(&seen.claim, status, ctx).await?;
+    tracing::info!(machine = %seen.claim.spec.machine, claim = %seen.claim.name_any(), "challenged");
+    ctx.metrics.claim("challenged", "ProveTpm");
+    Ok(())
+}
+
 /// Records the key, if nobody changed the Machine since it was read.
-async fn bind(seen: &Observed, identity: IdentityStatus, addresses: Vec<String>, ctx: &Context) -> Result<(), Error> {
+async fn bind(
+    seen: &Observed,
+    identity: IdentityStatus,
+    tpm: Option<TpmStatus>,
+    addresses: Vec<String>,
+    ctx: &Context,
+) -> Result<(), Error> {
     let Some(machine) = &seen.machine else {
         return Ok(());
     };
@@ -134,6 +211,8 @@ async fn bind(seen: &Observed, identity: IdentityStatus, addresses: Vec<String>,
     let mut status = machine.status.clone().unwrap_or_default();
     status.identity = Some(identity);
     status.addresses = addresses;
+    // Once known, a TPM stays known: a Profile that asks for less changes nothing about this box.
+    status.tpm = tpm.or(status.tpm);
     replace_status(machine, status, ctx).await?;
     tracing::info!(machine = %machine.name_any(), claim = %seen.claim.name_any(), key, "key bound");
     ctx.metrics.claim("bound", "KeyBound");
@@ -142,7 +221,7 @@ async fn bind(seen: &Observed, identity: IdentityStatus, addresses: Vec<String>,
         reason: Some("KeyBound".to_owned()),
         message: Some("the key is bound; its certificate is on its way".to_owned()),
         decided_at: Some(seconds((ctx.clock)())),
-        join: None,
+        ..MachineClaimStatus::default()
     };
     write(&seen.claim, status, ctx).await
 }
@@ -171,7 +250,7 @@ pub async fn deny(seen: &Observed, denial: Denial, message: &str, ctx: &Context)
         reason: Some(denial.as_str().to_owned()),
         message: Some(message.clone()),
         decided_at: Some(seconds((ctx.clock)())),
-        join: None,
+        ..MachineClaimStatus::default()
     };
     write(&seen.claim, status, ctx).await?;
     ctx.metrics.claim("denied", denial.as_str());

@@ -202,6 +202,13 @@ pub fn certificate_key(pem: &[u8]) -> Option<Sha256> {
     Some(Sha256::of(certificate.public_key().raw))
 }
 
+/// SHA-256 of a certificate in DER, as API servers name the one with which a user came; of a chain, its first.
+pub fn certificate_digest(pem: &[u8]) -> Option<Sha256> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).ok()?;
+    pem.parse_x509().ok()?;
+    Some(Sha256::of(&pem.contents))
+}
+
 /// A text of a stranger, fit for a message: without control characters, cut, in quotes.
 pub fn quoted(text: &str) -> String {
     let short: String = text.chars().take(80).collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use kube::ResourceExt;
 use magnetite_api::{
-    Machine,
+    Machine, Sha256,
     names::{NODE_USER_PREFIX, NODES_GROUP, SIGNER_CLIENT, SIGNER_SERVING},
 };
 
@@ -26,6 +26,8 @@ pub struct Asked {
     pub groups: Vec<String>,
     /// For which usages.
     pub usages: Vec<String>,
+    /// SHA-256 of the client certificate with which it was asked. API servers before 1.32 do not tell.
+    pub credential: Option<Sha256>,
     /// The request itself.
     pub request: Result<Request, Flaw>,
 }
@@ -144,6 +146,17 @@ pub fn decide(seen: &Observed) -> Verdict {
     }
 }
 
+/// True if the certificate that was asked with descends from the key that is bound. A certificate cannot be revoked:
+/// one that a rogue was given, before another key was bound, ends by not being renewed.
+fn is_of_the_line(credential: Option<Sha256>, machine: &Machine) -> bool {
+    let Some(identity) = machine.status.as_ref().and_then(|status| status.identity.as_ref()) else {
+        return false;
+    };
+    // Where no other key was ever bound there is no other line. A renewal may have been missed, by a controller that was
+    // away for longer than requests are kept, and then its certificate is of this line all the same.
+    !identity.rebound || credential.is_none_or(|credential| identity.certificates.contains(&credential))
+}
+
 fn names_another<'a>(asked: &'a Asked, node: &str) -> Option<&'a str> {
     let request = asked.request.as_ref().ok()?;
     let subject = request.subject.as_ref().ok()?;
@@ -164,6 +177,14 @@ fn joined(asked: &Asked, asker: &Party, node: &str, reserved: &[std::net::IpAddr
         Ok(request) => request,
         Err(Flaw(flaw)) => return deny("BadRequest", flaw.clone()),
     };
+    if !is_of_the_line(asked.credential, machine) {
+        let message = format!(
+            "{node} asks with a certificate of another key than the one that is bound to the Machine {}; if the box that \
+             asks is the right one, provision it again: set another spec.bootIntent",
+            machine.name_any()
+        );
+        return deny("AnotherKey", message);
+    }
     match request.node() {
         Ok(name) if name == node => {}
         Ok(_) => return deny("AnotherNode", "the common name is another node's"),

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod decide;
+pub mod line;
 mod renewal;
 mod serving;
 
@@ -28,12 +29,15 @@ use crate::{
     claim::request::{Flaw, Request},
     context::Context,
     error::{Error, gone_is_fine},
+    machine::apply::replace_status,
     node,
 };
 use decide::{Asked, Observed, Party, Verdict, asking_node, decide};
 
 const KIND: &str = "CertificateSigningRequest";
 const AGAIN: Duration = Duration::from_secs(5);
+/// The reason of what we approve.
+pub const APPROVED: &str = "MagnetiteApproved";
 
 /// True if this request may be our business and nobody decided it yet.
 pub fn is_open(csr: &CertificateSigningRequest) -> bool {
@@ -56,8 +60,11 @@ pub fn asked_by(csr: &CertificateSigningRequest, node: &str) -> bool {
 /// The API server was not there or did not agree.
 pub async fn reconcile(csr: Arc<CertificateSigningRequest>, ctx: Arc<Context>) -> Result<Action, Error> {
     let username = csr.spec.username.clone().unwrap_or_default();
-    if !is_open(&csr) || asking_node(&username).is_none() {
+    let Some(node) = asking_node(&username) else {
         return Ok(Action::await_change());
+    };
+    if !is_open(&csr) {
+        return record(&csr, node, &ctx).await;
     }
     let seen = observe(&csr, &username, &ctx).await?;
     let verdict = decide(&seen);
@@ -68,7 +75,7 @@ pub async fn reconcile(csr: Arc<CertificateSigningRequest>, ctx: Arc<Context>) -
             return Ok(Action::requeue(AGAIN));
         }
         Verdict::Approve(message) => {
-            answer(&csr, "Approved", "MagnetiteApproved", message, &ctx).await?;
+            answer(&csr, "Approved", APPROVED, message, &ctx).await?;
             ctx.metrics.request("approved", "AsDeclared");
             tracing::info!(request = %csr.name_any(), node = %username, signer = %csr.spec.signer_name, "certificate request approved");
         }
@@ -78,6 +85,23 @@ pub async fn reconcile(csr: Arc<CertificateSigningRequest>, ctx: Arc<Context>) -
             tracing::warn!(request = %csr.name_any(), node = %username, signer = %csr.spec.signer_name, %reason, "certificate request denied");
             tell(&seen, &csr, message, &ctx).await;
         }
+    }
+    Ok(Action::await_change())
+}
+
+/// Records the certificate that came of a renewal, so that the next one is known by it.
+async fn record(csr: &CertificateSigningRequest, node: &str, ctx: &Context) -> Result<Action, Error> {
+    let Some(issued) = line::renewed(csr) else {
+        return Ok(Action::await_change());
+    };
+    let Party { machine: Some(machine), node: _ } = party(node, ctx).await? else {
+        return Ok(Action::await_change());
+    };
+    let mut status = machine.status.clone().unwrap_or_default();
+    let longer = status.identity.as_ref().and_then(|identity| line::longer(identity, line::credential(csr), issued));
+    if let (Some(identity), Some(longer)) = (&mut status.identity, longer) {
+        identity.certificates = longer;
+        replace_status(&machine, status, ctx).await?;
     }
     Ok(Action::await_change())
 }
@@ -100,6 +124,7 @@ async fn observe(csr: &CertificateSigningRequest, username: &str, ctx: &Context)
         username: username.to_owned(),
         groups: csr.spec.groups.clone().unwrap_or_default(),
         usages: csr.spec.usages.clone().unwrap_or_default(),
+        credential: line::credential(csr),
         request,
     };
     Ok(Observed { asked, asker, target, reserved: reserved(ctx) })

@@ -1,7 +1,10 @@
 //! Rule S5 of threats.md: every way in which a kubelet's request may be wrong.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use magnetite_api::names::{SIGNER_CLIENT, SIGNER_SERVING};
+use magnetite_api::{
+    Sha256,
+    names::{SIGNER_CLIENT, SIGNER_SERVING},
+};
 use rcgen::KeyPair;
 use rstest::rstest;
 
@@ -25,6 +28,7 @@ fn asked(signer: &str, usages: &[&str], request: &Csr) -> Asked {
         username: "system:node:box-1".to_owned(),
         groups: strings(&["system:nodes", "system:authenticated"]),
         usages: strings(usages),
+        credential: None,
         request: Request::from_pem(&request.pem()),
     }
 }
@@ -156,6 +160,24 @@ fn a_renewal_is_denied() {
     ];
     for (what, mutant, reason) in mutants {
         assert_eq!(says(&mutant), reason, "{what}");
+    }
+}
+
+#[test]
+fn a_certificate_of_the_key_before_is_not_renewed_and_serves_nothing() {
+    let (own, rogue) = (Sha256([1; 32]), Sha256([2; 32]));
+    let asked_with = |seen: Observed, credential, rebound| {
+        changed(seen, |seen| {
+            seen.asked.credential = credential;
+            let identity = status(seen).identity.as_mut().unwrap();
+            (identity.certificates, identity.rebound) = (vec![own], rebound);
+        })
+    };
+    for request in [|| renewal(csr()), || serving(csr().sans(&[NAME, IP]))] {
+        assert_eq!(says(&asked_with(request(), Some(own), true)), "approve");
+        assert_eq!(says(&asked_with(request(), Some(rogue), true)), "AnotherKey");
+        assert_eq!(says(&asked_with(request(), Some(rogue), false)), "approve", "no other key was ever bound");
+        assert_eq!(says(&asked_with(request(), None, true)), "approve", "an API server before 1.32");
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::Lookup};
 use magnetite_api::{
-    Machine, MachineClaim, Profile,
+    Fingerprint, Machine, MachineClaim, Profile,
     claim::Decision,
     conditions::reason,
     profile::JoinMode,
@@ -76,6 +76,10 @@ pub struct ClaimSeen {
     pub name: String,
     /// The intent that it is for.
     pub intent: String,
+    /// Its claim key, as a person compares it.
+    pub fingerprint: Option<Fingerprint>,
+    /// Where it came from, as the boot server saw it.
+    pub address: String,
     /// When it came.
     pub created_at: Option<Timestamp>,
     /// What was decided.
@@ -94,6 +98,8 @@ impl ClaimSeen {
         Self {
             name: claim.name_any(),
             intent: claim.spec.intent.clone(),
+            fingerprint: claim.spec.fingerprint(),
+            address: fold::clean(&claim.spec.address, 45),
             created_at: claim.creation_timestamp().map(|time| time.0),
             decision: status.decision,
             decided_at: status.decided_at.map(|time| time.0),

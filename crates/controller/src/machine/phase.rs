@@ -231,7 +231,11 @@ fn open(facts: &Facts<'_>) -> Verdict {
     }
     match boot.standing_failure() {
         Some(failure) => failed(boot, failure, now),
-        None => under_way(boot, None, now),
+        // The box has come as far as it can; the next step is a person's.
+        None => match conditions::find(conditions, CLAIMED).filter(|c| c.reason == reason::AWAITING_APPROVAL) {
+            Some(waits) => verdict(Phase::Provisioning, reason::AWAITING_APPROVAL, &waits.message),
+            None => under_way(boot, None, now),
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use magnetite_api::{
     Phase,
-    conditions::{self, READY, Status},
+    conditions::{self, READY, Status, reason},
     machine::{DeletionPolicy, IntentState, IntentStatus, MachineStatus},
     names::FINALIZER,
     time::seconds,
@@ -136,6 +136,10 @@ fn intent(seen: &Observed, now: Timestamp) -> IntentStatus {
         IntentState::Open => IntentState::Open,
         IntentState::Expired => IntentState::Expired,
         IntentState::Fulfilled => IntentState::Fulfilled,
+        // A person said which of the two keys is right, so that the box which has it may go on.
+        IntentState::Frozen if seen.machine.spec.approved_fingerprint.is_some() && now < intent.expires_at.0 => {
+            IntentState::Open
+        }
         IntentState::Frozen => IntentState::Frozen,
     };
     IntentStatus { state, ..intent }
@@ -166,10 +170,11 @@ fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (Machi
         profile: profile.map(|profile| profile.name.clone()),
         profile_revision: profile.map(|profile| profile.revision.clone()),
         intent: Some(intent.clone()),
-        // These two are the claim's to write. What was read is written back, and the resourceVersion sees to it
+        // These three are the claim's to write. What was read is written back, and the resourceVersion sees to it
         // that it is still what is there.
         identity: before.identity,
         addresses: before.addresses,
+        tpm: before.tpm,
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
         conditions,
@@ -177,13 +182,26 @@ fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (Machi
     (status, verdict.until)
 }
 
-/// Claims that nobody will ask for again: the oldest decided ones, and the youngest of too many others.
+/// Claims that nobody will ask for again: the oldest decided ones, and the youngest of too many others. And those of the
+/// approved key that were refused before it was: the box that has it asks again, and a claim is decided once.
 fn stale<'a>(claims: &'a [ClaimSeen], seen: &'a Observed) -> impl Iterator<Item = Action> + 'a {
     use magnetite_api::claim::Decision;
     let winner = seen.before().and_then(|status| status.identity.as_ref()).map(|identity| identity.claim.as_str());
-    let is_decided = |claim: &&ClaimSeen| matches!(claim.decision, Some(Decision::Approved | Decision::Denied));
+    let is_decided = |claim: &&ClaimSeen| {
+        matches!(claim.decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
+    };
     let decided = claims.iter().rev().filter(is_decided).skip(DECIDED);
     let undecided = claims.iter().filter(move |claim| !is_decided(claim)).skip(UNDECIDED);
-    let spare = decided.chain(undecided).filter(move |claim| Some(claim.name.as_str()) != winner);
+    let approved = seen.machine.spec.approved_fingerprint;
+    let refused = move |claim: &&ClaimSeen| {
+        let reasons = [reason::CLAIM_CONFLICT, reason::KEY_NOT_APPROVED];
+        claim.decision == Some(Decision::Denied)
+            && claim.fingerprint.is_some_and(|key| Some(key) == approved)
+            && reasons.contains(&claim.reason.as_str())
+    };
+    let (anew, decided): (Vec<_>, Vec<_>) =
+        (claims.iter().filter(refused).collect(), decided.filter(move |claim| !refused(claim)).collect());
+    let spare =
+        anew.into_iter().chain(decided).chain(undecided).filter(move |claim| Some(claim.name.as_str()) != winner);
     spare.map(|claim| Action::DeleteClaim { name: claim.name.clone() })
 }

@@ -7,7 +7,7 @@ use magnetite_api::{
     conditions::{
         self, BOOTED, CLAIMED, IDENTITY_UNIQUE, JOINED, PROFILE_READY, Status,
         Status::{False, True},
-        WINDOW_OPEN, reason,
+        UNCONTESTED, WINDOW_OPEN, reason,
     },
     machine::{IntentState, IntentStatus, MachineStatus},
     profile::JoinMode,
@@ -90,6 +90,7 @@ pub fn conditions(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> Vec
         (WINDOW_OPEN, window(seen, intent)),
         (BOOTED, booted(seen, intent)),
         (CLAIMED, claimed(seen, intent)),
+        (UNCONTESTED, uncontested(seen, intent)),
         (JOINED, joined(seen, before)),
     ];
     let condition = |(kind, (status, reason, message)): (&str, Says)| {
@@ -147,8 +148,9 @@ fn window(seen: &Observed, intent: &IntentStatus) -> Says {
             False,
             reason::CLAIM_CONFLICT,
             format!(
-                "two keys claimed this machine in intent {id}; find out which box is which, then set spec.bootIntent \
-                 to start anew"
+                "two keys claimed this machine in intent {id}, and its join is frozen. Both sides, and how to settle it: \
+                 kubectl magnetite conflict {}",
+                seen.machine.metadata.name.as_deref().unwrap_or_default()
             ),
         ),
     }
@@ -182,12 +184,44 @@ fn claimed(seen: &Observed, intent: &IntentStatus) -> Says {
         return (False, reason::CLAIM_REFUSED, message);
     }
     let pending = seen.claims.iter().rfind(|claim| claim.intent == intent.id && claim.decision.is_none());
+    if let Some(claim) = pending.filter(|claim| claim.reason == reason::AWAITING_APPROVAL) {
+        return (False, reason::AWAITING_APPROVAL, claim.message.clone());
+    }
     let message = match pending {
         Some(claim) if !claim.message.is_empty() => format!("claim {} waits: {}", claim.name, claim.message),
         Some(claim) => format!("claim {} is being decided", claim.name),
         None => format!("no claim has come in intent {}", intent.id),
     };
     (False, reason::NOT_CLAIMED, message)
+}
+
+/// Whether a second key came. It stays so until a person says which is right: the box that was first may be the rogue.
+fn uncontested(seen: &Observed, intent: &IntentStatus) -> Says {
+    let rivals = seen.claims.iter().filter(|claim| {
+        claim.intent == intent.id
+            && claim.decision == Some(Decision::Denied)
+            && [reason::CLAIM_CONFLICT, reason::KEY_NOT_APPROVED].contains(&claim.reason.as_str())
+    });
+    let rivals: Vec<_> =
+        rivals.filter_map(|claim| Some(format!("{} from {}", claim.fingerprint?, claim.address))).collect();
+    match (rivals.split_first(), seen.machine.spec.approved_fingerprint) {
+        (None, _) => (True, reason::AS_DECLARED, format!("no second key claimed it in intent {}", intent.id)),
+        (Some(_), Some(approved)) => (
+            True,
+            reason::AS_DECLARED,
+            format!("{} other keys came; {approved} is the one that was approved", rivals.len()),
+        ),
+        (Some((first, more)), None) => {
+            let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+            let name = seen.machine.metadata.name.as_deref().unwrap_or_default();
+            let message = format!(
+                "another key claimed this machine in intent {} and was refused: {first}{more}. Both sides, and how to \
+                 settle it: kubectl magnetite conflict {name}",
+                intent.id
+            );
+            (False, reason::CLAIM_CONFLICT, message)
+        }
+    }
 }
 
 fn joined(seen: &Observed, before: &[Condition]) -> Says {

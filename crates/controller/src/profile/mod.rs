@@ -15,6 +15,7 @@ use magnetite_api::{
     BootReport, Machine, Profile, ProfileStatus,
     conditions::{self, READY},
     names::MANAGER_CONTROLLER,
+    profile::JoinMode,
     report::SubjectKind,
 };
 use magnetite_boot::{
@@ -25,11 +26,12 @@ use magnetite_boot::{
 use crate::{
     context::{Context, jitter},
     error::Error,
+    preflight::{self, Says},
 };
 use plan::Observed;
 
-/// Nothing tells when a boot server fell silent; look again now and then.
-const AGAIN: Duration = Duration::from_secs(600);
+/// Nothing tells when a boot server fell silent, or who may pass beside us; look again now and then.
+const AGAIN: Duration = preflight::AGAIN;
 
 /// One pass over one Profile.
 ///
@@ -40,14 +42,29 @@ pub async fn reconcile(profile: Arc<Profile>, ctx: Arc<Context>) -> Result<Actio
     if profile.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let status = plan::plan(&observe(&profile, &ctx), (ctx.clock)());
+    let bypasses = bypasses(&profile, &ctx).await;
+    let status = plan::plan(&observe(&profile, bypasses, &ctx), (ctx.clock)());
     if profile.status.as_ref() != Some(&status) {
         write_status(&profile, &status, &ctx).await?;
     }
     Ok(Action::requeue(AGAIN + jitter(&name, AGAIN / 4)))
 }
 
-fn observe(profile: &Arc<Profile>, ctx: &Context) -> Observed {
+/// What may pass beside us, where that matters. That it cannot be asked is no reason to say nothing of the rest.
+async fn bypasses(profile: &Profile, ctx: &Context) -> Option<[Says; 2]> {
+    if profile.spec.join.mode != JoinMode::Certificate {
+        return None;
+    }
+    match ctx.preflight.look(&ctx.client, (ctx.clock)()).await {
+        Ok(says) => Some(says),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "who may pass beside us could not be asked");
+            None
+        }
+    }
+}
+
+fn observe(profile: &Arc<Profile>, bypasses: Option<[Says; 2]>, ctx: &Context) -> Observed {
     let machines = machines_of(profile, ctx);
     let (template, failing) = match renders::ignition(profile, &ctx.stores) {
         Err(trouble) => (Some(trouble), Vec::new()),
@@ -57,7 +74,7 @@ fn observe(profile: &Arc<Profile>, ctx: &Context) -> Observed {
         },
     };
     let files = artifacts::for_profile(profile, &reports_on(profile, ctx));
-    Observed { profile: Profile::clone(profile), template, machines: machines.len(), failing, files }
+    Observed { profile: Profile::clone(profile), template, machines: machines.len(), failing, files, bypasses }
 }
 
 fn machines_of(profile: &Arc<Profile>, ctx: &Context) -> Vec<Arc<Machine>> {

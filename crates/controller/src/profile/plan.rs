@@ -8,6 +8,7 @@ use magnetite_api::{
 };
 
 use super::{artifacts::Files, renders::Trouble};
+use crate::preflight::Says;
 
 /// How many Machines are named in a message.
 const NAMED: usize = 3;
@@ -25,6 +26,8 @@ pub struct Observed {
     pub failing: Vec<(String, Trouble)>,
     /// What the boot servers say about its files.
     pub files: Files,
+    /// What may pass beside us, where its machines join.
+    pub bypasses: Option<[Says; 2]>,
 }
 
 /// The status that it should have.
@@ -39,12 +42,15 @@ pub fn plan(seen: &Observed, now: Timestamp) -> ProfileStatus {
     // The first that does not hold speaks for all.
     let ready = [&rendered, &files].into_iter().find(|(status, ..)| *status != Status::True).cloned();
     let ready = ready.unwrap_or((Status::True, reason::AS_DECLARED, "its machines can boot".to_owned()));
+    // They say something of the cluster, not of whether its machines can boot.
+    let bypasses = seen.bypasses.iter().flatten().map(|(kind, says)| condition(kind, says.clone()));
+    let conditions = [condition(RENDERED, rendered), condition(ARTIFACTS_READY, files)];
     ProfileStatus {
         observed_generation: generation,
         revision: Some(seen.profile.spec.revision()),
         machines: i32::try_from(seen.machines).unwrap_or(i32::MAX),
         reason: (ready.0 != Status::True).then(|| ready.1.to_owned()),
-        conditions: vec![condition(RENDERED, rendered), condition(ARTIFACTS_READY, files), condition(READY, ready)],
+        conditions: conditions.into_iter().chain(bypasses).chain([condition(READY, ready)]).collect(),
     }
 }
 
@@ -83,7 +89,7 @@ mod tests {
 
     fn seen() -> Observed {
         let profile = Profile::new("p", ProfileSpec::default());
-        Observed { profile, template: None, machines: 2, failing: vec![], files: Files::Ready }
+        Observed { profile, template: None, machines: 2, failing: vec![], files: Files::Ready, bypasses: None }
     }
 
     fn says(status: &ProfileStatus, kind: &str) -> (String, String) {

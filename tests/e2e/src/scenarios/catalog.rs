@@ -1,10 +1,12 @@
 //! Without a cluster: somebody's first cluster has to come from somewhere.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::ensure;
+use super::firmware::{find, record};
 use crate::lan::{Lan, LanOptions};
 use crate::magnetite::{self, Binaries};
 use crate::prepare::Prepared;
@@ -14,7 +16,7 @@ use crate::vm::{Firmware, VmSpec};
 use crate::wait;
 
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
-    let lan = Lan::start(prepared, &LanOptions::new("catalog", 1))?;
+    let lan = Lan::start(prepared, &LanOptions::new("catalog", 2))?;
     let spec = VmSpec::new("first", Firmware::Bios, 0);
     let catalog = lan.run().join("catalog");
     std::fs::create_dir_all(&catalog)?;
@@ -60,5 +62,61 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         format!("{}\n{}", crate::proc::tail(&server.output(), 20), crate::proc::tail(&machine.console_text(), 10))
     })?;
     step.done("SystemBooted, as its file says");
+    drop(machine);
+    nasty(prepared, &lan, &catalog, progress)
+}
+
+/// Arguments that have in them what commands are made of: those that the grammar allows.
+const NASTY: &str = include_str!("../../manifests/nasty-arguments.txt");
+
+/// Real iPXE reads a script with all of them, and they come to the kernel as they are: no command but those that were meant was run.
+fn nasty(prepared: &Prepared, lan: &Lan, catalog: &Path, progress: &Progress) -> Result<()> {
+    let words: Vec<&str> = NASTY.lines().collect();
+    let step = progress.step(format!("real iPXE reads {} nasty arguments", words.len()));
+    let spec = VmSpec::new("nasty", Firmware::Bios, 1).with_cpus(1).with_memory(512);
+    let arguments: String = (0..words.len()).map(|index| format!("      - '{{{{ vars.n{index} }}}}'\n")).collect();
+    let profile = magnetite::profile(&prepared.guest)?
+        .replace("    apiServer: https://172.30.0.1:6443\n", "    mode: None\n")
+        .replace("  name: workers\n", "  name: nasty\n")
+        .replace("  selector:\n    matchLabels:\n      role: worker\n", "")
+        .replace("      - magnetite.root={{ files.rootfs }}\n", "      - nasty=begin\n")
+        .replace("      - ignition.config.url={{ boot.ignition_url }}\n", &arguments)
+        .replace("      - ignition.platform.id=metal\n", "      - nasty=end\n");
+    ensure!(profile.contains("nasty=begin") && !profile.contains("selector"), "the Profile is another:\n{profile}");
+    std::fs::write(catalog.join("nasty-profile.yaml"), profile)?;
+    let mut text = magnetite::machine(&spec).replace("spec:\n", "spec:\n  profile: nasty\n");
+    for (index, word) in words.iter().enumerate() {
+        text.push_str(&format!("    n{index}: '{word}'\n"));
+    }
+    std::fs::write(catalog.join("nasty.yaml"), text)?;
+    wait::until("the new Machine to be answered", Duration::from_secs(30), || {
+        rogue::discover(lan.network(), &spec.mac)
+    })?;
+    let mut machine = lan.machine(spec)?;
+    machine.power_on()?;
+    machine.wait_console("nasty=end", Duration::from_secs(120))?;
+    let console = machine.console_text();
+    machine.power_off();
+    let line = console.lines().find(|line| line.contains("ommand line: ") && line.contains("nasty=begin"));
+    let line = line.with_context(|| format!("the kernel did not say its command line:\n{console}"))?;
+    let got = line.split_once("nasty=begin").and_then(|(_, rest)| rest.split_once("nasty=end")).context("its end")?.0;
+    let got: Vec<&str> = got.split_whitespace().collect();
+    ensure!(got.len() == words.len(), "{} arguments became {}:\n{line}", words.len(), got.len());
+    for (got, meant) in got.iter().zip(&words) {
+        // iPXE puts a setting's value in the place of ${…}: that is a value, and no command.
+        let setting = meant.find("${").filter(|_| meant.contains('}'));
+        let same = setting.map_or(got == meant, |at| got.starts_with(&meant[..at]));
+        ensure!(same, "iPXE made {got:?} of {meant:?}");
+    }
+    let boot = record(lan, "nasty").context("a record of the boot")?;
+    for name in ["ScriptServed", "KernelFetched"] {
+        let count = find(&boot, name).map(|step| step["count"].clone());
+        ensure!(count == Some(1.into()), "{name} {count:?} times: {boot}");
+    }
+    let capture = std::fs::read(lan.capture().file())?;
+    let asked = |text: &str| capture.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    ensure!(asked("/boot.ipxe HTTP/1.1"), "the capture has no request of iPXE");
+    ensure!(!asked("GET /evil"), "an argument was fetched");
+    step.done("each came to the kernel as a word");
     Ok(())
 }

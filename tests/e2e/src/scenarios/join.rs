@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::ensure;
-use crate::demo::pod;
+use crate::demo::pod_that;
 use crate::kube_build::KUBERNETES;
 use crate::kubectl::condition;
 use crate::magnetite::{self, Binaries, Magnetite};
@@ -18,6 +18,8 @@ use crate::vm::{Firmware, Vm, VmSpec};
 use crate::wait;
 
 const CANARY: &str = "CANARY-5f2c1d9e";
+/// What the Secret of the Profile holds at first, and later.
+const SECRETS: [&str; 2] = ["CANARY-first-a81c", "CANARY-second-77e0"];
 const LONG: Duration = Duration::from_secs(300);
 
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
@@ -38,7 +40,13 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         VmSpec::new("bios", Firmware::Bios, 0).with_cpus(1).with_disk(64),
         VmSpec::new("uefi", Firmware::Uefi, 1).with_cpus(1).with_disk(64),
     ];
-    site.apply(&magnetite::profile(&prepared.guest)?)?;
+    secret(&site, SECRETS[0])?;
+    let files = format!(
+        "  secretFiles:\n  - path: /etc/magnetite-lab/secret\n    secret: {{name: {}, key: {}}}\n",
+        magnetite::SECRET.0,
+        magnetite::SECRET.1
+    );
+    site.apply(&format!("{}\n{files}", magnetite::profile(&prepared.guest)?.trim_end()))?;
     for spec in &specs {
         site.apply(&magnetite::machine(spec))?;
     }
@@ -68,11 +76,15 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     step.done("both, with their kubelets at the wanted version");
     plugin(&site, binaries, &specs, progress)?;
     pods(&site, &specs, progress)?;
+    // It takes up to two minutes, in which the rest goes on.
+    secret(&site, SECRETS[1])?;
     dhcp_as_before(&site, &specs)?;
     other_names(&site)?;
     reboot(&mut site, &mut magnetite, &mut boxes[0], progress)?;
     second_key(&mut site, binaries, &specs[1], progress)?;
+    rotated(&site, &specs[1], progress)?;
     on_the_wire(&site)?;
+    replayed(&site, &loot, progress)?;
     leaving(&site, &specs[0], progress)?;
     magnetite.check()
 }
@@ -186,14 +198,77 @@ fn pods(site: &Site, specs: &[VmSpec], progress: &Progress) -> Result<()> {
     let step = progress.step("running a pod on each");
     for spec in specs {
         let name = format!("hello-{}", spec.name);
-        site.apply(&pod(&name, &spec.name))?;
+        let script = "echo hello from a pod; while :; do cat /node/secret; echo; sleep 2; done";
+        site.apply(&pod_that(&name, &spec.name, script))?;
         site.kubectl(&["wait", "--for=condition=Ready", "--timeout=110s", &format!("pod/{name}")])?;
         wait::until("kubectl logs", Duration::from_secs(60), || {
-            Ok(site.kubectl(&["logs", &name]).ok().filter(|log| log.contains("hello from a pod")))
+            Ok(site
+                .kubectl(&["logs", &name])
+                .ok()
+                .filter(|log| log.contains("hello from a pod") && log.contains(SECRETS[0])))
         })
         .with_context(|| format!("CSRs:\n{}", site.kubectl(&["get", "csr"]).unwrap_or_default()))?;
     }
-    step.done("Ready, and `kubectl logs` reaches them");
+    step.done("Ready, `kubectl logs` reaches them, and the Profile's secret file was there");
+    Ok(())
+}
+
+/// Makes the Secret that the Profile hands to its machines, or changes it.
+fn secret(site: &Site, text: &str) -> Result<()> {
+    let (name, key) = magnetite::SECRET;
+    let secret = serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": { "name": name, "namespace": magnetite::NAMESPACE },
+        "stringData": { key: text },
+    });
+    site.apply(&secret.to_string()).map(drop)
+}
+
+/// A changed Secret reaches a node that runs, without a reboot.
+fn rotated(site: &Site, spec: &VmSpec, progress: &Progress) -> Result<()> {
+    let step = progress.step("waiting for the changed Secret on the node");
+    let name = format!("hello-{}", spec.name);
+    wait::until("the new text", Duration::from_secs(200), || {
+        Ok(site.kubectl(&["logs", &name, "--tail=3"]).ok().filter(|log| log.contains(SECRETS[1])))
+    })
+    .with_context(|| {
+        format!("claims: {}", site.kubectl(&["get", "machineclaims", "-o", "yaml"]).unwrap_or_default())
+    })?;
+    // Whoever may read claims reads nothing of it.
+    let claims = site.kubectl(&["get", "machineclaims", "-o", "yaml"])?;
+    ensure!(SECRETS.iter().all(|text| !claims.contains(text)), "a claim holds the secret");
+    step.done("it is there; in the claims it stands sealed");
+    Ok(())
+}
+
+/// Whatever went over the wire before the claim opens the API server to nobody: each word of it is shown as a token.
+fn replayed(site: &Site, loot: &rogue::Loot, progress: &Progress) -> Result<()> {
+    let step = progress.step("showing to the API server what went over the wire");
+    let all = [loot.script.as_str(), loot.ignition.as_str()].join("\n");
+    let environment = loot.environment.iter().map(|(_, value)| value.as_str());
+    let parts = |text: &'static [char]| move |word: &str| word.split(text).map(str::to_owned).collect::<Vec<_>>();
+    let split = parts(&['"', '/', '=', ',', ':', '{', '}', '[', ']']);
+    let mut words: Vec<String> = all.split_whitespace().flat_map(split).collect();
+    words.extend(environment.flat_map(|value| value.split('/').map(str::to_owned).collect::<Vec<_>>()));
+    words.retain(|word| word.len() >= 16 && word.chars().all(|c| c.is_ascii_graphic()));
+    words.sort();
+    words.dedup();
+    let url = format!("https://{}:6443/api/v1/nodes", crate::net::SERVER);
+    let refused = |token: Option<&str>| -> Result<String> {
+        let mut curl = crate::proc::Cmd::new("curl").netns(site.network().dhcp());
+        curl = curl.args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10"]);
+        if let Some(token) = token {
+            curl = curl.args(["-H".to_owned(), format!("Authorization: Bearer {token}")]);
+        }
+        curl.arg(&url).run()
+    };
+    let nobody = refused(None)?;
+    ensure!(nobody == "401" || nobody == "403", "without any credential the API server answers {nobody}");
+    for word in &words {
+        let code = refused(Some(word))?;
+        ensure!(code == "401", "{word:?}, shown as a token, is answered with {code}");
+    }
+    step.done(format!("{} words, none of which is a credential", words.len()));
     Ok(())
 }
 
@@ -341,17 +416,27 @@ fn second_key(site: &mut Site, binaries: &Binaries, spec: &VmSpec, progress: &Pr
     let step = progress.step(format!("claiming {} with a second key", spec.name));
     let loot = rogue::loot(site, &spec.mac)?;
     let rogue = rogue::claim(site, binaries, &spec.mac, &loot)?;
-    conflict_is_told(site, &spec.name)
+    second_key_is_told(site, &spec.name)
         .with_context(|| format!("the rogue said:\n{}", crate::proc::tail(&rogue.output(), 12)))?;
     ensure!(!rogue_has_certificate(site), "the rogue got a certificate");
     drop(rogue);
     check_node(site, spec)?;
-    step.done("refused with an Event, the intent is frozen, the Node runs on");
+    step.done("refused with an Event, the Machine says Uncontested=False, the Node runs on");
     Ok(())
 }
 
 pub(super) fn rogue_has_certificate(site: &Site) -> bool {
     site.run().join("rogue/var/lib/kubelet/pki/kubelet-client-current.pem").exists()
+}
+
+/// What is joined is not frozen, and says that somebody else wants to be it.
+fn second_key_is_told(site: &mut Site, name: &str) -> Result<()> {
+    site.wait_until("the second key to be told", Duration::from_secs(60), |site| {
+        let machine = site.admin().json(&["get", "machine", name])?;
+        let told = condition(&machine, "Uncontested").as_deref() == Some("False");
+        Ok((told && machine["status"]["phase"] == "Ready").then_some(()))
+    })
+    .with_context(|| format!("status: {}", magnetite::machine_status(site, name).unwrap_or_default()))
 }
 
 pub(super) fn conflict_is_told(site: &mut Site, name: &str) -> Result<()> {

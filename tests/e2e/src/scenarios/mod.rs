@@ -11,6 +11,7 @@ mod ipv6;
 mod join;
 mod relay;
 mod schema;
+mod tpm;
 
 use anyhow::Result;
 
@@ -95,6 +96,11 @@ pub const ALL: &[Scenario] = &[
         name: "conflict",
         about: "a rogue claims a box's identity first: found out, frozen, and settled by a new intent",
         run: conflict::run,
+    },
+    Scenario {
+        name: "tpm",
+        about: "a box with the declared TPM becomes a Node; its MAC without it, and its disk in another box, do not",
+        run: tpm::run,
     },
     Scenario {
         name: "crash",

@@ -1,5 +1,9 @@
 //! No machine boots here: the charts, the schema and the columns, against a real API server.
 
+mod bad;
+mod names;
+mod rights;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,59 +15,30 @@ use crate::progress::Progress;
 use crate::site::{Site, SiteOptions};
 use crate::wait;
 
-const BAD: [(&str, &str, &str); 12] = [
-    ("a Machine without identity", "kind: Machine\nmetadata: {name: bad}\nspec: {}", "at least one of spec.macs"),
-    ("a MAC that is none", "kind: Machine\nmetadata: {name: bad}\nspec: {macs: ['52:54:00:30:00']}", "spec.macs[0]"),
-    ("a UUID that is none", "kind: Machine\nmetadata: {name: bad}\nspec: {uuid: x}", "spec.uuid"),
-    ("a name that is no label", "kind: Machine\nmetadata: {name: a.b}\nspec: {serial: X1}", "DNS label"),
-    (
-        "a window of a second",
-        "kind: Machine\nmetadata: {name: bad}\nspec: {serial: X1, bootWindowSeconds: 1}",
-        "spec.bootWindowSeconds",
-    ),
-    (
-        "a label of ours",
-        "kind: Machine\nmetadata: {name: bad}\nspec: {serial: X1, nodeLabels: {magnetite.dev/machine: y}}",
-        "magnetite.dev/",
-    ),
-    (
-        "a Profile that boots nothing",
-        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {}}",
-        "boot needs x86_64 or aarch64",
-    ),
-    (
-        "an artifact from nowhere",
-        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {x86_64: {kernel: {sha256: SUM}}}}",
-        "exactly one of url and file",
-    ),
-    (
-        "a path that climbs",
-        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {x86_64: {kernel: {file: ../../etc/shadow, sha256: SUM}}}}",
-        "kernel.file",
-    ),
-    (
-        "a sum that is none",
-        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {x86_64: {kernel: {file: k, sha256: abc}}}}",
-        "kernel.sha256",
-    ),
-    (
-        "a selector that selects all",
-        "kind: Profile\nmetadata: {name: bad}\nspec: {selector: {}, boot: {x86_64: {kernel: {file: k, sha256: SUM}}}}",
-        "empty selector",
-    ),
-    (
-        "a line break in an argument",
-        "kind: Profile\nmetadata: {name: bad}\nspec: {boot: {x86_64: {kernel: {file: k, sha256: SUM}, commandLine: [\"a\\nreboot\"]}}}",
-        "commandLine[0]",
-    ),
-];
-
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
     let site = Site::start(prepared, progress, &SiteOptions::new("schema"))?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
-    for (what, object, words) in BAD {
-        let object = format!("apiVersion: magnetite.dev/v1alpha1\n{}", object.replace("SUM", &"a".repeat(64)));
-        match site.apply(&object) {
+    refused(&site, progress)?;
+    examples(&site)?;
+    conditions(&site, prepared)?;
+    rights(&site)?;
+    rights::lists(&site)?;
+    let calls = rights::calls_with_the_token(&site)?;
+    progress.line(format!("of {calls} calls with the boot server's token those pass that it needs, and no others"));
+    tenant(&site)?;
+    explain(&site)?;
+    names::of_others(&site, binaries)?;
+    progress.line("a Machine with the name of another's Node, or of the API server, gets no certificate");
+    magnetite.check()?;
+    progress.line("examples accepted; conditions name field and machine; nobody has more rights than the chart grants");
+    without_a_controller(&site, &mut magnetite, progress)
+}
+
+/// Each bad object is refused by the schema, in words that name what is wrong.
+fn refused(site: &Site, progress: &Progress) -> Result<()> {
+    let objects = bad::objects();
+    for (what, object, words) in &objects {
+        match site.apply(object) {
             Ok(_) => anyhow::bail!("{what} was accepted"),
             Err(error) => {
                 let error = format!("{error:#}");
@@ -71,14 +46,30 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
             }
         }
     }
-    progress.line(format!("{} bad objects refused, each with its field", BAD.len()));
-    examples(&site)?;
-    conditions(&site, prepared)?;
-    rights(&site)?;
-    tenant(&site)?;
-    explain(&site)?;
-    magnetite.check()?;
-    progress.line("examples accepted; conditions name field and machine; nobody has more rights than the chart grants");
+    progress.line(format!("{} bad objects refused, each with its field", objects.len()));
+    Ok(())
+}
+
+/// With the controller gone for good: what is bad is refused as before, what is good is taken, and a Machine goes by the command of
+/// docs/controller-gone.md.
+fn without_a_controller(site: &Site, magnetite: &mut Magnetite, progress: &Progress) -> Result<()> {
+    magnetite.kill_controller()?;
+    refused(site, progress)?;
+    site.apply("apiVersion: magnetite.dev/v1alpha1\nkind: Machine\nmetadata: {name: late}\nspec: {serial: X9}")?;
+    site.kubectl(&["delete", "machine", "late", "--timeout=10s"])?;
+    site.kubectl(&["delete", "machine", "one", "--wait=false"])?;
+    let one = site.admin().get(&["machine", "one"])?.context("its finalizer keeps it")?;
+    ensure!(one["metadata"]["deletionTimestamp"].is_string(), "it is not being deleted: {one}");
+    let page = std::fs::read_to_string(site.prepared().paths.workspace().join("docs/controller-gone.md"))?;
+    let command = page.lines().find_map(|line| line.strip_prefix("kubectl patch machine r7-u01 "));
+    let arguments = command.context("the page has the command")?.replace('\'', "");
+    let arguments: Vec<_> = ["patch", "machine", "one"].into_iter().chain(arguments.splitn(3, ' ')).collect();
+    site.kubectl(&arguments)?;
+    wait::until("the Machine to be gone", Duration::from_secs(10), || {
+        Ok(site.admin().get(&["machine", "one"])?.is_none().then_some(()))
+    })?;
+    progress
+        .line("without a controller: bad objects are refused, and a Machine can be deleted by the documented command");
     Ok(())
 }
 
@@ -100,6 +91,9 @@ fn examples(site: &Site) -> Result<()> {
         }
     }
     ensure!(seen > 0, "examples/ has no YAML");
+    let pod = site.prepared().paths.workspace().join("deploy/static-pod/magnetite-bootserver.yaml");
+    let path = pod.display().to_string();
+    site.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", &path]).context("the static Pod")?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use magnetite_api::{
     claim::Decision,
     join::{ClaimResponse, IdentityFacts, JoinBundle, Refusal},
     report::BootStepName,
+    tpm::{ClaimChallenge, TpmChallenge},
 };
 use serde_json::{Value, json};
 
@@ -37,6 +38,8 @@ fn decided(name: &str, decision: Option<Decision>) -> MachineClaim {
         certificate_request: "pem".to_owned(),
         signature: "sig".to_owned(),
         facts: IdentityFacts::default(),
+        tpm: None,
+        proof: None,
         address: "192.0.2.7".to_owned(),
         server: "test".to_owned(),
     };
@@ -85,9 +88,54 @@ async fn fixed_the_controller_says_yes() {
     assert_eq!(steps(&site), [BootStepName::Claiming]);
     let created = calls.lock().unwrap()[0].body.clone();
     let name = created["metadata"]["name"].as_str().unwrap();
-    assert_eq!(name, super::super::claim::claim_name("box", &[0], "created"));
+    assert_eq!(name, super::super::claim::claim_name("box", &[0], "created", None, None));
     assert_eq!((&created["spec"]["address"], &created["spec"]["server"]), (&json!("192.0.2.7"), &json!("test")));
     assert_eq!(created["metadata"]["labels"]["magnetite.dev/machine"], "box");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_challenge_is_passed_back_and_its_answer_is_another_claim() {
+    let calls = Calls::default();
+    let read = |name: &str| {
+        let mut claim = decided(name, Some(Decision::Challenged));
+        claim.status.as_mut().unwrap().challenge = Some(TpmChallenge {
+            credential: "AAA=".to_owned(),
+            encrypted_secret: "BBB=".to_owned(),
+            secret_digest: magnetite_api::Sha256::of(b"secret"),
+        });
+        (200, serde_json::to_value(claim).unwrap())
+    };
+    let site = Site::with(|app| app.cluster = cluster(&calls, read)).await;
+    let evidence = json!({ "endorsementKey": "AAEC", "attestationKey": "AAED" });
+    let mut first: Value = serde_json::from_str(&request(KEY)).unwrap();
+    first["tpm"] = evidence;
+    let answer = claim(&site, &first.to_string()).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
+    let challenge: ClaimChallenge = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(challenge.challenge.credential, "AAA=");
+    let mut second = first.clone();
+    let pcrs = vec!["0".repeat(64); 8];
+    second["proof"] =
+        json!({ "claim": challenge.claim, "secret": "c2Vj", "quote": "AA==", "signature": "AA==", "pcrs": pcrs });
+    claim(&site, &second.to_string()).await;
+    // A restarted agent's quote is signed in another way, and is the same answer.
+    second["proof"]["signature"] = json!("AB==");
+    claim(&site, &second.to_string()).await;
+    second["proof"]["secret"] = json!("c2Vk");
+    claim(&site, &second.to_string()).await;
+    let created: Vec<_> = {
+        let calls = calls.lock().unwrap();
+        calls.iter().filter(|call| call.method == "POST").map(|call| call.body.clone()).collect()
+    };
+    let names: Vec<_> = created.iter().map(|body| body["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+    assert!(names[0] != names[1] && names[1] == names[2] && names[2] != names[3], "{names:?}");
+    assert_eq!(created[0]["spec"]["tpm"]["endorsementKey"], "AAEC");
+    assert_eq!(created[1]["spec"]["proof"]["claim"], challenge.claim.as_str());
+    for (field, value) in [("quote", json!("A".repeat(2049))), ("pcrs", json!(pcrs[..7])), ("secret", json!(""))] {
+        let mut bad = second.clone();
+        bad["proof"][field] = value;
+        assert_eq!(claim(&site, &bad.to_string()).await.status, StatusCode::BAD_REQUEST, "{field}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,11 +149,12 @@ async fn fixed_the_controller_says_no() {
 
 #[tokio::test(start_paused = true)]
 async fn empty_nobody_has_decided_yet() {
-    for decision in [None, Some(Decision::Bound)] {
+    // What it waits for is passed on once there is a word for it, and then it is not for a moment.
+    for (decision, seconds) in [(None, "2"), (Some(Decision::Bound), "5")] {
         let read = move |name: &str| (200, serde_json::to_value(decided(name, decision)).unwrap());
         let site = Site::with(|app| app.cluster = cluster(&Calls::default(), read)).await;
         let answer = claim(&site, &request(KEY)).await;
-        assert_eq!((answer.status, retry_after(&answer)), (StatusCode::SERVICE_UNAVAILABLE, "2"));
+        assert_eq!((answer.status, retry_after(&answer)), (StatusCode::SERVICE_UNAVAILABLE, seconds));
     }
 }
 
@@ -113,7 +162,7 @@ async fn empty_nobody_has_decided_yet() {
 async fn the_watch_answers_as_soon_as_it_knows() {
     let calls = Calls::default();
     let site = Site::with(|app| app.cluster = cluster(&calls, |_| refusal(500, "never asked"))).await;
-    let name = super::super::claim::claim_name("box", &[0], "created");
+    let name = super::super::claim::claim_name("box", &[0], "created", None, None);
     let told = async {
         crate::fixtures::until("the claim to be created", || !calls.lock().unwrap().is_empty()).await;
         site.change(|view| {
@@ -210,6 +259,6 @@ async fn a_claim_that_cannot_be_meant_is_refused_at_once() {
 #[test]
 fn an_intent_has_claims_of_its_own() {
     let name = super::super::claim::claim_name;
-    assert_ne!(name("box", b"key", "created"), name("box", b"key", "again"));
-    assert_eq!(name("box", b"key", "created").len(), "box-".len() + 10);
+    assert_ne!(name("box", b"key", "created", None, None), name("box", b"key", "again", None, None));
+    assert_eq!(name("box", b"key", "created", None, None).len(), "box-".len() + 10);
 }

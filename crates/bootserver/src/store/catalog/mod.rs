@@ -11,24 +11,21 @@ use std::{
 };
 
 use magnetite_api::machine::IntentStatus;
-use magnetite_boot::fleet::Fleet;
+use magnetite_boot::{capability::CapabilityKey, fleet::Fleet};
 use magnetite_catalog::{Catalog, Problem};
 use magnetite_daemon::{clock, log::chain};
-use notify::Watcher;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::windows::Windows;
 use crate::{
+    folders,
     metrics::Metrics,
     view::{View, Writer},
 };
 
 /// Network file systems tell nobody of changes; and windows run out without a change of any file.
 const LOOK: Duration = Duration::from_secs(5);
-/// An editor writes in several steps; wait until it is quiet, but not for ever.
-const QUIET: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the catalog cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +42,7 @@ pub enum CatalogError {
 pub struct Folder {
     path: PathBuf,
     windows: Arc<Windows>,
+    key: CapabilityKey,
     view: Writer,
     metrics: Metrics,
     /// The files as of the last reading.
@@ -55,8 +53,8 @@ pub struct Folder {
 
 impl Folder {
     /// Reads nothing yet.
-    pub fn new(path: PathBuf, windows: Arc<Windows>, view: Writer, metrics: Metrics) -> Self {
-        Self { path, windows, view, metrics, stamps: Vec::new(), catalog: Catalog::default(), published: None }
+    pub fn new(path: PathBuf, windows: Arc<Windows>, key: CapabilityKey, view: Writer, metrics: Metrics) -> Self {
+        Self { path, windows, key, view, metrics, stamps: Vec::new(), catalog: Catalog::default(), published: None }
     }
 
     /// Reads what changed, moves the windows on, and swaps the view if it is another.
@@ -89,7 +87,7 @@ impl Folder {
             let Catalog { machines, profiles, config_maps, problems: _ } = &self.catalog;
             tracing::info!(machines = machines.len(), profiles = profiles.len(), "catalog read");
             self.view.send_replace(Arc::new(View {
-                fleet: Arc::new(Fleet::index(machines.iter().cloned())),
+                fleet: Arc::new(Fleet::index(machines.iter().cloned()).with_ids(&self.key)),
                 profiles: profiles.clone(),
                 config_maps: config_maps.clone(),
                 windows: windows.clone(),
@@ -106,7 +104,7 @@ impl Folder {
     /// If a reading was cut short. A folder that cannot be read for a while is served as it was.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), CatalogError> {
         let (poke, mut poked) = mpsc::channel::<()>(1);
-        let _watcher = watch(&self.path, poke);
+        let _watcher = folders::watch(&self.path, poke);
         let windows = Arc::clone(&self.windows);
         let mut told = None;
         loop {
@@ -114,7 +112,7 @@ impl Folder {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(LOOK) => {}
                 () = windows.changed.notified() => {}
-                Some(()) = poked.recv() => quiet(&mut poked).await,
+                Some(()) = poked.recv() => folders::quiet(&mut poked).await,
             }
             let looked = tokio::task::spawn_blocking(move || {
                 let result = self.look();
@@ -129,32 +127,4 @@ impl Folder {
             told = error;
         }
     }
-}
-
-/// Pokes when a file is written. Reading is no change: we do it ourselves, and would never come to rest.
-fn watch(folder: &std::path::Path, poke: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    let told = move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access() || is_written(&event.kind)) {
-            // One poke that waits is enough.
-            let _ = poke.try_send(());
-        }
-    };
-    let watcher = notify::recommended_watcher(told).and_then(|mut watcher| {
-        watcher.watch(folder, notify::RecursiveMode::Recursive)?;
-        Ok(watcher)
-    });
-    let failed = |error: &notify::Error| {
-        tracing::warn!(error = chain(error), "changes of the catalog are seen by polling only");
-    };
-    watcher.inspect_err(failed).ok()
-}
-
-fn is_written(kind: &notify::EventKind) -> bool {
-    use notify::event::{AccessKind, AccessMode, EventKind};
-    matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
-}
-
-async fn quiet(poked: &mut mpsc::Receiver<()>) {
-    let settled = async { while tokio::time::timeout(QUIET, poked.recv()).await.is_ok_and(|poke| poke.is_some()) {} };
-    drop(tokio::time::timeout(LONGEST_WAIT, settled).await);
 }

@@ -26,6 +26,10 @@ struct Site {
     running: tokio::task::JoinHandle<Result<(), CatalogError>>,
 }
 
+fn key() -> CapabilityKey {
+    CapabilityKey::new([7; 32])
+}
+
 /// A folder that is looked after.
 fn site(files: &[(&str, &str)]) -> Site {
     let folder = tempfile::tempdir().unwrap();
@@ -33,7 +37,7 @@ fn site(files: &[(&str, &str)]) -> Site {
     write(&folder.path().join("catalog"), files);
     let (writer, reader) = watch::channel(Arc::new(View::default()));
     let windows = Arc::new(Windows::load(folder.path()));
-    let mut kept = Folder::new(folder.path().join("catalog"), Arc::clone(&windows), writer, Metrics::default());
+    let mut kept = Folder::new(folder.path().join("catalog"), Arc::clone(&windows), key(), writer, Metrics::default());
     kept.look().unwrap();
     let stop = CancellationToken::new();
     let running = tokio::spawn(kept.run(stop.clone()));
@@ -86,7 +90,7 @@ fn a_folder_that_is_not_there_is_an_error_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let (writer, _reader) = watch::channel(Arc::new(View::default()));
     let windows = Arc::new(Windows::load(folder.path()));
-    let mut kept = Folder::new(folder.path().join("nothing"), windows, writer, Metrics::default());
+    let mut kept = Folder::new(folder.path().join("nothing"), windows, key(), writer, Metrics::default());
     assert!(matches!(kept.look(), Err(CatalogError::Read(..))));
 }
 
@@ -96,7 +100,7 @@ fn the_same_again_is_no_new_view() {
     write(folder.path(), &[("a.yaml", MACHINE)]);
     let (writer, mut reader) = watch::channel(Arc::new(View::default()));
     let windows = Arc::new(Windows::load(folder.path()));
-    let mut kept = Folder::new(folder.path().to_owned(), windows, writer, Metrics::default());
+    let mut kept = Folder::new(folder.path().to_owned(), windows, key(), writer, Metrics::default());
     kept.look().unwrap();
     reader.mark_unchanged();
     write(folder.path(), &[("a.yaml", MACHINE)]);

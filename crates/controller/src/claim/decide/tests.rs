@@ -15,6 +15,8 @@ fn seen(claim: MachineClaim) -> Observed {
         profile: Some(profile()),
         node: None,
         reserved: vec!["master-0".to_owned()],
+        challenged: None,
+        authorities: None,
     }
 }
 
@@ -38,6 +40,7 @@ fn says_at(seen: &Observed, second: i64) -> String {
             format!("{}{}", denial.as_str(), if freeze { " and freeze" } else { "" })
         }
         Verdict::Wait { reason, .. } => format!("wait {reason}"),
+        Verdict::Challenge { .. } => "challenge".to_owned(),
         Verdict::Bind { .. } => "bind".to_owned(),
         Verdict::Issue { may_create, .. } => format!("issue{}", if may_create { "" } else { " no more" }),
     }
@@ -55,7 +58,9 @@ fn status_of(seen: &mut Observed) -> &mut magnetite_api::MachineStatus {
 fn an_honest_claim_is_bound() {
     let keys = Keys::new();
     let seen = good(&keys);
-    let Verdict::Bind { identity: bound, addresses } = decide(&seen, t(60)) else { panic!("{}", says(&seen)) };
+    let Verdict::Bind { identity: bound, tpm: None, addresses } = decide(&seen, t(60)) else {
+        panic!("{}", says(&seen))
+    };
     let expected = identity(&keys, 60, None);
     assert_eq!(*bound, expected);
     assert_eq!(addresses, ["172.30.0.16"]);
@@ -192,7 +197,10 @@ fn a_second_key_is_refused_and_freezes_the_join() {
             let mut second = good(&other);
             status_of(&mut second).identity = Some(identity(&keys, 10, issued));
             status_of(&mut second).intent = Some(intent("created", state));
-            assert_eq!(says(&second), "ClaimConflict and freeze", "{state:?} {issued:?}");
+            // What is a Node is not touched: a Pod with a link must not be able to stop the machine that it runs on.
+            let joined = state == IntentState::Fulfilled;
+            let expected = if joined { "ClaimConflict" } else { "ClaimConflict and freeze" };
+            assert_eq!(says(&second), expected, "{state:?} {issued:?}");
         }
     }
     // The same claim key with another kubelet key is another identity too.
@@ -235,6 +243,76 @@ fn the_same_keys_get_the_same_answer() {
     status_of(&mut taken).identity = Some(identity(&keys, 10, None));
     taken.node = Some(node("box-1", None));
     assert_eq!(says(&taken), "NodeNameTaken");
+}
+
+fn fingerprint(keys: &Keys) -> Fingerprint {
+    Sha256::of(&keys.claim.subject_public_key_info()).into()
+}
+
+#[test]
+fn what_a_profile_asks_for_has_to_be_earned() {
+    let keys = Keys::new();
+    let wants = |level| {
+        let mut seen = good(&keys);
+        seen.profile.as_mut().unwrap().spec.min_identity = level;
+        seen
+    };
+    assert_eq!(says(&wants(IdentityLevel::Mac)), "bind");
+    assert_eq!(says(&wants(IdentityLevel::Approved)), "wait AwaitingApproval");
+    for level in [IdentityLevel::TpmPinned, IdentityLevel::TpmEnrolled] {
+        assert_eq!(says(&wants(level)), "TpmMismatch", "{level:?}: it came without one");
+    }
+    // A person reads both sides of what is to be compared, and the command.
+    let Verdict::Wait { message, .. } = decide(&wants(IdentityLevel::Approved), t(60)) else { panic!() };
+    let command = format!("kubectl magnetite approve box-1 {}", fingerprint(&keys));
+    assert!(message.contains(&command) && message.contains("172.30.0.16"), "{message}");
+    // Time runs while it waits.
+    assert_eq!(says_at(&wants(IdentityLevel::Approved), 3600), "WindowClosed");
+    let mut approved = wants(IdentityLevel::Approved);
+    machine_of(&mut approved).spec.approved_fingerprint = Some(fingerprint(&keys));
+    let Verdict::Bind { identity, .. } = decide(&approved, t(60)) else { panic!("{}", says(&approved)) };
+    assert_eq!(identity.level, IdentityLevel::Approved);
+}
+
+#[test]
+fn another_key_than_the_approved_one_is_refused_at_every_level_and_freezes_nothing() {
+    let (keys, other) = (Keys::new(), Keys::new());
+    for level in [IdentityLevel::Mac, IdentityLevel::Approved] {
+        for bound in [None, Some(identity(&keys, 10, None)), Some(identity(&other, 10, Some(20)))] {
+            let mut rogue = good(&other);
+            rogue.profile.as_mut().unwrap().spec.min_identity = level;
+            machine_of(&mut rogue).spec.approved_fingerprint = Some(fingerprint(&keys));
+            status_of(&mut rogue).identity = bound;
+            assert_eq!(says(&rogue), "KeyNotApproved");
+        }
+    }
+}
+
+#[test]
+fn the_approved_key_takes_the_place_of_the_one_that_came_first() {
+    let (keys, rogue) = (Keys::new(), Keys::new());
+    let mut settled = good(&keys);
+    machine_of(&mut settled).spec.approved_fingerprint = Some(fingerprint(&keys));
+    status_of(&mut settled).identity = Some(identity(&rogue, 10, Some(20)));
+    // The rogue registered its Node already: with the Machine's name, and so with the Machine's mark.
+    settled.node = Some(node("box-1", Some("uid-1")));
+    let Verdict::Bind { identity: bound, .. } = decide(&settled, t(60)) else { panic!("{}", says(&settled)) };
+    assert!(bound.rebound, "the rogue's certificate is still about");
+    assert_eq!(bound.claim_key, Sha256::of(&keys.claim.subject_public_key_info()).to_string());
+    // Once it is bound it is as any other, and stays marked in later intents.
+    status_of(&mut settled).identity = Some(*bound);
+    assert_eq!(says(&settled), "issue");
+    let mut later = seen(keys.claim_in("r2", &keys.honest().pem()));
+    machine_of(&mut later).spec.boot_intent = Some("r2".into());
+    status_of(&mut later).intent = Some(intent("r2", IntentState::Open));
+    status_of(&mut later).identity = status_of(&mut settled).identity.clone();
+    let Verdict::Bind { identity: again, .. } = decide(&later, t(60)) else { panic!("{}", says(&later)) };
+    assert!(again.rebound);
+    // Nobody's word opens a window.
+    status_of(&mut settled).identity = Some(identity(&rogue, 10, Some(20)));
+    status_of(&mut settled).intent = Some(intent("created", IntentState::Frozen));
+    assert_eq!(says(&settled), "wait Waiting", "until the plan opened it again");
+    assert_eq!(says_at(&settled, 3600), "WindowClosed");
 }
 
 #[test]
@@ -404,6 +482,19 @@ fn a_name_that_is_anothers() {
     };
     assert_eq!(says(&named("other")), "bind");
     assert_eq!(says(&named("master-0")), "NodeNameTaken", "reserved");
+    for server in SERVERS {
+        assert_eq!(says(&named(server)), "NodeNameTaken", "{server}, which nobody needs to reserve");
+    }
+    let mut by_name = named("api");
+    for (url, verdict) in [
+        ("https://api:6443", "NodeNameTaken"),
+        ("https://api", "NodeNameTaken"),
+        ("https://api.example.com:6443", "bind"),
+        ("https://10.0.0.5:6443", "bind"),
+    ] {
+        by_name.profile.as_mut().unwrap().spec.join.api_server = Some(url.to_owned());
+        assert_eq!(says(&by_name), verdict, "{url}");
+    }
     let with_node = |node| Observed { node: Some(node), ..good(&keys) };
     assert_eq!(says(&with_node(node("box-1", Some("uid-1")))), "bind", "its own, of an earlier intent");
     assert_eq!(says(&with_node(node("box-1", None))), "NodeNameTaken", "nobody's");

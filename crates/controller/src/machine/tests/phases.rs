@@ -5,7 +5,7 @@ use BootStepName::{
     ScriptServed, SystemBooted,
 };
 use magnetite_api::{
-    MachineStatus, Phase,
+    Fingerprint, MachineStatus, Phase,
     claim::Decision,
     conditions::{self, reason},
     machine::{DeletionPolicy, IntentState},
@@ -24,6 +24,9 @@ use crate::{
     node::{NodeSeen, Readiness},
     profile::renders::Trouble,
 };
+
+/// The key of the second box.
+const RIVAL: Fingerprint = Fingerprint([7; 8]);
 
 /// A situation, changed step by step.
 struct World(Observed);
@@ -68,17 +71,31 @@ impl World {
         self.0.profile.as_mut().unwrap().trouble = Some(Trouble { reason, message: message.into() });
         self
     }
-    fn refused(mut self, at: i64) -> Self {
+    fn refused(self, at: i64) -> Self {
+        self.refused_for(at, "FactsMismatch", "the box has none of the MACs")
+    }
+    fn refused_for(mut self, at: i64, reason: &str, message: &str) -> Self {
         self.0.claims.push(ClaimSeen {
             name: "box-1-abc".into(),
             intent: "created".into(),
+            fingerprint: Some(RIVAL),
+            address: "172.30.0.99".into(),
             created_at: Some(t(at)),
             decision: Some(Decision::Denied),
             decided_at: Some(t(at)),
-            reason: "FactsMismatch".into(),
-            message: "the box has none of the MACs".into(),
+            reason: reason.into(),
+            message: message.into(),
         });
         self
+    }
+    fn approves(mut self, fingerprint: Fingerprint) -> Self {
+        Arc::make_mut(&mut self.0.machine).spec.approved_fingerprint = Some(fingerprint);
+        self
+    }
+    fn condition(&self, second: i64, kind: &str) -> (String, String, String) {
+        let status = self.at(second);
+        let found = conditions::find(&status.conditions, kind).unwrap();
+        (found.status.clone(), found.reason.clone(), found.message.clone())
     }
     fn joins_nothing(mut self) -> Self {
         self.0.profile.as_mut().unwrap().join = JoinMode::None;
@@ -204,7 +221,12 @@ fn refused_and_frozen() {
     World::new().refused(10).boots(30, &[(ScriptServed, 31)]).says(40, Phase::Booting, "ScriptServed", "");
     // Who was refused is not who is bound.
     w().refused(10).bound(12, None).says(20, Phase::Joining, reason::CERTIFICATE_PENDING, "");
-    w().state(IntentState::Frozen).bound(9, None).says(20, Phase::Failed, reason::CLAIM_CONFLICT, "spec.bootIntent");
+    w().state(IntentState::Frozen).bound(9, None).says(
+        20,
+        Phase::Failed,
+        reason::CLAIM_CONFLICT,
+        "magnetite conflict box-1",
+    );
     w().state(IntentState::Frozen).says(20, Phase::Failed, reason::CLAIM_CONFLICT, "two keys");
     let half = w().state(IntentState::Frozen).bound(9, Some(10)).node(Readiness::NotReady, 15, 15);
     half.says(20, Phase::Failed, reason::CLAIM_CONFLICT, "two keys");
@@ -213,6 +235,40 @@ fn refused_and_frozen() {
     joined.says(90, Phase::Ready, "", "");
     let window = conditions::find(&joined.at(90).conditions, conditions::WINDOW_OPEN).unwrap().clone();
     assert_eq!((window.status.as_str(), window.reason.as_str()), ("False", reason::CLAIM_CONFLICT));
+}
+
+#[test]
+fn a_second_key_shows_until_a_person_settles_it() {
+    let rivals = || World::joined().refused_for(95, reason::CLAIM_CONFLICT, "another key");
+    assert_eq!(World::joined().condition(100, conditions::UNCONTESTED).0, "True");
+    let (status, why, message) = rivals().condition(100, conditions::UNCONTESTED);
+    assert_eq!((status.as_str(), why.as_str()), ("False", reason::CLAIM_CONFLICT));
+    assert!(message.contains("0707-0707-0707-0707 from 172.30.0.99"), "{message}");
+    // The machine itself is not touched.
+    rivals().says(100, Phase::Ready, "", "");
+    let (status, _, message) = rivals().approves(Fingerprint([1; 8])).condition(100, conditions::UNCONTESTED);
+    assert_eq!(status, "True", "{message}");
+}
+
+#[test]
+fn a_box_that_waits_for_a_person_says_so() {
+    let mut waits = World::new().boots(5, &[(Claiming, 9)]).refused_for(9, reason::AWAITING_APPROVAL, "compare it");
+    waits.0.claims[0].decision = None;
+    waits.says(60, Phase::Provisioning, reason::AWAITING_APPROVAL, "compare it");
+    assert_eq!(waits.condition(60, conditions::CLAIMED).1, reason::AWAITING_APPROVAL);
+}
+
+#[test]
+fn a_person_s_word_opens_a_frozen_window_and_lets_the_approved_key_ask_again() {
+    let frozen = || World::new().refused_for(15, reason::CLAIM_CONFLICT, "another key").state(IntentState::Frozen);
+    let state = |world: World, second| world.at(second).intent.unwrap().state;
+    assert_eq!(state(frozen(), 20), IntentState::Frozen);
+    assert_eq!(state(frozen().approves(RIVAL), 20), IntentState::Open);
+    assert_eq!(state(frozen().approves(RIVAL), 3600), IntentState::Frozen, "its time is over: only a new intent helps");
+    let goes = |world: World| world.plan(20).actions.contains(&Action::DeleteClaim { name: "box-1-abc".into() });
+    assert!(goes(frozen().approves(RIVAL)));
+    assert!(!goes(frozen().approves(Fingerprint([1; 8]))), "the record of the other stays");
+    assert!(!goes(World::new().refused(15).approves(RIVAL)), "refused for another reason");
 }
 
 #[test]

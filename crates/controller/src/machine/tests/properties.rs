@@ -2,7 +2,7 @@
 //! nothing but the spec opens a window.
 
 use magnetite_api::{
-    MachineStatus, Phase,
+    Fingerprint, MachineStatus, Phase,
     claim::Decision,
     machine::{DeletionPolicy, IdentityStatus, IntentState, IntentStatus},
     report::BootFailure,
@@ -87,6 +87,8 @@ fn claims() -> impl Strategy<Value = Vec<ClaimSeen>> {
     let claim = (moment(), decision, select(vec!["created", "r2"])).prop_map(|(at, decision, intent)| ClaimSeen {
         name: String::new(),
         intent: intent.into(),
+        fingerprint: None,
+        address: "172.30.0.16".into(),
         created_at: Some(t(at)),
         decision,
         decided_at: decision.map(|_| t(at)),
@@ -109,6 +111,7 @@ fn worlds() -> impl Strategy<Value = Observed> {
             machine.metadata.deletion_timestamp = deleting.then(|| Time(t(0)));
             machine.metadata.finalizers = finalizer.then(|| vec![magnetite_api::names::FINALIZER.into()]);
             machine.spec.boot_intent = again.then(|| "r2".into());
+            machine.spec.approved_fingerprint = (trouble == 7).then_some(Fingerprint([7; 8]));
             machine.spec.deletion_policy = if remove { DeletionPolicy::RemoveNode } else { DeletionPolicy::Retain };
             machine.status =
                 status.map(|(intent, identity)| MachineStatus { intent, identity, ..MachineStatus::default() });
@@ -224,8 +227,11 @@ proptest! {
         {
             prop_assert_eq!(&known.id, &now.id);
             prop_assert_eq!(&known.opened_at, &now.opened_at);
-            prop_assert!(known.state == IntentState::Open || now.state != IntentState::Open);
-            prop_assert!(known.state != IntentState::Frozen || now.state == IntentState::Frozen);
+            // The one way back: a person said which of two keys is right, and the window's time is not over.
+            let settled = seen.machine.spec.approved_fingerprint.is_some() && t(second) < known.expires_at.0;
+            let thaws = known.state == IntentState::Frozen && settled && seen.machine.metadata.deletion_timestamp.is_none();
+            prop_assert!(known.state == IntentState::Open || now.state != IntentState::Open || thaws);
+            prop_assert!(known.state != IntentState::Frozen || now.state == IntentState::Frozen || thaws);
         }
     }
 
@@ -245,7 +251,7 @@ proptest! {
         let ready = status.phase == Some(Phase::Ready);
         prop_assert_eq!(status.reason.is_none(), ready);
         prop_assert_eq!(status.message.as_ref().is_none_or(String::is_empty), ready, "{:?}", status);
-        prop_assert_eq!(status.conditions.len(), 7);
+        prop_assert_eq!(status.conditions.len(), 8);
         for condition in &status.conditions {
             prop_assert!(!condition.reason.is_empty() && condition.message.len() < 32_768);
         }

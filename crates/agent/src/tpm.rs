@@ -1,0 +1,164 @@
+//! The box's TPM: found, asked for its keys, and made to answer the challenge. It works on a thread of its own, for it is slow.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::{fs::FileTypeExt, net::UnixStream},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use magnetite_api::{
+    Sha256,
+    join::ClaimRequest,
+    tpm::{ClaimChallenge, TpmEvidence, TpmProof, decode, encode},
+};
+use magnetite_tpm::{
+    binding::{Claimed, extra_data},
+    client::{Keys, Signed, Stream, TpmError},
+    sha256,
+};
+use tokio::task::{JoinError, spawn_blocking};
+
+use crate::files::Paths;
+
+/// Linux's resource manager: it lends the TPM to several, and flushes what each leaves.
+const DEVICE: &str = "/dev/tpmrm0";
+
+/// Why the TPM proves nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum BoxTpmError {
+    /// There is none.
+    #[error("the box has no {}", path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// It cannot be opened.
+    #[error("{} cannot be opened", path.display())]
+    Open {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It said no.
+    #[error("the TPM does not do it")]
+    Tpm(#[from] TpmError),
+    /// The boot server's challenge is none.
+    #[error("the boot server's challenge cannot be read")]
+    Challenge,
+    /// The thread ended.
+    #[error("the work with the TPM ended early")]
+    Ended(#[from] JoinError),
+}
+
+/// The device, or, in a lab, the socket of a TPM in software.
+enum Device {
+    File(File),
+    Socket(UnixStream),
+}
+
+impl Device {
+    fn open(path: &Path) -> Result<Self, BoxTpmError> {
+        let wrong = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => BoxTpmError::Missing { path: path.to_owned() },
+            _ => BoxTpmError::Open { path: path.to_owned(), source },
+        };
+        if fs::metadata(path).map_err(wrong)?.file_type().is_socket() {
+            return UnixStream::connect(path).map(Self::Socket).map_err(wrong);
+        }
+        OpenOptions::new().read(true).write(true).open(path).map(Self::File).map_err(wrong)
+    }
+}
+
+impl Read for Device {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(buffer),
+            Self::Socket(socket) => socket.read(buffer),
+        }
+    }
+}
+
+impl Write for Device {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Socket(socket) => socket.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The TPM with both keys in it.
+pub struct BoxTpm {
+    keys: Keys<Stream<Device>>,
+    evidence: TpmEvidence,
+}
+
+/// Makes both keys. The AK hangs on the claim key, so that an agent that was killed comes again with the same.
+pub async fn prepare(paths: &Paths, claim_key: Vec<u8>) -> Result<BoxTpm, BoxTpmError> {
+    let path = paths.at(DEVICE);
+    tracing::info!(device = DEVICE, "asking the TPM for its keys, which takes some seconds");
+    let began = Instant::now();
+    let tpm = spawn_blocking(move || {
+        let device = Device::open(&path)?;
+        let mut keys = Keys::create(Stream(device), &sha256(&[b"magnetite-ak-v1".as_slice(), &claim_key].concat()))?;
+        let certificate = keys.endorsement_certificate()?;
+        let evidence = TpmEvidence {
+            endorsement_key: encode(keys.endorsement_key()),
+            endorsement_certificate: certificate.map(|der| encode(&der)),
+            attestation_key: encode(keys.attestation_key()),
+        };
+        Ok::<_, BoxTpmError>(BoxTpm { keys, evidence })
+    });
+    let tpm = tpm.await??;
+    let fingerprint = tpm.keys.fingerprint().map(|digest| Sha256(digest).to_string());
+    tracing::info!(
+        endorsement_key = fingerprint,
+        certificate = tpm.evidence.endorsement_certificate.is_some(),
+        elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "the TPM has its keys"
+    );
+    Ok(tpm)
+}
+
+impl BoxTpm {
+    /// What the claim shows of it.
+    pub fn evidence(&self) -> &TpmEvidence {
+        &self.evidence
+    }
+
+    /// Answers the challenge, over what the claim says. The TPM is free again after that.
+    pub async fn answer(self, challenge: ClaimChallenge, request: &ClaimRequest) -> Result<TpmProof, BoxTpmError> {
+        let ClaimChallenge { claim, challenge } = challenge;
+        let Some(credential) = decode(&challenge.credential) else { return Err(BoxTpmError::Challenge) };
+        let Some(encrypted) = decode(&challenge.encrypted_secret) else { return Err(BoxTpmError::Challenge) };
+        let claim_key = decode(&request.claim_key).unwrap_or_default();
+        let request = request.clone();
+        let mut keys = self.keys;
+        let answer = spawn_blocking(move || {
+            let secret = keys.activate(&credential, &encrypted)?;
+            let claimed = Claimed {
+                claim_key: &claim_key,
+                certificate_request: request.certificate_request.as_bytes(),
+                machine: &request.machine,
+                intent: &request.intent,
+            };
+            let Signed { quote, signature, pcrs } = keys.quote(&extra_data(&secret, &claimed))?;
+            Ok::<_, BoxTpmError>(TpmProof {
+                claim,
+                secret: encode(&secret),
+                quote: encode(&quote),
+                signature: encode(&signature),
+                pcrs: pcrs.map(Sha256).to_vec(),
+            })
+        });
+        answer.await?
+    }
+}
