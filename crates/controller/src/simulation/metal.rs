@@ -411,6 +411,8 @@ impl World {
             certificate_request: system.request.clone(),
             signature: STANDARD.encode(key.sign(&signed_text(&machine, &intent, &system.request)).unwrap()),
             facts: IdentityFacts { macs: vec![MacAddr(self.boxes[number].mac)], ..IdentityFacts::default() },
+            tpm: None,
+            proof: None,
             machine,
             intent,
         };
