@@ -1,6 +1,6 @@
 //! What goes on in the cluster besides: kubelets register their Nodes and ask for certificates, the signer signs.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
     ByteString,
@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use kube::api::ObjectMeta;
 use magnetite_api::{
-    Machine,
+    Machine, Sha256,
     names::{NODE_USER_PREFIX, NODES_GROUP, SIGNER_CLIENT, SIGNER_SERVING},
     report::BootStepName,
     time::seconds,
@@ -160,6 +160,7 @@ impl World {
             signer_name: signer.to_owned(),
             usages: Some(vec!["digital signature".into(), usage.into()]),
             username: Some(format!("{NODE_USER_PREFIX}{node}")),
+            extra: self.credential(number),
             groups: Some(vec![NODES_GROUP.into(), "system:authenticated".into()]),
             ..CertificateSigningRequestSpec::default()
         };
@@ -169,6 +170,14 @@ impl World {
         self.boxes[number].pending = Some(name.clone());
         self.digest_news();
         name
+    }
+
+    /// With which certificate a box asks, as the API server writes it down.
+    fn credential(&self, number: usize) -> Option<BTreeMap<String, Vec<String>>> {
+        let pem = self.boxes[number].system.as_ref()?.certificate.as_ref()?;
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+        let id = format!("X509SHA256={}", Sha256::of(&pem.contents));
+        Some([("authentication.kubernetes.io/credential-id".to_owned(), vec![id])].into())
     }
 
     /// The signer looks at a request.

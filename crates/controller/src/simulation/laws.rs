@@ -104,7 +104,7 @@ impl Laws {
         };
         let uid = after.uid().unwrap_or_default();
         if after.metadata.deletion_timestamp.is_some() {
-            self.deleted.entry(uid.clone()).or_insert(now);
+            self.deleted.entry(uid).or_insert(now);
         }
         let nothing = MachineStatus::default();
         let old = before.and_then(|machine| machine.status.as_ref()).unwrap_or(&nothing);
@@ -205,14 +205,17 @@ impl Laws {
             Some(Decision::Denied) if reason == "ClaimConflict" => {
                 self.conflicts += 1;
                 let intent = status.and_then(|status| status.intent.as_ref());
-                let running =
-                    intent.is_some_and(|intent| intent.id == claim.spec.intent && intent.state != IntentState::Frozen);
+                let running = intent.is_some_and(|intent| {
+                    // What is a Node already has nothing left to freeze.
+                    let stopped = [IntentState::Frozen, IntentState::Fulfilled].contains(&intent.state);
+                    intent.id == claim.spec.intent && !stopped
+                });
                 if running {
                     self.breach(now, format!("{}: a conflict was told and nothing is frozen", change.name));
                 }
             }
             Some(Decision::Denied) if reason == "MachineGone" => self.gone += 1,
-            Some(Decision::Denied | Decision::Bound) | None => {}
+            Some(Decision::Denied | Decision::Bound | Decision::Challenged) | None => {}
         }
     }
 

@@ -133,7 +133,10 @@ impl Metal {
     }
 }
 
-const PORT: u16 = 2070;
+/// A port of its own for every boot: what is still on its way to the last one is not for this one.
+fn port(box_: &Metal) -> u16 {
+    2070 + (box_.life % 10_000) as u16
+}
 
 impl World {
     /// The box is switched on, or off and on.
@@ -183,7 +186,7 @@ impl World {
         let persona = if matches!(box_.stage, Stage::Ipxe) { box_.persona.ipxe() } else { box_.persona };
         let mut bytes = Vec::new();
         persona.request(MessageType::DISCOVER, box_.mac, None, box_.xid).encode(&mut bytes).unwrap();
-        let after = 4 * SECOND << box_.tries.min(3);
+        let after = (4 * SECOND) << box_.tries.min(3);
         self.send(Place::Mac(self.boxes[number].mac), Place::Servers, bytes);
         self.timer(number, after);
     }
@@ -237,12 +240,19 @@ impl World {
         let block_size = (*size != 512).then_some(*size);
         let request = tftp::ReadRequest { file: file.clone(), block_size, size: true, window: None, timeout: None };
         let server = *server;
-        self.send_tftp(Place::Box(number, PORT), Place::Server(server, 69), &tftp::Packet::Read(request));
+        self.send_tftp(
+            Place::Box(number, port(&self.boxes[number])),
+            Place::Server(server, 69),
+            &tftp::Packet::Read(request),
+        );
         self.timer(number, 4 * SECOND);
     }
 
     /// A block of the loader, or the acknowledgement of its options.
-    pub fn block(&mut self, number: usize, port: u16, sender: Place, bytes: &[u8]) {
+    pub fn block(&mut self, number: usize, to: u16, sender: Place, bytes: &[u8]) {
+        if to != port(&self.boxes[number]) {
+            return;
+        }
         let Ok(packet) = tftp::Packet::decode(bytes) else { return };
         let Stage::Loader { from, got, next, size, file, .. } = &mut self.boxes[number].stage else { return };
         // Another server, or a second transfer that a doubled request began: its packets are not ours.
@@ -257,7 +267,7 @@ impl World {
                 let last = bytes.len() < usize::from(*size);
                 if last {
                     let whole = *got == server::loader(file.rsplit('/').next().unwrap_or_default());
-                    self.send_tftp(Place::Box(number, port), sender, &tftp::Packet::Ack(block));
+                    self.send_tftp(Place::Box(number, to), sender, &tftp::Packet::Ack(block));
                     if !whole {
                         self.laws.breach(self.now, "a loader came with other bytes than it has");
                     }
@@ -269,7 +279,7 @@ impl World {
             _ => return,
         };
         self.boxes[number].tries = 0;
-        self.send_tftp(Place::Box(number, port), sender, &tftp::Packet::Ack(ack));
+        self.send_tftp(Place::Box(number, to), sender, &tftp::Packet::Ack(ack));
         self.timer(number, 4 * SECOND);
     }
 
@@ -301,7 +311,7 @@ impl World {
             Stage::Firmware | Stage::Ipxe => self.discover_again(number),
             Stage::Loader { from: None, .. } => self.ask_for_loader(number),
             Stage::Loader { from: Some(to), next, .. } => {
-                self.send_tftp(Place::Box(number, PORT), to, &tftp::Packet::Ack(next - 1));
+                self.send_tftp(Place::Box(number, port(&self.boxes[number])), to, &tftp::Packet::Ack(next - 1));
                 self.timer(number, 4 * SECOND);
             }
             Stage::Script { server, path } => {
@@ -411,6 +421,8 @@ impl World {
             certificate_request: system.request.clone(),
             signature: STANDARD.encode(key.sign(&signed_text(&machine, &intent, &system.request)).unwrap()),
             facts: IdentityFacts { macs: vec![MacAddr(self.boxes[number].mac)], ..IdentityFacts::default() },
+            tpm: None,
+            proof: None,
             machine,
             intent,
         };

@@ -23,7 +23,8 @@ fn a_store_that_ignores_versions_is_found() {
         let scene = Scene { rogues: 1, servers: 3, controllers: 2, powers: false, eager: true, ..Scene::quiet() };
         let mut world = World::new(seed, broken(Broken::IgnoresVersions, scene));
         world.run_to(30 * SECOND);
-        (world.power_on(0), world.power_on(1));
+        world.power_on(0);
+        world.power_on(1);
         world.run_to(5 * MINUTE);
         world
     };
