@@ -295,7 +295,7 @@ impl Agent<'_> {
         if response.join.node_name != *node_name {
             return Err(ApplyError::WrongAnswer("it is for another node").into());
         }
-        apply::keep_answer(self.paths, &State::new(machine, intent, response), self.clock.now())?;
+        apply::keep_answer(self.paths, &State::new(machine, intent, *response), self.clock.now())?;
         tracing::info!(node = node_name, "certificate received");
         self.reporter.reached(BootStepName::CertificateReceived, None);
         Ok(())
