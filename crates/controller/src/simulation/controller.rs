@@ -98,6 +98,7 @@ impl Controller {
             join_api_server: Some("https://10.0.0.1:6443".into()),
             join_ca: "CA".into(),
             reserved_node_names: vec![RESERVED.into()],
+            ..Settings::default()
         };
         let (lead, leader) = Leader::by_hand();
         let ctx = Context::new(client, stores.clone(), settings, leader, Metrics::default(), clock::now);

@@ -205,14 +205,16 @@ impl Laws {
             Some(Decision::Denied) if reason == "ClaimConflict" => {
                 self.conflicts += 1;
                 let intent = status.and_then(|status| status.intent.as_ref());
+                // What is a Node already has nothing left that could be frozen.
+                let settled = [IntentState::Frozen, IntentState::Fulfilled];
                 let running =
-                    intent.is_some_and(|intent| intent.id == claim.spec.intent && intent.state != IntentState::Frozen);
+                    intent.is_some_and(|intent| intent.id == claim.spec.intent && !settled.contains(&intent.state));
                 if running {
                     self.breach(now, format!("{}: a conflict was told and nothing is frozen", change.name));
                 }
             }
             Some(Decision::Denied) if reason == "MachineGone" => self.gone += 1,
-            Some(Decision::Denied | Decision::Bound) | None => {}
+            Some(Decision::Denied | Decision::Bound | Decision::Challenged) | None => {}
         }
     }
 

@@ -413,6 +413,8 @@ impl World {
             facts: IdentityFacts { macs: vec![MacAddr(self.boxes[number].mac)], ..IdentityFacts::default() },
             machine,
             intent,
+            tpm: None,
+            proof: None,
         };
         self.ask(server, number, Question::Claim { id, cap, request: Box::new(request) });
         self.timer(number, 60 * SECOND);

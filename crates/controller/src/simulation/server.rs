@@ -19,7 +19,7 @@ use magnetite_api::{
     time::seconds,
 };
 use magnetite_boot::{
-    capability::{CapabilityKey, Purpose, machine_id, machine_key},
+    capability::{CapabilityKey, Purpose, machine_key},
     client::{ClientClass, Request},
     fleet::{Fleet, Found, Identity},
     plan::{self, Loaders, Next},
@@ -166,13 +166,18 @@ impl Server {
         self.fleet.get_or_insert_with(|| Fleet::index(self.machines.values().cloned()))
     }
 
+    fn by_id(&mut self, id: &str) -> Option<Arc<Machine>> {
+        let key = self.key.clone();
+        self.fleet().by_id(id, &key)
+    }
+
     fn site(&self, number: usize) -> Site<'_> {
         Site::plain(IpAddr::V4(address(number)), 8080, 8443, &self.key, "sha256/00")
     }
 
     /// The machine of a link, if the capability is good for it.
     fn authorize(&mut self, id: &str, cap: &str, purpose: Purpose) -> Option<Arc<Machine>> {
-        let machine = self.fleet().by_id(id)?;
+        let machine = self.by_id(id)?;
         let good = self.key.check(cap, purpose, &machine_key(&machine), machine.wanted_intent(), unix());
         good.then_some(machine)
     }
@@ -315,7 +320,7 @@ impl World {
                 tftp::Output::Done => {
                     over = true;
                     let machine = sending.request.file.split('/').nth(1).map(str::to_owned);
-                    let machine = machine.and_then(|id| self.servers[number].fleet().by_id(&id));
+                    let machine = machine.and_then(|id| self.servers[number].by_id(&id));
                     if let Some(machine) = machine {
                         self.step(number, &machine.name_any(), BootStepName::LoaderSent, false);
                     }
@@ -367,7 +372,7 @@ impl World {
                 let cap = server.key.mint(Purpose::Agent, &uid, &intent, end.max(unix()) + 3600);
                 let link = AgentLink {
                     server: number,
-                    id: machine_id(&machine),
+                    id: server.key.machine_id(&machine),
                     cap,
                     machine: machine.name_any(),
                     node: machine.node_name(),
@@ -523,7 +528,8 @@ impl World {
 }
 
 fn object(machine: &Machine, request: ClaimRequest, name: &str, address: String, server: usize) -> MachineClaim {
-    let ClaimRequest { machine: machine_name, intent, claim_key, certificate_request, signature, facts } = request;
+    let ClaimRequest { machine: machine_name, intent, claim_key, certificate_request, signature, facts, tpm, proof } =
+        request;
     let spec = MachineClaimSpec {
         machine: machine_name,
         machine_uid: machine_key(machine),
@@ -532,6 +538,8 @@ fn object(machine: &Machine, request: ClaimRequest, name: &str, address: String,
         certificate_request,
         signature,
         facts,
+        tpm,
+        proof,
         address,
         server: format!("server-{server}"),
     };
@@ -555,6 +563,7 @@ fn respond(claim: &MachineClaim, waiting: &Waiting) -> Option<Reply> {
     match (status.decision?, join) {
         (Decision::Approved, Some(join)) => Some(Reply::Joined(Box::new(join.clone()))),
         (Decision::Denied, _) => Some(Reply::Refused(status.reason.clone().unwrap_or_default())),
-        (Decision::Approved | Decision::Bound, _) => None,
+        // No box of this world is told to prove a TPM.
+        (Decision::Approved | Decision::Bound | Decision::Challenged, _) => None,
     }
 }
