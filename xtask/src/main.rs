@@ -8,6 +8,7 @@ mod e2e;
 mod fuzz;
 mod generate;
 mod requirements;
+mod supply;
 mod test;
 
 use std::process::ExitCode;
@@ -49,6 +50,10 @@ enum Command {
     Generate(GenerateArgs),
     /// Check format, lints, the crate graph, and that what is generated is up to date.
     Check,
+    /// Write a list of what each shipped program stands on (CycloneDX), with a tool that is installed first.
+    Sbom,
+    /// Check licences, bans, sources and advisories by deny.toml, with a tool that is installed first.
+    Deny,
     /// Print a completion script.
     Completion {
         /// The shell to complete in.
@@ -72,6 +77,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Generate(args) => build::root().and_then(|root| generate::run(&root, args.check)),
         Command::Check => check::run(),
+        Command::Sbom => supply::sbom(),
+        Command::Deny => supply::deny(),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "xtask", &mut std::io::stdout());
             Ok(())

@@ -10,7 +10,10 @@ use std::{
     io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -39,10 +42,25 @@ type Files = BTreeMap<String, Arc<[u8]>>;
 /// The loaders at hand, by name.
 #[derive(Debug, Default)]
 pub struct Loaders {
-    /// Each with what stands before its files' names.
-    folders: Vec<(PathBuf, String)>,
+    folders: Vec<Folder>,
     files: RwLock<Arc<Files>>,
     seen: Mutex<Seen>,
+}
+
+/// Where loaders are.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    /// What stands before its files' names.
+    prefix: String,
+    /// Whether that was told: it is looked into every few seconds.
+    unreadable: AtomicBool,
+}
+
+impl Folder {
+    fn new(path: &Path, prefix: &str) -> Self {
+        Self { path: path.to_owned(), prefix: prefix.to_owned(), unreadable: AtomicBool::default() }
+    }
 }
 
 /// What the folders held.
@@ -67,8 +85,8 @@ impl Loaders {
     /// The loaders that are there, whole: those of the iPXE folder by their names, signed ones by `secure-boot/` and their names.
     pub fn read(ipxe: &Path, secure_boot: Option<&Path>) -> Self {
         let prefix = format!("{SECURE_BOOT}/");
-        let signed = secure_boot.map(|folder| (folder.to_owned(), prefix.clone()));
-        let folders = [Some((ipxe.to_owned(), String::new())), signed].into_iter().flatten().collect();
+        let signed = secure_boot.map(|folder| Folder::new(folder, &prefix));
+        let folders = [Some(Folder::new(ipxe, "")), signed].into_iter().flatten().collect();
         let this = Self { folders, ..Self::default() };
         let stamps = this.stamps(&Stamps::new());
         this.take(stamps);
@@ -151,15 +169,20 @@ impl Loaders {
     /// What the folders hold. One that cannot be read holds what it held.
     fn stamps(&self, before: &Stamps) -> Stamps {
         let mut stamps = Stamps::new();
-        for (folder, prefix) in &self.folders {
-            match std::fs::read_dir(folder) {
+        for Folder { path: folder, prefix, unreadable } in &self.folders {
+            let entries = std::fs::read_dir(folder);
+            let told = unreadable.swap(entries.is_err(), Ordering::Relaxed);
+            match entries {
                 Ok(entries) => stamps.extend(entries.flatten().filter_map(|entry| {
                     let name = entry.file_name().into_string().ok().filter(|name| is_loader(name))?;
                     let meta = entry.path().metadata().ok().filter(|meta| meta.is_file() && meta.len() <= LARGEST)?;
                     Some((format!("{prefix}{name}"), (entry.path(), stamp(&meta))))
                 })),
                 Err(error) => {
-                    tracing::warn!(folder = %folder.display(), error = chain(&error), "a folder of loaders cannot be read");
+                    if !told {
+                        let folder = folder.display();
+                        tracing::warn!(%folder, error = chain(&error), "a folder of loaders cannot be read");
+                    }
                     let held = before.iter().filter(|(_, (path, _))| path.parent() == Some(folder));
                     stamps.extend(held.map(|(name, held)| (name.clone(), held.clone())));
                 }
@@ -210,7 +233,7 @@ fn stamp(meta: &Metadata) -> Stamp {
 pub async fn run(app: Arc<App>, stop: CancellationToken) -> Result<(), tokio::task::JoinError> {
     let (poke, mut poked) = mpsc::channel::<()>(1);
     let kept = app.loaders.folders.iter();
-    let _watchers: Vec<_> = kept.filter_map(|(folder, _)| folders::watch(folder, poke.clone())).collect();
+    let _watchers: Vec<_> = kept.filter_map(|folder| folders::watch(&folder.path, poke.clone())).collect();
     let mut pause = LOOK;
     loop {
         tokio::select! {
