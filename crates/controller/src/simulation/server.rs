@@ -166,6 +166,11 @@ impl Server {
         self.fleet.get_or_insert_with(|| Fleet::index(self.machines.values().cloned()))
     }
 
+    fn by_id(&mut self, id: &str) -> Option<Arc<Machine>> {
+        let key = self.key.clone();
+        self.fleet().by_id(id, &key)
+    }
+
     fn site(&self, number: usize) -> Site<'_> {
         Site::plain(IpAddr::V4(address(number)), 8080, 8443, &self.key, "sha256/00")
     }
@@ -563,6 +568,7 @@ fn respond(claim: &MachineClaim, waiting: &Waiting) -> Option<Reply> {
     match (status.decision?, join) {
         (Decision::Approved, Some(join)) => Some(Reply::Joined(Box::new(join.clone()))),
         (Decision::Denied, _) => Some(Reply::Refused(status.reason.clone().unwrap_or_default())),
+        // No box of this world is told to prove a TPM.
         (Decision::Approved | Decision::Bound | Decision::Challenged, _) => None,
     }
 }
