@@ -1,6 +1,6 @@
 //! Two boxes of one MAC (threats.md, S2).
 
-use magnetite_api::machine::IntentState;
+use magnetite_api::{conditions, machine::IntentState};
 use rcgen::PublicKeyData;
 
 use super::{joined, machine, must_hold, seeds};
@@ -41,13 +41,18 @@ fn a_thousand_races_have_one_winner_each() {
         let winner = usize::from(bound == key(&world, 1));
         assert_eq!(bound, key(&world, winner), "seed {seed}: the bound key is one of the two");
         assert_ne!(bound, key(&world, 1 - winner));
-        assert_eq!(status.intent.expect("an intent").state, IntentState::Frozen, "seed {seed}");
+        // What was a Node before the other came is not frozen; that another wants to be it stands in a condition.
+        let state = status.intent.expect("an intent").state;
+        let joined = state == IntentState::Fulfilled;
+        assert!(joined || state == IntentState::Frozen, "seed {seed}: {state:?}");
+        assert!(!conditions::is_true(&status.conditions, conditions::UNCONTESTED), "seed {seed}");
         assert_eq!(world.boxes[1 - winner].verdict.as_deref(), Some("ClaimConflict"), "seed {seed}");
         assert_eq!(world.laws.conflicts, 1, "seed {seed}");
         assert!(world.laws.certificates <= 1, "seed {seed}");
         // The later of the two claims is the one that makes it a conflict.
         let both = *world.laws.claimed.values().max().expect("claims");
-        for told in [world.laws.warned, world.laws.frozen] {
+        let frozen = if joined { world.laws.warned } else { world.laws.frozen };
+        for told in [world.laws.warned, frozen] {
             let told = told.expect("told");
             assert!(told - both <= 5 * SECOND, "seed {seed}: told after {} ms", told - both);
         }
