@@ -425,8 +425,6 @@ impl World {
             proof: None,
             machine,
             intent,
-            tpm: None,
-            proof: None,
         };
         self.ask(server, number, Question::Claim { id, cap, request: Box::new(request) });
         self.timer(number, 60 * SECOND);

@@ -175,11 +175,6 @@ impl Server {
         Site::plain(IpAddr::V4(address(number)), 8080, 8443, &self.key, "sha256/00")
     }
 
-    fn by_id(&mut self, id: &str) -> Option<Arc<Machine>> {
-        let key = self.key.clone();
-        self.fleet().by_id(id, &key)
-    }
-
     /// The machine of a link, if the capability is good for it.
     fn authorize(&mut self, id: &str, cap: &str, purpose: Purpose) -> Option<Arc<Machine>> {
         let machine = self.by_id(id)?;
