@@ -176,7 +176,8 @@ fn told(words: &str, silent: bool) -> Option<Diagnosis> {
 fn failed(failure: &BootFailure) -> Diagnosis {
     let BootFailure { step, reason, message, at: _ } = failure;
     /// What goes wrong on the box before anybody refused anything.
-    const ON_THE_BOX: [&str; 4] = ["BoxUnreadable", "KeysNotMade", "WrongServerKey", "WrongAnswer"];
+    const ON_THE_BOX: [&str; 6] =
+        ["BoxUnreadable", "KeysNotMade", "WrongServerKey", "WrongAnswer", "TpmMissing", "TpmFailed"];
     let why = match step {
         _ if reason == api::ARTIFACT_FAILED => Reason::ArtifactFailed,
         _ if reason == api::RENDER_FAILED => Reason::RenderFailed,

@@ -33,6 +33,10 @@ pub fn diagnose_machine(machine: &Machine, boot: Option<&BootRecord>, now: Times
         return Diagnosis::new(progress, reached, reason, &profile.message);
     }
     let word = status.reason.as_deref().unwrap_or_default();
+    if word == reason::AWAITING_APPROVAL {
+        let step = Some(BootStepName::Claiming);
+        return Diagnosis::new(Progress::Stopped, step, Reason::AwaitingApproval, message());
+    }
     let failed = status.phase == Some(Phase::Failed);
     match of_status(word).filter(|_| failed) {
         // The window is what ended last; where the boot stopped is why.

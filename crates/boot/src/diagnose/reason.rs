@@ -44,6 +44,8 @@ pub enum Reason {
     AgentSilent,
     /// The agent says what went wrong.
     AgentFailed,
+    /// A person has to say that the box is the right one.
+    AwaitingApproval,
     /// The claim was refused.
     ClaimRefused,
     /// Two keys claimed the same machine.
@@ -66,7 +68,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the chain.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::NeverAsked,
         Self::DuplicateIdentity,
         Self::ProfileNotReady,
@@ -85,6 +87,7 @@ impl Reason {
         Self::AgentNeverStarted,
         Self::AgentSilent,
         Self::AgentFailed,
+        Self::AwaitingApproval,
         Self::ClaimRefused,
         Self::ClaimConflict,
         Self::NodeNameTaken,
@@ -117,6 +120,7 @@ impl Reason {
             Self::AgentNeverStarted => "AgentNeverStarted",
             Self::AgentSilent => "AgentSilent",
             Self::AgentFailed => "AgentFailed",
+            Self::AwaitingApproval => "AwaitingApproval",
             Self::ClaimRefused => "ClaimRefused",
             Self::ClaimConflict => "ClaimConflict",
             Self::NodeNameTaken => "NodeNameTaken",
@@ -185,10 +189,11 @@ impl Reason {
             }
             Self::AgentSilent => "look at `journalctl -u magnetite-agent` on the box",
             Self::AgentFailed => "look at `journalctl -u magnetite-agent` on the box; the agent tries again by itself",
+            Self::AwaitingApproval => "compare the key with the one on the box's console, then: kubectl magnetite approve",
             Self::ClaimRefused => {
                 "put right what the refusal names, set spec.bootIntent of the Machine, then restart the box"
             }
-            Self::ClaimConflict => "find out which box is which, then set spec.bootIntent of the Machine",
+            Self::ClaimConflict => "find out which box is which, then: kubectl magnetite conflict MACHINE --keep FINGERPRINT",
             Self::NodeNameTaken => "remove that Node, or create the Machine anew with another spec.nodeName",
             Self::CertificateNotIssued => {
                 "does the controller run, and does kube-controller-manager sign kubernetes.io/kube-apiserver-client-kubelet?"

@@ -61,7 +61,12 @@ async fn every_route_has_its_guard() {
     ];
     assert_eq!(told(public(&site.app)), public_routes);
     assert_eq!(told(public(&site.app).over_tls()), public_routes);
-    assert_eq!(told(private(&site.app)), ["POST /a/{id}/{cap}/claim agent", "POST /a/{id}/{cap}/report agent"]);
+    let private_routes = [
+        "POST /a/{id}/{cap}/claim agent",
+        "POST /a/{id}/{cap}/report agent",
+        "GET /a/{id}/{cap}/files sealed",
+    ];
+    assert_eq!(told(private(&site.app)), private_routes);
 }
 
 /// S16: asked without a link, with the other purpose's, and with a path that is no text.
@@ -87,7 +92,7 @@ async fn a_guarded_route_opens_to_nobody_without_its_link() {
             }
         }
     }
-    assert_eq!(probed, 8 * 9);
+    assert_eq!(probed, 9 * 9);
     assert!(steps(&site).is_empty(), "nobody's request is a step");
 }
 
