@@ -189,11 +189,15 @@ impl Reason {
             }
             Self::AgentSilent => "look at `journalctl -u magnetite-agent` on the box",
             Self::AgentFailed => "look at `journalctl -u magnetite-agent` on the box; the agent tries again by itself",
-            Self::AwaitingApproval => "compare the key with the one on the box's console, then: kubectl magnetite approve",
+            Self::AwaitingApproval => {
+                "compare the key with the one on the box's console, then: kubectl magnetite approve"
+            }
             Self::ClaimRefused => {
                 "put right what the refusal names, set spec.bootIntent of the Machine, then restart the box"
             }
-            Self::ClaimConflict => "find out which box is which, then: kubectl magnetite conflict MACHINE --keep FINGERPRINT",
+            Self::ClaimConflict => {
+                "find out which box is which, then: kubectl magnetite conflict MACHINE --keep FINGERPRINT"
+            }
             Self::NodeNameTaken => "remove that Node, or create the Machine anew with another spec.nodeName",
             Self::CertificateNotIssued => {
                 "does the controller run, and does kube-controller-manager sign kubernetes.io/kube-apiserver-client-kubelet?"

@@ -433,8 +433,7 @@ pub(super) fn rogue_has_certificate(site: &Site) -> bool {
 fn second_key_is_told(site: &mut Site, name: &str) -> Result<()> {
     site.wait_until("the second key to be told", Duration::from_secs(60), |site| {
         let machine = site.admin().json(&["get", "machine", name])?;
-        let told = condition(&machine, "Uncontested").as_deref() == Some("False");
-        Ok((told && machine["status"]["phase"] == "Ready").then_some(()))
+        Ok((condition(&machine, "Uncontested").as_deref() == Some("False")).then_some(()))
     })
     .with_context(|| format!("status: {}", magnetite::machine_status(site, name).unwrap_or_default()))
 }
