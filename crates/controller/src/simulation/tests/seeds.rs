@@ -4,7 +4,7 @@ use super::{must_hold, number, run, seeds};
 use crate::simulation::scene::Scene;
 
 /// Worlds in one run of the tests, unless `SIM_SEEDS` says how many.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 150;
 
 #[test]
 fn every_seed_keeps_the_laws_and_comes_to_rest() {
