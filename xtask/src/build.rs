@@ -44,29 +44,14 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What the binaries are built with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beside {
-    /// Nothing else: the shortest way to them.
-    Nothing,
-    /// All tests, which were built before. Features of what everything stands on add up over all that is built at once, so
-    /// that the binaries alone would want hundreds of crates compiled a second time.
-    Tests,
-}
-
 /// Builds the three binaries, and the plugin of kubectl.
-pub fn binaries(progress: &Progress, beside: Beside) -> Result<Binaries> {
+pub fn binaries(progress: &Progress) -> Result<Binaries> {
     // Cargo's own progress follows, so no heartbeat of ours.
     progress
         .line("building magnetite-controller, magnetite-bootserver, magnetite-agent and kubectl-magnetite (cargo) …");
     let mut command = cargo("build")?;
-    match beside {
-        Beside::Nothing => {
-            command.args(["-p", "magnetite-controller", "-p", "magnetite-bootserver", "-p", "magnetite-agent"]);
-            command.args(["-p", "kubectl-magnetite"])
-        }
-        Beside::Tests => command.args(["--workspace", "--all-targets"]),
-    };
+    command.args(["-p", "magnetite-controller", "-p", "magnetite-bootserver", "-p", "magnetite-agent"]);
+    command.args(["-p", "kubectl-magnetite"]);
     run(&mut command)?;
     Ok(Binaries { dir: target()?.join("debug") })
 }

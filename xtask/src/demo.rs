@@ -27,7 +27,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     interrupt::install();
     let progress = Progress::new();
-    let binaries = build::binaries(&progress, build::Beside::Nothing)?;
+    let binaries = build::binaries(&progress)?;
     let prepared = prepare::prepare(&progress)?;
     let options =
         demo::Options { machines: args.machines, once: args.once, timeout: Duration::from_secs(args.timeout) };

@@ -9,7 +9,7 @@ use magnetite_e2e::{
     scenarios::{self, Scenario},
 };
 
-use crate::build::{self, Beside};
+use crate::build;
 
 /// Arguments of `cargo xtask e2e`.
 #[derive(clap::Args)]
@@ -33,16 +33,16 @@ pub fn run(args: &Args) -> Result<()> {
     let chosen: Result<Vec<_>> = args.names.iter().map(|name| find(name)).collect();
     let chosen = chosen?;
     let progress = Progress::new();
-    let (prepared, binaries) = ready(&progress, Beside::Nothing)?;
+    let (prepared, binaries) = ready(&progress)?;
     for scenario in chosen {
         one(scenario, &prepared, &binaries, &progress)?;
     }
     Ok(())
 }
 
-/// Runs all scenarios, after all tests.
+/// Runs all scenarios.
 pub fn all(progress: &Progress) -> Result<()> {
-    let (prepared, binaries) = ready(progress, Beside::Tests)?;
+    let (prepared, binaries) = ready(progress)?;
     for scenario in scenarios::ALL {
         one(scenario, &prepared, &binaries, progress)?;
     }
@@ -57,9 +57,9 @@ fn find(name: &str) -> Result<&'static Scenario> {
     }
 }
 
-fn ready(progress: &Progress, beside: Beside) -> Result<(Prepared, magnetite_e2e::magnetite::Binaries)> {
+fn ready(progress: &Progress) -> Result<(Prepared, magnetite_e2e::magnetite::Binaries)> {
     interrupt::install();
-    let binaries = build::binaries(progress, beside)?;
+    let binaries = build::binaries(progress)?;
     Ok((prepare::prepare(progress)?, binaries))
 }
 
