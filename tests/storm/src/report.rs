@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use crate::transfer::UNHEARD;
+
 /// Figures of one run.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -26,6 +28,16 @@ impl Report {
     /// The share of boxes that booted within so many attempts, in percent.
     pub fn percent(&self, attempts: usize) -> f64 {
         self.within(attempts) as f64 * 100.0 / self.boxes.max(1) as f64
+    }
+
+    /// Transfers that failed though the server was heard, and those that failed since nothing of it was.
+    pub fn transfers_failed(&self) -> (usize, usize) {
+        let count = |unheard: bool| {
+            let is_unheard = |why: &str| UNHEARD.iter().any(|silence| why.ends_with(silence));
+            let of_tftp = self.failures.iter().filter(|(why, _)| why.contains("TFTP"));
+            of_tftp.filter(|(why, _)| is_unheard(why) == unheard).map(|(_, count)| count).sum()
+        };
+        (count(false), count(true))
     }
 
     /// The wait under which so many of a thousand are; none if there was none.
@@ -69,6 +81,14 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transfers_that_broke_are_told_from_those_that_never_began() {
+        let why =
+            ["firmware: TFTP: no next block", "firmware: TFTP: no answer to the request", "firmware: no offer came"];
+        let failures = why.iter().zip([3, 2, 9]).map(|(why, count)| ((*why).to_owned(), count)).collect();
+        assert_eq!(Report { failures, ..Report::default() }.transfers_failed(), (3, 2));
+    }
 
     #[test]
     fn shares_and_tails() {

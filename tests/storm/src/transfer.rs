@@ -4,6 +4,10 @@ use std::{net::SocketAddrV4, sync::Arc};
 
 use crate::timers::{PXE_TFTP, Waits};
 
+/// How a transfer ends that heard nothing of the server: all its tries, or their answers, were lost.
+pub(crate) const UNHEARD: [&str; 2] =
+    ["TFTP: no answer to the question for the size", "TFTP: no answer to the request"];
+
 /// Only asks how long the file is, then says "aborted" (boot-facts: ERROR 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -81,8 +85,8 @@ impl Transfer {
     /// What does not come, if nothing comes.
     pub fn awaited(&self) -> &'static str {
         match (self.stage, self.peer, self.came) {
-            (Stage::Size, ..) => "TFTP: no answer to the question for the size",
-            (Stage::File, None, _) => "TFTP: no answer to the request",
+            (Stage::Size, ..) => UNHEARD[0],
+            (Stage::File, None, _) => UNHEARD[1],
             (Stage::File, Some(_), 0) => "TFTP: no first block",
             (Stage::File, Some(_), _) => "TFTP: no next block",
         }
