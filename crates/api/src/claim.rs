@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    join::{IdentityFacts, JoinBundle},
+    join::{ClaimRequest, IdentityFacts, JoinBundle},
+    names::LABEL_MACHINE,
     time::Time,
     tpm::{TpmChallenge, TpmEvidence, TpmProof},
     types::{Fingerprint, Sha256},
@@ -71,6 +72,50 @@ pub struct MachineClaimSpec {
     /// Name of the boot server that passed the claim on.
     #[schemars(length(max = 253))]
     pub server: String,
+}
+
+/// A claim's name: the same for a key that comes again in an intent, another in another intent. A box keeps its keys
+/// over intents, and a claim that was refused in one must not answer for the next. The secret of a challenge stands for the whole
+/// proof: the box alone knows it, and the TPM signs in another way each time that a restarted agent asks it to.
+pub fn claim_name(
+    machine: &str,
+    key: &[u8],
+    intent: &str,
+    tpm: Option<&TpmEvidence>,
+    proof: Option<&TpmProof>,
+) -> String {
+    let mut text = [key, b"\n", intent.as_bytes()].concat();
+    let keys = tpm.map(|tpm| [tpm.endorsement_key.as_str(), tpm.attestation_key.as_str()]);
+    let secret = proof.map(|proof| proof.secret.as_str());
+    for part in keys.into_iter().flatten().chain(secret) {
+        text.push(b'\n');
+        text.extend(part.as_bytes());
+    }
+    format!("{machine}-{}", Sha256::of(&text).short())
+}
+
+impl MachineClaim {
+    /// What a box asked for, as a boot server passes it on: with the address that it saw, and its own name.
+    pub fn of_box(name: &str, request: ClaimRequest, machine_uid: String, address: String, server: String) -> Self {
+        let ClaimRequest { machine, intent, claim_key, certificate_request, signature, facts, tpm, proof } = request;
+        let labels = [(LABEL_MACHINE.to_owned(), machine.clone())].into();
+        let spec = MachineClaimSpec {
+            machine,
+            machine_uid,
+            intent,
+            claim_key,
+            certificate_request,
+            signature,
+            facts,
+            tpm,
+            proof,
+            address,
+            server,
+        };
+        let mut claim = Self::new(name, spec);
+        claim.metadata.labels = Some(labels);
+        claim
+    }
 }
 
 impl MachineClaimSpec {

@@ -70,6 +70,10 @@ pub mod reason {
     pub const KEY_NOT_APPROVED: &str = "KeyNotApproved";
     /// The box has another TPM than it must, or none.
     pub const TPM_MISMATCH: &str = "TpmMismatch";
+    /// True of a refusal for the sake of another key: which of the two is right is a person's to say.
+    pub fn is_another_key(reason: &str) -> bool {
+        [CLAIM_CONFLICT, KEY_NOT_APPROVED].contains(&reason)
+    }
     /// No claim has come yet.
     pub const NOT_CLAIMED: &str = "NotClaimed";
     /// A key is bound.

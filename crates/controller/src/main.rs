@@ -104,7 +104,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Leader::always()
     };
     // The API server's own name is no node's.
-    let own = join_api_server.as_deref().and_then(claim::decide::host).map(str::to_owned);
+    let own = join_api_server.as_deref().and_then(csr::addresses::host).map(str::to_owned);
     let reserved_node_names = reserved_node_name.into_iter().chain(own).collect();
     let tpm_authorities = tpm_authorities.as_deref().map(authorities).transpose()?;
     let own_namespace = namespace.clone();

@@ -48,7 +48,7 @@ impl Standing {
         match self {
             Self::Bound { .. } => true,
             Self::Waits(..) => true,
-            Self::Refused(reason, _) => [reason::CLAIM_CONFLICT, reason::KEY_NOT_APPROVED].contains(&reason.as_str()),
+            Self::Refused(reason, _) => reason::is_another_key(reason),
         }
     }
 }

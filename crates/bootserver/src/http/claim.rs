@@ -16,11 +16,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client, Resource, ResourceExt, api::PostParams};
 use magnetite_api::{
-    Machine, MachineClaim, MachineClaimSpec, Sha256,
-    claim::Decision,
+    Machine, MachineClaim,
+    claim::{Decision, claim_name},
     conditions::reason,
     join::{ClaimRequest, ClaimResponse},
-    names,
     report::BootStepName,
     time::seconds,
     tpm::{ClaimChallenge, TpmEvidence, TpmProof},
@@ -168,26 +167,6 @@ fn check_proof(proof: &TpmProof) -> Result<(), String> {
     if pcrs.len() == 8 { Ok(()) } else { Err("proof.pcrs has not eight values".to_owned()) }
 }
 
-/// A claim's name: the same for a key that comes again in an intent, another in another intent. A box keeps its keys
-/// over intents, and a claim that was refused in one must not answer for the next. The secret of a challenge stands for the whole
-/// proof: the box alone knows it, and the TPM signs in another way each time that a restarted agent asks it to.
-pub(super) fn claim_name(
-    machine: &str,
-    key: &[u8],
-    intent: &str,
-    tpm: Option<&TpmEvidence>,
-    proof: Option<&TpmProof>,
-) -> String {
-    let mut text = [key, b"\n", intent.as_bytes()].concat();
-    let keys = tpm.map(|tpm| [tpm.endorsement_key.as_str(), tpm.attestation_key.as_str()]);
-    let secret = proof.map(|proof| proof.secret.as_str());
-    for part in keys.into_iter().flatten().chain(secret) {
-        text.push(b'\n');
-        text.extend(part.as_bytes());
-    }
-    format!("{machine}-{}", Sha256::of(&text).short())
-}
-
 async fn pass_on(
     app: &App,
     client: &Client,
@@ -217,23 +196,8 @@ async fn pass_on(
 }
 
 fn object(app: &App, machine: &Machine, request: ClaimRequest, name: &str, peer: &Peer) -> MachineClaim {
-    let ClaimRequest { machine: machine_name, intent, claim_key, certificate_request, signature, facts, tpm, proof } =
-        request;
-    let spec = MachineClaimSpec {
-        machine: machine_name,
-        machine_uid: machine_key(machine),
-        intent,
-        claim_key,
-        certificate_request,
-        signature,
-        facts,
-        tpm,
-        proof,
-        address: peer.ip().to_canonical().to_string(),
-        server: app.server.clone(),
-    };
-    let mut claim = MachineClaim::new(name, spec);
-    claim.metadata.labels = Some([(names::LABEL_MACHINE.to_owned(), machine.name_any())].into());
+    let address = peer.ip().to_canonical().to_string();
+    let mut claim = MachineClaim::of_box(name, request, machine_key(machine), address, app.server.clone());
     claim.metadata.owner_references = owner(machine).map(|owner| vec![owner]);
     claim
 }

@@ -414,12 +414,6 @@ fn asks_for_its_own(request: &Request, machine: &Machine) -> Result<(), Verdict>
 /// comes from the same authority: whoever trusts that for `kubernetes` or `localhost` must not be shown the certificate of a box.
 const SERVERS: [&str; 4] = ["kubernetes", "localhost", "kube-apiserver", "openshift"];
 
-/// The host in the URL of an API server.
-pub fn host(url: &str) -> Option<&str> {
-    let authority = url.strip_prefix("https://")?.split('/').next()?;
-    authority.split(':').next().filter(|host| !host.is_empty())
-}
-
 /// Rule 8.
 fn name_is_free(machine: &Machine, seen: &Observed) -> Result<(), Verdict> {
     let name = machine.node_name();
@@ -427,7 +421,7 @@ fn name_is_free(machine: &Machine, seen: &Observed) -> Result<(), Verdict> {
         let message = format!("{why}; give the Machine another spec.nodeName (delete it and create it again)");
         deny(Denial::NodeNameTaken, message)
     };
-    let joined_at = seen.profile.as_ref().and_then(|profile| host(profile.spec.join.api_server.as_deref()?));
+    let joined_at = seen.profile.as_ref().and_then(|profile| addresses::host(profile.spec.join.api_server.as_deref()?));
     if SERVERS.contains(&name.as_str()) || joined_at == Some(name.as_str()) {
         return Err(taken(&format!("the node name {name} is a name of the API server")));
     }

@@ -25,7 +25,7 @@ use super::{
     decide::{Denial, Observed},
     deny, kubelet,
     request::{Request, certificate_digest, certificate_key},
-    secrets, write,
+    secrets, wait, write,
 };
 use crate::{
     context::{Context, Settings},
@@ -187,12 +187,7 @@ async fn hand_over(
     let secret_files = match sealed {
         Ok(sealed) => sealed,
         Err(Trouble { reason, message }) => {
-            let status = MachineClaimStatus {
-                reason: Some(reason.to_owned()),
-                message: Some(message),
-                ..seen.claim.status.clone().unwrap_or_default()
-            };
-            write(&seen.claim, status, ctx).await?;
+            wait(&seen.claim, reason, message, ctx).await?;
             return Ok(Action::requeue(SECRET));
         }
     };

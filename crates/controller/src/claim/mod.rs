@@ -74,11 +74,16 @@ fn winner_of(claim: &MachineClaim, ctx: &Context) -> Option<Arc<Machine>> {
         return None;
     }
     let name = claim.name_any();
-    ctx.stores.machines.find(|machine| {
+    known(claim, ctx).filter(|machine| {
         let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
-        machine.uid().as_deref() == Some(claim.spec.machine_uid.as_str())
-            && identity.is_some_and(|identity| identity.claim == name && identity.intent == claim.spec.intent)
+        identity.is_some_and(|identity| identity.claim == name && identity.intent == claim.spec.intent)
     })
+}
+
+/// The Machine that a claim is for, as the cache knows it: by its name, since each claim asks again and again.
+fn known(claim: &MachineClaim, ctx: &Context) -> Option<Arc<Machine>> {
+    let machine = ctx.stores.machines.get(&ObjectRef::new(&claim.spec.machine))?;
+    (machine.uid().as_deref() == Some(claim.spec.machine_uid.as_str())).then_some(machine)
 }
 
 /// The machine that runs on a claim fetches its secret files there: they are kept as the Secrets are.
@@ -97,10 +102,7 @@ async fn keep_sealed(claim: &MachineClaim, machine: &Machine, ctx: &Context) -> 
 /// A decided claim stays for people to read; the Machine's plan removes old ones. One without a Machine has
 /// nobody to remove it.
 async fn tidy(claim: &MachineClaim, ctx: &Context) -> Result<Action, Error> {
-    let known = ctx.stores.machines.find(|machine| {
-        machine.name_any() == claim.spec.machine && machine.uid().as_deref() == Some(claim.spec.machine_uid.as_str())
-    });
-    if known.is_some() {
+    if known(claim, ctx).is_some() {
         return Ok(Action::await_change());
     }
     let decided = claim.status.as_ref().and_then(|status| status.decided_at.as_ref());
@@ -152,12 +154,7 @@ async fn apply(seen: &Observed, verdict: Verdict, ctx: &Context) -> Result<Actio
             Ok(Action::await_change())
         }
         Verdict::Wait { reason, message } => {
-            let status = MachineClaimStatus {
-                reason: Some(reason.to_owned()),
-                message: Some(message),
-                ..seen.claim.status.clone().unwrap_or_default()
-            };
-            write(&seen.claim, status, ctx).await?;
+            wait(&seen.claim, reason, message, ctx).await?;
             Ok(Action::requeue(AGAIN))
         }
         Verdict::Challenge { keys } => {
@@ -265,6 +262,16 @@ pub async fn deny(seen: &Observed, denial: Denial, message: &str, ctx: &Context)
     let reason = if denial == Denial::ClaimConflict { "ClaimConflict" } else { "ClaimRefused" };
     ctx.publish(&regarding, EventType::Warning, reason, "Claim", &note).await;
     Ok(())
+}
+
+/// Says what a claim waits for.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn wait(claim: &MachineClaim, reason: &str, message: String, ctx: &Context) -> Result<(), Error> {
+    let before = claim.status.clone().unwrap_or_default();
+    let status = MachineClaimStatus { reason: Some(reason.to_owned()), message: Some(message), ..before };
+    write(claim, status, ctx).await
 }
 
 /// Writes a claim's status if it differs, guarded by the resourceVersion of what was read.

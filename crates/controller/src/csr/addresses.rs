@@ -13,9 +13,30 @@ pub fn usable(text: &str) -> Option<IpAddr> {
     (!unusable && !address.is_loopback() && !address.is_multicast() && !address.is_unspecified()).then_some(address)
 }
 
+/// The host in the URL of an API server: a name, or an address without the brackets of IPv6.
+pub fn host(url: &str) -> Option<&str> {
+    let authority = url.strip_prefix("https://")?.split('/').next()?;
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    Some(host.trim_matches(['[', ']'])).filter(|host| !host.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_of_an_api_server() {
+        for (url, wanted) in [
+            ("https://10.0.0.5:6443", Some("10.0.0.5")),
+            ("https://master", Some("master")),
+            ("https://api.example:6443/x", Some("api.example")),
+            ("https://[fd30::1]:6443", Some("fd30::1")),
+            ("https://:6443", None),
+            ("10.0.0.5:6443", None),
+        ] {
+            assert_eq!(host(url), wanted, "{url}");
+        }
+    }
 
     #[test]
     fn only_addresses_that_reach_a_box() {

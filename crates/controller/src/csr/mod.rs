@@ -132,10 +132,8 @@ async fn observe(csr: &CertificateSigningRequest, username: &str, ctx: &Context)
 
 /// The address of the API server is nobody's, whatever a claim seemed to come from.
 fn reserved(ctx: &Context) -> Vec<IpAddr> {
-    let url = ctx.settings.join_api_server.as_deref().unwrap_or_default();
-    let host = url.trim_start_matches("https://").split('/').next().unwrap_or_default();
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    host.trim_matches(['[', ']']).parse().into_iter().collect()
+    let host = ctx.settings.join_api_server.as_deref().and_then(addresses::host);
+    host.and_then(|host| host.parse().ok()).into_iter().collect()
 }
 
 /// Finds the Machine by the cache, which knows node names, and reads it and its Node live.

@@ -93,6 +93,11 @@ pub struct ClaimSeen {
 }
 
 impl ClaimSeen {
+    /// True if it was refused for the sake of another key.
+    pub fn is_rival(&self) -> bool {
+        self.decision == Some(Decision::Denied) && reason::is_another_key(&self.reason)
+    }
+
     fn of(claim: &MachineClaim) -> Self {
         let status = claim.status.clone().unwrap_or_default();
         Self {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use magnetite_api::{
     Phase,
-    conditions::{self, READY, Status, reason},
+    conditions::{self, READY, Status},
     machine::{DeletionPolicy, IntentState, IntentStatus, MachineStatus},
     names::FINALIZER,
     time::seconds,
@@ -193,12 +193,8 @@ fn stale<'a>(claims: &'a [ClaimSeen], seen: &'a Observed) -> impl Iterator<Item 
     let decided = claims.iter().rev().filter(is_decided).skip(DECIDED);
     let undecided = claims.iter().filter(move |claim| !is_decided(claim)).skip(UNDECIDED);
     let approved = seen.machine.spec.approved_fingerprint;
-    let refused = move |claim: &&ClaimSeen| {
-        let reasons = [reason::CLAIM_CONFLICT, reason::KEY_NOT_APPROVED];
-        claim.decision == Some(Decision::Denied)
-            && claim.fingerprint.is_some_and(|key| Some(key) == approved)
-            && reasons.contains(&claim.reason.as_str())
-    };
+    let refused =
+        move |claim: &&ClaimSeen| claim.is_rival() && claim.fingerprint.is_some_and(|key| Some(key) == approved);
     let (anew, decided): (Vec<_>, Vec<_>) =
         (claims.iter().filter(refused).collect(), decided.filter(move |claim| !refused(claim)).collect());
     let spare =

@@ -197,11 +197,7 @@ fn claimed(seen: &Observed, intent: &IntentStatus) -> Says {
 
 /// Whether a second key came. It stays so until a person says which is right: the box that was first may be the rogue.
 fn uncontested(seen: &Observed, intent: &IntentStatus) -> Says {
-    let rivals = seen.claims.iter().filter(|claim| {
-        claim.intent == intent.id
-            && claim.decision == Some(Decision::Denied)
-            && [reason::CLAIM_CONFLICT, reason::KEY_NOT_APPROVED].contains(&claim.reason.as_str())
-    });
+    let rivals = seen.claims.iter().filter(|claim| claim.intent == intent.id && claim.is_rival());
     let rivals: Vec<_> =
         rivals.filter_map(|claim| Some(format!("{} from {}", claim.fingerprint?, claim.address))).collect();
     match (rivals.split_first(), seen.machine.spec.approved_fingerprint) {

@@ -9,11 +9,10 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use magnetite_api::{
-    BootReport, MacAddr, Machine, MachineClaim, MachineClaimSpec, MachineUuid, Profile, Sha256,
-    claim::Decision,
+    BootReport, MacAddr, Machine, MachineClaim, MachineUuid, Profile,
+    claim::{Decision, claim_name},
     conditions::reason,
     join::{ClaimRequest, JoinBundle},
-    names,
     netboot::NetbootSpec,
     report::{BootRecord, BootReportSpec, BootStep, BootStepName, Subject, SubjectKind},
     time::seconds,
@@ -399,8 +398,7 @@ impl World {
             return self.tell(box_, life, Reply::Refused("BadRequest".into()));
         }
         let key = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &request.claim_key).unwrap();
-        let digest = Sha256::of(&[&key[..], b"\n", request.intent.as_bytes()].concat());
-        let name = format!("{}-{}", request.machine, digest.short());
+        let name = claim_name(&request.machine, &key, &request.intent, request.tpm.as_ref(), request.proof.as_ref());
         let rival = |claim: &&Arc<MachineClaim>| {
             claim.spec.machine == request.machine && claim.spec.intent == request.intent && claim.name_any() != name
         };
@@ -413,7 +411,9 @@ impl World {
         self.step(number, &machine.name_any(), BootStepName::Claiming, false);
         if !known {
             let address = self.boxes[box_].address.to_string();
-            let claim = object(&machine, request, &name, address, number);
+            let server = format!("server-{number}");
+            let mut claim = MachineClaim::of_box(&name, request, machine_key(&machine), address, server);
+            claim.metadata.owner_references = owner(&machine);
             let created = match self.cluster.away {
                 true => Err(Refused(503, "ServiceUnavailable")),
                 false => self.cluster.create(Kind::Claim, serde_json::to_value(claim).unwrap(), Actor::Server(number)),
@@ -525,28 +525,6 @@ impl World {
         }
         self.digest_news();
     }
-}
-
-fn object(machine: &Machine, request: ClaimRequest, name: &str, address: String, server: usize) -> MachineClaim {
-    let ClaimRequest { machine: machine_name, intent, claim_key, certificate_request, signature, facts, tpm, proof } =
-        request;
-    let spec = MachineClaimSpec {
-        machine: machine_name,
-        machine_uid: machine_key(machine),
-        intent,
-        claim_key,
-        certificate_request,
-        signature,
-        facts,
-        tpm,
-        proof,
-        address,
-        server: format!("server-{server}"),
-    };
-    let mut claim = MachineClaim::new(name, spec);
-    claim.metadata.labels = Some([(names::LABEL_MACHINE.to_owned(), machine.name_any())].into());
-    claim.metadata.owner_references = owner(machine);
-    claim
 }
 
 fn owner(machine: &Machine) -> Option<Vec<OwnerReference>> {

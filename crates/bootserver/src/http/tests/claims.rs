@@ -88,7 +88,7 @@ async fn fixed_the_controller_says_yes() {
     assert_eq!(steps(&site), [BootStepName::Claiming]);
     let created = calls.lock().unwrap()[0].body.clone();
     let name = created["metadata"]["name"].as_str().unwrap();
-    assert_eq!(name, super::super::claim::claim_name("box", &[0], "created", None, None));
+    assert_eq!(name, magnetite_api::claim::claim_name("box", &[0], "created", None, None));
     assert_eq!((&created["spec"]["address"], &created["spec"]["server"]), (&json!("192.0.2.7"), &json!("test")));
     assert_eq!(created["metadata"]["labels"]["magnetite.dev/machine"], "box");
 }
@@ -162,7 +162,7 @@ async fn empty_nobody_has_decided_yet() {
 async fn the_watch_answers_as_soon_as_it_knows() {
     let calls = Calls::default();
     let site = Site::with(|app| app.cluster = cluster(&calls, |_| refusal(500, "never asked"))).await;
-    let name = super::super::claim::claim_name("box", &[0], "created", None, None);
+    let name = magnetite_api::claim::claim_name("box", &[0], "created", None, None);
     let told = async {
         crate::fixtures::until("the claim to be created", || !calls.lock().unwrap().is_empty()).await;
         site.change(|view| {
@@ -258,7 +258,7 @@ async fn a_claim_that_cannot_be_meant_is_refused_at_once() {
 
 #[test]
 fn an_intent_has_claims_of_its_own() {
-    let name = super::super::claim::claim_name;
+    let name = magnetite_api::claim::claim_name;
     assert_ne!(name("box", b"key", "created", None, None), name("box", b"key", "again", None, None));
     assert_eq!(name("box", b"key", "created", None, None).len(), "box-".len() + 10);
 }
