@@ -16,13 +16,13 @@ Example (what the unit magnetite-agent.service does with the environment that Ig
     --machine box-1 --node-name box-1 --intent created --join certificate
 
 Exit codes:
-  0  the Node is Ready, or the Profile joins nothing, or a signal asked to stop
+  0  the Profile joins nothing, or a signal asked to stop; with --restart-poll 0 also: the Node is Ready
   1  failed too often in a row; start it again, it goes on where it was
   2  the arguments are wrong
   3  the claim was refused for good, or the boot server has another key than the pinned one";
 
 /// Joins this machine to its cluster: says what the box is made of, claims its identity from the boot server,
-/// writes the kubelet's files, starts it, and waits until the Node is Ready.
+/// writes the kubelet's files, starts it, and waits until the Node is Ready. Then it stays, to restart the box when the cluster asks.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "magnetite-agent", version, after_long_help = MORE)]
 pub struct Args {
@@ -90,6 +90,9 @@ pub struct Timing {
     /// Seconds between two looks whether a file with a secret changed, where the Profile has such files.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
     pub refresh: Duration,
+    /// Seconds between two looks whether the cluster asks for a restart of the box. With 0 it is never restarted that way.
+    #[arg(long, env = "MAGNETITE_RESTART_POLL", value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
+    pub restart_poll: Duration,
 }
 
 /// How the Profile joins.

@@ -17,6 +17,7 @@ mod observe;
 mod plan;
 mod report;
 mod run;
+mod restart;
 mod secrets;
 mod server;
 mod sign;

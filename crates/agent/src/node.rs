@@ -49,6 +49,70 @@ enum View {
     Ready,
 }
 
+/// The API server, asked about this box's own Node with the kubelet's own credentials.
+pub struct ApiServer<'a> {
+    paths: &'a Paths,
+    join: &'a JoinBundle,
+    kept: Option<(Vec<u8>, Client)>,
+}
+
+/// What it answered.
+pub struct Asked {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body; empty if it is longer than was asked for.
+    pub body: Vec<u8>,
+}
+
+/// Why it could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There is nothing to ask with.
+    #[error("there is no certificate to ask with")]
+    Watch(#[from] WatchError),
+    /// TLS cannot be set up.
+    #[error("TLS to the API server cannot be set up: {0}")]
+    Tls(String),
+    /// No answer.
+    #[error("the API server did not answer")]
+    Unreachable(#[from] reqwest::Error),
+}
+
+impl<'a> ApiServer<'a> {
+    /// Connects to nothing yet.
+    pub fn new(paths: &'a Paths, join: &'a JoinBundle) -> Self {
+        Self { paths, join, kept: None }
+    }
+
+    /// Asks once, for the whole of the Node or a part. The certificate is read each time, since the kubelet rotates it.
+    pub async fn ask(&mut self, accept: &str, limit: usize, now: Timestamp) -> Result<Asked, AskError> {
+        let pair = files::read(&self.paths.at(CURRENT)).map_err(WatchError::from)?.ok_or(WatchError::NoCertificate)?;
+        let client = match &self.kept {
+            Some((old, client)) if *old == pair => client.clone(),
+            _ => {
+                let facts = keys::certificate_facts(&pair, &pair, &self.join.node_name);
+                if facts.is_none_or(|facts| plan::ends(facts.not_after, now)) {
+                    return Err(WatchError::NoCertificate.into());
+                }
+                let client = self.client(&pair).map_err(AskError::Tls)?;
+                self.kept = Some((pair, client.clone()));
+                client
+            }
+        };
+        let base = self.join.api_server.trim_end_matches('/');
+        let url = format!("{base}/api/v1/nodes/{}", self.join.node_name);
+        let response = client.get(url).header(reqwest::header::ACCEPT, accept).send().await?;
+        let status = response.status().as_u16();
+        let body = server::body_of(response, limit).await?.unwrap_or_default();
+        Ok(Asked { status, body })
+    }
+
+    fn client(&self, pair: &[u8]) -> Result<Client, String> {
+        let config = tls::api_server(&self.join.certificate_authority, pair).map_err(|error| chain(&error))?;
+        server::client(config).map_err(|error| chain(&error))
+    }
+}
+
 /// Watches a Node until it is Ready.
 pub struct NodeWatch<'a> {
     /// Where the certificate is.
@@ -69,12 +133,12 @@ impl NodeWatch<'_> {
     /// Returns when the Node is Ready. Says when it is registered, and says so when it is not Ready in time; but
     /// goes on, for it may be a network that comes later.
     pub async fn until_ready(&self, now: impl Fn() -> Timestamp) -> Result<(), WatchError> {
-        let mut client = None;
+        let mut server = ApiServer::new(self.paths, self.join);
         let mut registered = false;
         let mut polls = POLL.start();
         let mut deadline = Instant::now() + self.ready_within;
         loop {
-            let view = self.look(&mut client, now()).await?;
+            let view = self.look(&mut server, now()).await?;
             tracing::debug!(view = ?view, "node looked at");
             let there = matches!(view, View::NotReady(_) | View::Ready);
             if there && !registered {
@@ -93,34 +157,13 @@ impl NodeWatch<'_> {
         }
     }
 
-    /// Asks once. The certificate is read each time, since the kubelet rotates it.
-    async fn look(&self, client: &mut Option<(Vec<u8>, Client)>, now: Timestamp) -> Result<View, WatchError> {
-        let pair = files::read(&self.paths.at(CURRENT))?.ok_or(WatchError::NoCertificate)?;
-        if client.as_ref().is_none_or(|(old, _)| *old != pair) {
-            let facts = keys::certificate_facts(&pair, &pair, &self.join.node_name);
-            if facts.is_none_or(|facts| plan::ends(facts.not_after, now)) {
-                return Err(WatchError::NoCertificate);
-            }
-            *client = match self.client(&pair) {
-                Ok(made) => Some((pair, made)),
-                Err(why) => return Ok(View::Unknown(why)),
-            };
+    async fn look(&self, server: &mut ApiServer<'_>, now: Timestamp) -> Result<View, WatchError> {
+        match server.ask("application/json", NODE_LIMIT, now).await {
+            Ok(Asked { status, body }) => Ok(judge(status, &body, self.boot_id.as_deref())),
+            Err(AskError::Watch(error)) => Err(error),
+            Err(AskError::Tls(why)) => Ok(View::Unknown(why)),
+            Err(AskError::Unreachable(error)) => Ok(View::Unknown(chain(&error))),
         }
-        let Some((_, client)) = client else { return Err(WatchError::NoCertificate) };
-        Ok(self.ask(client).await.unwrap_or_else(|error| View::Unknown(chain(&error))))
-    }
-
-    fn client(&self, pair: &[u8]) -> Result<Client, String> {
-        let config = tls::api_server(&self.join.certificate_authority, pair).map_err(|error| chain(&error))?;
-        server::client(config).map_err(|error| chain(&error))
-    }
-
-    async fn ask(&self, client: &Client) -> Result<View, reqwest::Error> {
-        let base = self.join.api_server.trim_end_matches('/');
-        let response = client.get(format!("{base}/api/v1/nodes/{}", self.join.node_name)).send().await?;
-        let status = response.status().as_u16();
-        let body = server::body_of(response, NODE_LIMIT).await?.unwrap_or_default();
-        Ok(judge(status, &body, self.boot_id.as_deref()))
     }
 
     async fn complain(&self, view: &View) {

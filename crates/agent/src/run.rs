@@ -23,10 +23,11 @@ use crate::{
     files::Paths,
     inventory::{self, boot_id},
     keys::{self, KeyError, Keys},
-    node::{NodeWatch, WatchError},
+    node::{ApiServer, NodeWatch, WatchError},
     observe::{self, Look, ObserveError},
     plan::{self, Step},
     report::{Reporter, plain},
+    restart,
     secrets::{self, SecretError},
     server::BootServer,
     state::State,
@@ -168,7 +169,8 @@ pub struct Memory {
 }
 
 impl Agent<'_> {
-    /// Joins. Ends when the Node is Ready, or when it failed too often in a row.
+    /// Joins, and then stays: for secret files that change, and for a restart that the cluster asks for. Ends when it failed too often
+    /// in a row, or where there is nothing to stay for.
     pub async fn run(mut self) -> Result<(), RunError> {
         let inventory = inventory::inventory(self.paths);
         self.greet(&inventory).await;
@@ -201,11 +203,18 @@ impl Agent<'_> {
             tracing::warn!(reason, advice, error = chain(&error), "step failed, will try again");
             sleep(if error.is_refusal() { jittered(self.args.timing.refused_pause) } else { delay }).await;
         }
-        let Self { args, paths, server, reporter, memory, .. } = self;
+        let Self { args, paths, server, reporter, clock, memory } = self;
         // The last report goes its way; whoever waits for it need not wait for what follows.
         drop(reporter);
         if let Some(state) = memory.joined {
-            secrets::keep(paths, server, state, args.timing.refresh).await;
+            let systemctl = Systemctl(args.systemctl.clone());
+            let join = state.join.clone();
+            let api_server = ApiServer::new(paths, &join);
+            let pause = args.timing.restart_poll;
+            tokio::join!(
+                secrets::keep(paths, server, state, args.timing.refresh),
+                restart::watch(api_server, boot_id(paths), &systemctl, pause, || clock.now()),
+            );
         }
         Ok(())
     }

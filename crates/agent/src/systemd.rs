@@ -57,6 +57,11 @@ impl Systemctl {
         self.must("restart", &[UNIT]).await
     }
 
+    /// Restarts the box.
+    pub async fn reboot(&self) -> Result<(), SystemctlError> {
+        self.must("reboot", &[]).await
+    }
+
     /// How the kubelet's unit is, and the last that it said: for a failure's message.
     pub async fn condition(&self) -> String {
         let state = self.run("is-active", &[UNIT]).await.map(|output| said(&output.stdout)).unwrap_or_default();

@@ -46,7 +46,7 @@ pub struct MachineClaimSpec {
     #[schemars(length(min = 1, max = 64))]
     pub machine_uid: String,
     /// The intent in whose window the box claims.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 96))]
     pub intent: String,
     /// The claim key: SubjectPublicKeyInfo of an ECDSA P-256 key, DER in base64.
     #[schemars(length(min = 1, max = 1024))]

@@ -20,6 +20,14 @@ pub const UNCONTESTED: &str = "Uncontested";
 pub const JOINED: &str = "Joined";
 /// Machine and Profile: everything that was asked for is so.
 pub const READY: &str = "Ready";
+/// Machine: it runs the current revision of its Profile.
+pub const UP_TO_DATE: &str = "UpToDate";
+/// Machine: it is out of service, as its spec says, and its Node is empty.
+pub const MAINTENANCE: &str = "Maintenance";
+/// Profile: each machine that ever ran runs the current revision.
+pub const UPDATED: &str = "Updated";
+/// Profile: machines are being updated, or may be.
+pub const PROGRESSING: &str = "Progressing";
 /// Profile: every template renders.
 pub const RENDERED: &str = "Rendered";
 /// Profile: every file that it names is at hand and has the declared checksum.
@@ -108,6 +116,44 @@ pub mod reason {
     pub const FOREIGN_BINDING: &str = "ForeignBinding";
     /// The Machine is being deleted.
     pub const DELETING: &str = "Deleting";
+    /// The machine runs an older revision of its Profile, and nobody updates it.
+    pub const OLD_REVISION: &str = "OldRevision";
+    /// The machine, or some of a Profile's, is being updated.
+    pub const UPDATING: &str = "Updating";
+    /// The update of the machine failed; of a Profile's: of too many, and it stopped.
+    pub const UPDATE_FAILED: &str = "UpdateFailed";
+    /// A person has to begin the update of each machine.
+    pub const ON_DELETE: &str = "OnDelete";
+    /// The rollout is paused by its Profile.
+    pub const PAUSED: &str = "Paused";
+    /// Every machine runs the revision.
+    pub const COMPLETE: &str = "Complete";
+    /// As many machines are down as may be.
+    pub const TOO_MANY_UNAVAILABLE: &str = "TooManyUnavailable";
+    /// As many machines are being updated in the whole cluster as the controller's ceiling allows.
+    pub const CEILING: &str = "UpdateCeiling";
+    /// The revision's kubelet is newer than the API server, which Kubernetes does not support.
+    pub const VERSION_SKEW: &str = "VersionSkew";
+    /// Pods are leaving the Node.
+    pub const DRAINING: &str = "Draining";
+    /// A PodDisruptionBudget keeps Pods on the Node for now, or they are nobody's and would be lost.
+    pub const DRAIN_BLOCKED: &str = "DrainBlocked";
+    /// Pods did not leave in time.
+    pub const DRAIN_TIMEOUT: &str = "DrainTimeout";
+    /// The Node takes no Pods and is empty.
+    pub const DRAINED: &str = "Drained";
+    /// The box was told to restart.
+    pub const RESTARTING: &str = "Restarting";
+    /// The box did not restart in time.
+    pub const NOT_RESTARTED: &str = "NotRestarted";
+    /// The box restarted and did not become Ready in its window.
+    pub const BOOT_FAILED: &str = "BootFailed";
+    /// The box booted another revision than it should have.
+    pub const WRONG_REVISION: &str = "WrongRevision";
+    /// The box is Ready and has to stay so for a while.
+    pub const SETTLING: &str = "Settling";
+    /// The box was Ready and did not stay so.
+    pub const NOT_SETTLED: &str = "NotSettled";
     /// Something else must happen first.
     pub const WAITING: &str = "Waiting";
 }

@@ -17,6 +17,7 @@ pub mod report;
 pub mod time;
 pub mod tpm;
 pub mod types;
+pub mod update;
 
 #[cfg(test)]
 mod schema_tests;

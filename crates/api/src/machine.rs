@@ -13,6 +13,7 @@ use crate::{
     time::Time,
     tpm::{TpmSpec, TpmStatus},
     types::{Fingerprint, Ipv4Cidr, MacAddr, MachineUuid, Sha256},
+    update::UpdateStatus,
 };
 
 /// One physical machine: how it is recognised, which Profile it boots, and what its Node is called.
@@ -30,6 +31,7 @@ use crate::{
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Profile", type_ = "string", json_path = ".status.profile"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
+    printcolumn(name = "UpToDate", type_ = "string", json_path = ".status.conditions[?(@.type==\"UpToDate\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "MAC", type_ = "string", json_path = ".status.boot.mac", priority = 1),
@@ -38,6 +40,8 @@ use crate::{
     printcolumn(name = "Firmware", type_ = "string", json_path = ".status.boot.firmware", priority = 1),
     printcolumn(name = "Identity", type_ = "string", json_path = ".status.identity.level", priority = 1),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.profileRevision", priority = 1),
+    printcolumn(name = "Runs", type_ = "string", json_path = ".status.bootedRevision", priority = 1),
+    printcolumn(name = "Update", type_ = "string", json_path = ".status.update.stage", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label of at most 63 characters: it is part of labels and of the default Node name")
 )]
 #[cfg_attr(test, kube(cel))]
@@ -126,6 +130,12 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSpec>,
 
+    /// True takes the machine out of service: its Node gets no new Pods and those that it has are evicted, with respect for
+    /// PodDisruptionBudgets and without a time limit. The condition `Maintenance` says when it is empty. No update begins
+    /// meanwhile. Without it the Node takes Pods again. The box is neither restarted nor booted into anything else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub maintenance: bool,
+
     /// What happens to the Node when the Machine is deleted. In both cases the window closes and the
     /// kubelet's certificate is not renewed again.
     #[serde(default)]
@@ -149,6 +159,7 @@ impl Default for MachineSpec {
             netboot: None,
             address: None,
             network: None,
+            maintenance: false,
             deletion_policy: DeletionPolicy::default(),
         }
     }
@@ -208,9 +219,16 @@ pub struct MachineStatus {
     /// The Profile that the machine boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// Revision of that Profile: the first ten digits of the SHA-256 of its spec.
+    /// The Profile's current revision, which the next boot gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile_revision: Option<String>,
+    /// The revision that the machine runs: what it was served at the boot after which it was Ready. Two with a `+` between:
+    /// the Profile changed in mid-boot, and the machine got parts of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_revision: Option<String>,
+    /// How far the update to another revision is, or how the last one ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<Box<UpdateStatus>>,
     /// The current intent and its boot window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<IntentStatus>,
@@ -231,7 +249,8 @@ pub struct MachineStatus {
     /// The kubelet's serving certificate may name these and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// Conditions: IdentityUnique, ProfileReady, WindowOpen, Booted, Claimed, Uncontested, Joined, Ready.
+    /// Conditions: IdentityUnique, ProfileReady, WindowOpen, Booted, Claimed, Uncontested, Joined, UpToDate, Ready; and
+    /// Maintenance where the spec asks for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -241,7 +260,7 @@ pub struct MachineStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct IntentStatus {
-    /// Names the intent: `spec.bootIntent`, or `created`.
+    /// Names the intent: `spec.bootIntent`, or `created`; in an update that with the revision and a number.
     pub id: String,
     /// Whether the box may boot and claim now.
     pub state: IntentState,
@@ -331,8 +350,16 @@ impl Machine {
     }
 
     /// Name of the intent that the spec asks for.
-    pub fn wanted_intent(&self) -> &str {
+    pub fn declared_intent(&self) -> &str {
         self.spec.boot_intent.as_deref().unwrap_or(CREATED)
+    }
+
+    /// Name of the intent by which the box boots: the spec's, or that of an update since. The first window is the spec's to
+    /// open; an update, which `spec.update` of the Profile asks for, opens one more.
+    pub fn wanted_intent(&self) -> &str {
+        let declared = self.declared_intent();
+        let update = self.status.as_ref().and_then(|status| status.update.as_deref());
+        update.filter(|update| update.base == declared).map_or(declared, |update| update.intent.as_str())
     }
 }
 

@@ -17,6 +17,12 @@ pub const LABEL_PROFILE: &str = "magnetite.dev/profile";
 /// Annotation of a CertificateSigningRequest: the claim that it was made for.
 pub const ANNOTATION_CLAIM: &str = "magnetite.dev/claim";
 
+/// Annotation of a Node: the controller keeps Pods away from it. Only a Node that has it is let take Pods again.
+pub const ANNOTATION_CORDONED: &str = "magnetite.dev/cordoned";
+/// Annotation of a Node: the box is to restart, if it still runs the boot that is named: `<id>@<boot id of the kernel>`. A boot that
+/// is over cannot be ended twice, so nobody has to remember what was done.
+pub const ANNOTATION_RESTART: &str = "magnetite.dev/restart";
+
 /// Field manager of the controller.
 pub const MANAGER_CONTROLLER: &str = "magnetite-controller";
 /// Field manager of a boot server.

@@ -11,6 +11,7 @@ use crate::{
     machine::IdentityLevel,
     netboot::{NetbootSpec, NetworkSpec},
     types::{Architecture, Sha256},
+    update::{RolloutStatus, UpdateSpec},
 };
 
 /// What a group of machines boots and becomes.
@@ -30,6 +31,9 @@ use crate::{
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(name = "Machines", type_ = "integer", json_path = ".status.machines"),
+    printcolumn(name = "UpToDate", type_ = "integer", json_path = ".status.upToDate"),
+    printcolumn(name = "Updating", type_ = "integer", json_path = ".status.updating", priority = 1),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.failed", priority = 1),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: it is used as a label")
@@ -85,6 +89,10 @@ pub struct ProfileSpec {
     /// What machines are told with their addresses, where the boot server gives addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSpec>,
+
+    /// How machines that run an older revision of this Profile get the current one. Default: when a person says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateSpec>,
 }
 
 /// What is booted, per architecture, and what a later boot gets.
@@ -379,16 +387,29 @@ pub struct ProfileStatus {
     /// Generation of the spec that this status answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Revision: the first ten digits of the SHA-256 of the spec. Machines show the one that they boot.
+    /// Revision: the first ten digits of the SHA-256 of the spec without `selector` and `update`, which change nothing of a
+    /// boot. What a ConfigMap says is no part of it: name another ConfigMap where it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
     /// How many Machines boot this Profile.
     #[serde(default)]
     pub machines: i32,
+    /// How many of them run this revision.
+    #[serde(default)]
+    pub up_to_date: i32,
+    /// How many of them are being updated.
+    #[serde(default)]
+    pub updating: i32,
+    /// How many updates to this revision failed.
+    #[serde(default)]
+    pub failed: i32,
+    /// Who may update itself now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
     /// Why it is not Ready, in one word. Absent when it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Conditions: Rendered, ArtifactsReady, Ready; where its machines join by certificate also JoinBypassPossible
+    /// Conditions: Rendered, ArtifactsReady, Updated, Progressing, Ready; where its machines join by certificate also JoinBypassPossible
     /// and AutoRenewBypass, which are bad where they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -396,9 +417,16 @@ pub struct ProfileStatus {
 }
 
 impl ProfileSpec {
-    /// Revision of this spec: the first ten hexadecimal digits of the SHA-256 of its JSON.
+    /// How its machines are updated.
+    pub fn update(&self) -> UpdateSpec {
+        self.update.clone().unwrap_or_default()
+    }
+
+    /// Revision of this spec: the first ten hexadecimal digits of the SHA-256 of its JSON, without what changes nothing of a
+    /// boot. To pause an update, or to select further machines, must not make a new revision.
     pub fn revision(&self) -> String {
-        let json = serde_json::to_vec(self).expect("a spec has string keys only, so it is JSON");
+        let booted = Self { selector: None, update: None, ..self.clone() };
+        let json = serde_json::to_vec(&booted).expect("a spec has string keys only, so it is JSON");
         Sha256::of(&json).short()
     }
 }

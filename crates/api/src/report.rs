@@ -113,6 +113,11 @@ pub struct BootRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub failed_loaders: Vec<String>,
+    /// Revision of the Profile that was served. Absent if the box was sent on to its disk; two with a `+` between if the
+    /// Profile changed between script and config.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub revision: Option<String>,
     /// The boots before this one, newest first. At most 5.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5))]
@@ -130,6 +135,10 @@ pub struct EarlierBoot {
     /// The furthest step that it reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub furthest: Option<BootStepName>,
+    /// Revision of the Profile that was served in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub revision: Option<String>,
     /// The loader that was offered in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
@@ -268,6 +277,7 @@ impl BootRecord {
             started_at: self.started_at.clone(),
             last_seen: self.last_seen.clone(),
             furthest: self.furthest().map(|step| step.name),
+            revision: self.revision.clone(),
             loader: self.loader.clone(),
             failure: self.failure.clone(),
         }

@@ -72,7 +72,7 @@ fn a_node_s_name_stays(#[case] before: Value, #[case] after: Value, #[case] refu
 #[test]
 fn profile_rules() {
     type Case<'a> = (&'a dyn Fn(&mut Value), Option<&'a str>);
-    let cases: [Case<'_>; 24] = [
+    let cases: [Case<'_>; 32] = [
         (&|_| {}, None),
         (&|spec| spec["boot"] = json!({}), Some("boot needs x86_64 or aarch64")),
         (&|spec| spec["boot"]["aarch64"]["kernel"]["url"] = json!("http://x/k"), Some("exactly one of url and file")),
@@ -112,11 +112,44 @@ fn profile_rules() {
             Some("Magnetite's to set"),
         ),
         (&|spec| spec["join"] = json!({ "kubeletArgs": ["--config-files=x"] }), None),
+        (&|spec| spec["update"] = json!({}), None),
+        (&|spec| spec["update"] = json!({ "maxUnavailable": 3 }), None),
+        (&|spec| spec["update"] = json!({ "maxUnavailable": "10%" }), None),
+        (&|spec| spec["update"] = json!({ "maxUnavailable": "100%" }), None),
+        (&|spec| spec["update"] = json!({ "maxUnavailable": 0 }), Some("a number from 1")),
+        (&|spec| spec["update"] = json!({ "maxUnavailable": "0%" }), Some("a number from 1")),
+        (&|spec| spec["update"] = json!({ "maxUnavailable": "101%" }), Some("a number from 1")),
+        (&|spec| spec["update"] = json!({ "maxUnavailable": "ten" }), Some("a number from 1")),
     ];
     for (index, (change, refused)) in cases.into_iter().enumerate() {
         eprintln!("case {index}");
         check(profile(change).validate_cel().err(), refused);
     }
+}
+
+#[test]
+fn what_changes_nothing_of_a_boot_makes_no_revision() {
+    let revision = |change: &dyn Fn(&mut Value)| profile(change).spec.revision();
+    let plain = revision(&|_| {});
+    assert_eq!(revision(&|spec| spec["update"] = json!({ "paused": true })), plain);
+    assert_eq!(revision(&|spec| spec["selector"] = json!({ "matchLabels": { "a": "b" } })), plain);
+    assert_ne!(revision(&|spec| spec["variables"] = json!({ "a": "b" })), plain);
+}
+
+#[test]
+fn an_update_is_an_intent_until_the_spec_names_another() {
+    let at = "2026-11-21T12:00:00Z";
+    let update = json!({
+        "number": 2, "revision": "0123456789", "base": "created", "intent": "created.0123456789.2", "stage": "Booting",
+        "since": at, "startedAt": at,
+    });
+    let with = |spec: Value| {
+        let mut machine = machine(spec);
+        machine.status = Some(serde_json::from_value(json!({ "update": update })).unwrap());
+        machine.wanted_intent().to_owned()
+    };
+    assert_eq!(with(json!({ "macs": [MAC] })), "created.0123456789.2");
+    assert_eq!(with(json!({ "macs": [MAC], "bootIntent": "again" })), "again");
 }
 
 /// One further file of a name.

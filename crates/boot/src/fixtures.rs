@@ -119,6 +119,7 @@ pub(crate) fn boot(began: i64, steps: &[BootStep]) -> BootRecord {
         steps: steps.to_vec(),
         failure: None,
         loader: None,
+        revision: None,
         failed_loaders: Vec::new(),
         previous: Vec::new(),
     }

@@ -56,6 +56,8 @@ pub struct Detail {
     pub words: Option<String>,
     /// IP address of the peer.
     pub address: Option<String>,
+    /// Revision of the Profile that was served.
+    pub revision: Option<String>,
 }
 
 impl Detail {
@@ -67,6 +69,12 @@ impl Detail {
     /// Bytes sent.
     pub fn bytes(bytes: u64) -> Self {
         Self { bytes: Some(bytes), ..Self::default() }
+    }
+
+    /// With the revision that was served.
+    pub fn of_revision(mut self, revision: &str) -> Self {
+        self.revision = Some(revision.to_owned());
+        self
     }
 
     /// With the peer's address.
@@ -208,6 +216,7 @@ fn begin(machine: &Machine, now: Timestamp) -> Entry {
         steps: Vec::new(),
         failure: None,
         loader: None,
+        revision: None,
         failed_loaders: Vec::new(),
         previous: Vec::new(),
     };
@@ -247,8 +256,9 @@ fn set_failure(
 }
 
 fn add(machine: &Machine, boot: &mut BootRecord, name: BootStepName, detail: Detail, now: Timestamp) {
-    let Detail { bytes, words, address } = detail;
+    let Detail { bytes, words, address, revision } = detail;
     boot.address = address.or(boot.address.take());
+    boot.revision = served(boot.revision.take(), name, revision);
     let bytes = bytes.and_then(|bytes| i64::try_from(bytes).ok());
     let words = words.map(|words| clean(&words, 200));
     let (machine, step) = (machine.name_any(), name.as_str());
@@ -269,6 +279,20 @@ fn add(machine: &Machine, boot: &mut BootRecord, name: BootStepName, detail: Det
     }
 }
 
+/// The revision that a box boots. The script begins it (and one that boots the box locally serves none); a config of another
+/// revision than the script's makes a mixture, which is no revision's machine.
+fn served(before: Option<String>, step: BootStepName, revision: Option<String>) -> Option<String> {
+    match (before, revision) {
+        (_, revision) if step == BootStepName::ScriptServed => revision,
+        (None, revision) => revision,
+        (Some(before), Some(revision)) if !before.split('+').any(|part| part == revision) => {
+            let first = before.split('+').next().unwrap_or_default();
+            Some(format!("{first}+{revision}"))
+        }
+        (Some(before), _) => Some(before),
+    }
+}
+
 /// What a box says is not to be believed, and not to break a terminal: no control characters, and bounded.
 pub fn clean(text: &str, most: usize) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
@@ -276,7 +300,9 @@ pub fn clean(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use BootStepName::{AgentStarted, CertificateReceived, Claiming, FirmwareSeen, LoaderSent, ScriptServed};
+    use BootStepName::{
+        AgentStarted, CertificateReceived, Claiming, ConfigFetched, FirmwareSeen, LoaderSent, ScriptServed,
+    };
     use magnetite_api::{netboot::NetbootSpec, report::Firmware};
     use magnetite_boot::{client::ClientClass, fleet::Identity, ladder, plan::Ignored};
     use rstest::rstest;
@@ -380,6 +406,22 @@ mod tests {
         records.asked(&machine("box"), &request, at(0), |_| Answer::Ignore(Ignored::NoLoader));
         let failure = records.get("box").unwrap().boot.failure.unwrap();
         assert_eq!((failure.step, failure.reason.as_str()), (FirmwareSeen, "NoLoader"));
+    }
+
+    #[test]
+    fn the_revision_is_the_one_that_was_served() {
+        let records = Records::default();
+        let serve = |step, revision: Option<&str>| {
+            let detail = revision.map_or(Detail::default(), |revision| Detail::default().of_revision(revision));
+            records.step(&machine("box"), step, detail, at(0));
+            records.get("box").unwrap().boot.revision
+        };
+        assert_eq!(serve(ScriptServed, Some("a")).as_deref(), Some("a"));
+        assert_eq!(serve(AgentStarted, None).as_deref(), Some("a"));
+        assert_eq!(serve(ConfigFetched, Some("b")).as_deref(), Some("a+b"), "the Profile changed in mid-boot");
+        assert_eq!(serve(ConfigFetched, Some("c")).as_deref(), Some("a+c"));
+        assert_eq!(serve(ScriptServed, Some("b")).as_deref(), Some("b"), "it began anew");
+        assert_eq!(serve(ScriptServed, None), None, "sent on to its disk");
     }
 
     #[test]

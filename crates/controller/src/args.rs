@@ -33,6 +33,11 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_TPM_AUTHORITIES", value_name = "PATH")]
     pub tpm_authorities: Option<PathBuf>,
 
+    /// How many machines may be updated at once in the whole cluster, whatever Profiles say. Default: 10, or 5 % of all Machines,
+    /// whichever is more. There is no way to switch it off.
+    #[arg(long, env = "MAGNETITE_UPDATE_CEILING", value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "NUMBER")]
+    pub update_ceiling: Option<u32>,
+
     /// Write only while holding the Lease `magnetite-controller`. Without it two controllers would get in each
     /// other's way (`--leader-elect=false`, for one that is surely alone).
     #[arg(

@@ -20,11 +20,13 @@ use kube::{
 use magnetite_tpm::verifier::Authorities;
 
 use crate::{
+    drain::Refusals,
     error::{Class, Error},
     lease::Leader,
     metrics::Metrics,
     preflight::Preflight,
     profile::renders::Renders,
+    rollout::{ApiServerVersion, Places},
     stores::Stores,
 };
 
@@ -54,6 +56,8 @@ pub struct Settings {
     pub namespace: String,
     /// Makers of TPMs that are believed; none: all are.
     pub tpm_authorities: Option<Authorities>,
+    /// How many machines may be updated at once, whatever Profiles say.
+    pub update_ceiling: Option<u32>,
 }
 
 /// What every reconcile has at hand.
@@ -72,6 +76,12 @@ pub struct Context {
     pub renders: Renders,
     /// Ways into the cluster that pass beside us.
     pub preflight: Preflight,
+    /// What was said to evictions.
+    pub refusals: Refusals,
+    /// How many machines each Profile lets update itself.
+    pub places: Places,
+    /// The API server's version.
+    pub api_server: ApiServerVersion,
     /// The time. An argument of everything that decides.
     pub clock: fn() -> Timestamp,
     reporter: Reporter,
@@ -91,7 +101,22 @@ impl Context {
         let reporter = magnetite_api::names::MANAGER_CONTROLLER.into();
         let failures = Mutex::default();
         let (renders, preflight) = (Renders::default(), Preflight::default());
-        Self { client, stores, settings, leader, metrics, renders, preflight, clock, reporter, failures }
+        let (refusals, places, api_server) = (Refusals::default(), Places::default(), ApiServerVersion::default());
+        Self {
+            client,
+            stores,
+            settings,
+            leader,
+            metrics,
+            renders,
+            preflight,
+            refusals,
+            places,
+            api_server,
+            clock,
+            reporter,
+            failures,
+        }
     }
 
     /// Publishes an Event. That it cannot is logged and no more: no decision hangs on it.

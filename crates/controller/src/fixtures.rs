@@ -90,6 +90,11 @@ pub fn node(name: &str, owner: Option<&str>) -> NodeSeen {
         heartbeat: Some(t0()),
         labels: [].into(),
         managed: [].into(),
+        unschedulable: false,
+        cordoned: false,
+        restart: None,
+        boot_id: "boot-1".into(),
+        kubelet: "v1.34.2".into(),
     }
 }
 

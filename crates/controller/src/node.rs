@@ -14,7 +14,9 @@ use kube::{
 use magnetite_api::{
     Machine, Profile,
     machine::IdentityStatus,
-    names::{LABEL_MACHINE, LABEL_MACHINE_UID, LABEL_PROFILE, MANAGER_CONTROLLER},
+    names::{
+        ANNOTATION_CORDONED, ANNOTATION_RESTART, LABEL_MACHINE, LABEL_MACHINE_UID, LABEL_PROFILE, MANAGER_CONTROLLER,
+    },
 };
 
 use crate::error::{Error, gone_is_fine};
@@ -56,12 +58,23 @@ pub struct NodeSeen {
     pub labels: BTreeMap<String, String>,
     /// Keys of the labels that this controller set.
     pub managed: BTreeSet<String>,
+    /// True if no new Pods come to it.
+    pub unschedulable: bool,
+    /// True if it was this controller that keeps them away.
+    pub cordoned: bool,
+    /// What its agent is asked to restart for.
+    pub restart: Option<String>,
+    /// The kernel's name for the boot that it runs.
+    pub boot_id: String,
+    /// The kubelet's version.
+    pub kubelet: String,
 }
 
 impl NodeSeen {
     /// Reads what matters from a Node.
     pub fn of(node: &Node) -> Self {
         let status = node.status.as_ref();
+        let info = status.and_then(|status| status.node_info.as_ref());
         let ready = status.and_then(|status| status.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready"));
         let readiness = match ready.map(|condition| condition.status.as_str()) {
             Some("True") => Readiness::Ready,
@@ -79,6 +92,11 @@ impl NodeSeen {
             heartbeat: ready.and_then(|condition| Some(condition.last_heartbeat_time.clone()?.0)),
             labels: node.labels().clone(),
             managed: managed_labels(node),
+            unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false),
+            cordoned: node.annotations().contains_key(ANNOTATION_CORDONED),
+            restart: node.annotations().get(ANNOTATION_RESTART).cloned(),
+            boot_id: info.map(|info| info.boot_id.clone()).unwrap_or_default(),
+            kubelet: info.map(|info| info.kubelet_version.clone()).unwrap_or_default(),
         }
     }
 

@@ -26,7 +26,7 @@ use kube::{
 };
 use magnetite_api::{
     BootReport, Machine, MachineClaim, Profile, claim::Decision, conditions, names::ANNOTATION_CLAIM,
-    report::SubjectKind,
+    report::SubjectKind, update::UpdateStage,
 };
 use magnetite_boot::fleet::Fleet;
 use serde::de::DeserializeOwned;
@@ -318,8 +318,22 @@ async fn each<K>(
     }
 }
 
-/// What of a Machine concerns others: not its status.
-pub(crate) type Fingerprint = (Option<String>, Option<i64>, BTreeMap<String, String>);
+/// What of a Machine concerns others: its spec and labels, and what a rollout goes by. The rest of its status does not.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Fingerprint {
+    declared: (Option<String>, Option<i64>, BTreeMap<String, String>),
+    rolls: Rolls,
+}
+
+/// What a rollout goes by: Profile, revision, whether it is Ready, and where its update is.
+type Rolls = (Option<String>, Option<String>, bool, Option<(i64, UpdateStage)>);
+
+fn rolls(machine: &Machine) -> Rolls {
+    let Some(status) = &machine.status else { return Rolls::default() };
+    let ready = conditions::is_true(&status.conditions, conditions::READY);
+    let update = status.update.as_deref().map(|update| (update.number, update.stage));
+    (status.profile.clone(), status.booted_revision.clone(), ready, update)
+}
 
 pub(crate) fn machine_changed(
     stores: &Stores,
@@ -328,8 +342,12 @@ pub(crate) fn machine_changed(
 ) -> Concerned {
     let name = machine.name_any();
     let present = stores.machines.get(&ObjectRef::from_obj(&*machine)).is_some();
-    let fingerprint = (machine.uid(), machine.metadata.generation, machine.labels().clone());
-    let same = present && before.get(&name) == Some(&fingerprint);
+    let declared = (machine.uid(), machine.metadata.generation, machine.labels().clone());
+    let fingerprint = Fingerprint { declared, rolls: rolls(&machine) };
+    let known = before.get(&name).filter(|_| present);
+    let same = known.is_some_and(|known| known.declared == fingerprint.declared);
+    let still = known.is_some_and(|known| known.rolls == fingerprint.rolls);
+    let profile = fingerprint.rolls.0.clone();
     if present {
         before.insert(name.clone(), fingerprint);
     } else {
@@ -344,6 +362,9 @@ pub(crate) fn machine_changed(
             now.contains(&other.name_any()) || node::is_named(other, &machine.node_name()) || in_doubt(other)
         }));
         concerned.profiles = stores.profiles.state();
+    }
+    if same && !still {
+        concerned.profiles = profile.and_then(|name| stores.profiles.get(&ObjectRef::new(&name))).into_iter().collect();
     }
     concerned.claims = stores.claims.state_filter(|claim| claim.spec.machine == name && !is_decided(claim));
     concerned

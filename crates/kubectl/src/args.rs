@@ -21,6 +21,8 @@ use magnetite_api::Fingerprint;
   kubectl magnetite preview r7-u01 --catalog ./site    all that it would get, before it is powered on
   kubectl magnetite approve r7-u01 7f3a-91c2-0b5d-44e1 this box is the right one
   kubectl magnetite conflict r7-u01                    two keys claimed it: both sides
+  kubectl magnetite rollout status workers --watch     how far a changed Profile is with its machines
+  kubectl magnetite maintenance r7-u01                 empty its Node, and keep it so
   kubectl magnetite doctor                             the whole installation at a glance
   kubectl magnetite --completion bash > ~/.local/share/bash-completion/completions/kubectl-magnetite
 
@@ -45,6 +47,69 @@ pub enum Command {
     Approve(Approve),
     Conflict(Conflict),
     Doctor(Doctor),
+    Rollout(Rollout),
+    Maintenance(Maintenance),
+}
+
+/// Show how far the machines of a Profile are with its current revision; pause, resume or retry that.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kubectl magnetite rollout status workers --watch
+  kubectl magnetite rollout pause workers       no further machine begins; what has begun is finished
+  kubectl magnetite rollout resume workers
+  kubectl magnetite rollout retry workers       those that failed are tried again
+
+It sets spec.update.paused and spec.update.retry of the Profile, which a file in a repository can do as well. To go back to an
+earlier revision, apply the earlier Profile: its revision is then the current one again.
+Exit codes: 0 done, complete or under way; 1 the rollout stopped, or it could not be done; 2 wrong arguments.")]
+pub struct Rollout {
+    /// What to do.
+    #[arg(value_enum)]
+    pub what: What,
+
+    /// Name of the Profile.
+    pub profile: String,
+
+    /// status: go on until every machine runs the revision, or the rollout stops.
+    #[arg(short, long)]
+    pub watch: bool,
+
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// What to do about a rollout.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Show how far it is.
+    Status,
+    /// No further machine begins.
+    Pause,
+    /// Machines begin again.
+    Resume,
+    /// Machines whose update failed are tried again.
+    Retry,
+}
+
+/// Take a machine out of service: its Node gets no new Pods, and those that it has are evicted. Or give it back.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kubectl magnetite maintenance r7-u01
+  kubectl wait --for=condition=Maintenance machine/r7-u01 --timeout=30m      it is empty
+  kubectl magnetite maintenance r7-u01 --off
+
+It sets spec.maintenance of the Machine, which a file in a repository can do as well.
+Exit codes: 0 done; 1 it could not be done; 2 wrong arguments.")]
+pub struct Maintenance {
+    /// Name of the Machine.
+    pub machine: String,
+
+    /// Give it back: its Node takes Pods again.
+    #[arg(long)]
+    pub off: bool,
+
+    #[command(flatten)]
+    pub cluster: Cluster,
 }
 
 /// Say that a box is the right one, by the fingerprint that it shows on its console. Without a fingerprint: show the keys that

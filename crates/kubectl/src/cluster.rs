@@ -8,7 +8,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use magnetite_api::{BootReport, Machine, MachineClaim, names, report::SubjectKind};
+use magnetite_api::{BootReport, Machine, MachineClaim, Profile, names, report::SubjectKind};
 use serde_json::{Value, json};
 
 use crate::{args::Cluster, error::Error, suggest::nearest};
@@ -103,6 +103,42 @@ pub async fn machine(client: &Client, name: &str) -> Result<Machine, Error> {
         Err(_) => Vec::new(),
     };
     Err(Error::NoMachine { name: name.to_owned(), near })
+}
+
+/// All Machines.
+///
+/// # Errors
+/// If they may not be read.
+pub async fn machines(client: &Client) -> Result<Vec<Machine>, Error> {
+    let api: Api<Machine> = Api::all(client.clone());
+    api.list(&ListParams::default()).await.map(|list| list.items).map_err(|error| refusal("Machines", error))
+}
+
+/// One Profile.
+///
+/// # Errors
+/// If there is none, or it may not be read.
+pub async fn profile(client: &Client, name: &str) -> Result<Profile, Error> {
+    let api: Api<Profile> = Api::all(client.clone());
+    match api.get(name).await {
+        Ok(profile) => Ok(profile),
+        Err(kube::Error::Api(status)) if status.code == 404 => Err(Error::NoProfile(name.to_owned())),
+        Err(error) => Err(refusal(&format!("the Profile {name}"), error)),
+    }
+}
+
+/// Changes a Profile.
+///
+/// # Errors
+/// If there is none, or it may not be changed.
+pub async fn change_profile(client: &Client, name: &str, patch: &Value) -> Result<(), Error> {
+    let api: Api<Profile> = Api::all(client.clone());
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Err(Error::NoProfile(name.to_owned())),
+        Err(kube::Error::Api(status)) => Err(Error::ChangeProfile(name.to_owned(), status.message.clone())),
+        Err(error) => Err(refusal(&format!("the Profile {name}"), error)),
+    }
 }
 
 /// All claims of one Machine.

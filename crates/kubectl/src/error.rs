@@ -48,6 +48,12 @@ pub enum Error {
     /// It may not be changed.
     #[error("the Machine {0:?} could not be changed: {1}")]
     Change(String, String),
+    /// Nothing of that name.
+    #[error("there is no Profile {0:?}; see kubectl get profiles.magnetite.dev")]
+    NoProfile(String),
+    /// It may not be changed.
+    #[error("the Profile {0:?} could not be changed: {1}")]
+    ChangeProfile(String, String),
     /// The folder is no data folder.
     #[error("{0} holds no folder \"machines\": give the --data-dir of a boot server")]
     NoRecords(PathBuf),

@@ -10,6 +10,7 @@ mod doctor;
 mod error;
 mod preview;
 mod records;
+mod rollout;
 mod sides;
 mod style;
 mod suggest;
@@ -22,15 +23,18 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
+use jiff::tz::TimeZone;
 use magnetite_api::Fingerprint;
 use magnetite_daemon::clock;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{
-    args::{Args, Command, Output},
+    args::{Args, Command, Output, What},
     declared::Declared,
     error::Error,
     preview::{Preview, Supposed},
+    rollout::Rollout,
     style::Style,
     timeline::Timeline,
 };
@@ -39,6 +43,8 @@ use crate::{
 const STOPPED: u8 = 1;
 /// Wrong arguments, as clap says it too.
 const WRONG: u8 = 2;
+/// How often a rollout that is watched is looked at.
+const PAUSE: Duration = Duration::from_secs(2);
 /// After this long somebody wants to know what is waited for.
 const LONG: Duration = Duration::from_secs(2);
 
@@ -60,6 +66,8 @@ fn main() -> ExitCode {
         Command::Approve(args) => approve(&args.machine, args.fingerprint, &args.cluster),
         Command::Conflict(args) => approve(&args.machine, args.keep, &args.cluster),
         Command::Doctor(args) => doctor(&args),
+        Command::Rollout(args) => rollout(&args),
+        Command::Maintenance(args) => maintenance(&args),
     };
     match answered {
         Ok(true) => ExitCode::SUCCESS,
@@ -129,6 +137,64 @@ fn approve(machine: &str, key: Option<Fingerprint>, cluster: &args::Cluster) -> 
         let word = approve::word(&known, &sides, key, clock::now())?;
         cluster::change(&client, &known, &word.patch).await?;
         write(&word.told)?;
+        Ok(true)
+    })
+}
+
+/// Shows a rollout or changes it; true unless it stopped.
+fn rollout(args: &args::Rollout) -> Result<bool, Error> {
+    let args::Rollout { what, profile: name, watch, cluster } = args;
+    let update = match what {
+        What::Status => return status(name, *watch, cluster),
+        What::Pause => json!({ "paused": true }),
+        What::Resume => json!({ "paused": null }),
+        What::Retry => json!({ "retry": clock::now().to_zoned(TimeZone::UTC).strftime("%Y%m%d-%H%M%S").to_string() }),
+    };
+    wait(async {
+        let client = cluster::client(cluster).await?;
+        cluster::change_profile(&client, name, &json!({ "spec": { "update": update } })).await?;
+        write(&format!("Profile {name}: {}\n", match what {
+            What::Pause => "no further machine begins; what has begun is finished",
+            What::Resume => "machines begin again",
+            What::Retry | What::Status => "machines whose update failed are tried again",
+        }))?;
+        Ok(true)
+    })
+}
+
+fn status(name: &str, watch: bool, cluster: &args::Cluster) -> Result<bool, Error> {
+    let mut shown = None;
+    loop {
+        let rollout = wait(async {
+            // Each look has a runtime of its own, and a client belongs to one.
+            let client = cluster::client(cluster).await?;
+            let profile = cluster::profile(&client, name).await?;
+            Ok(Rollout::of(&profile, &cluster::machines(&client).await?))
+        })?;
+        if shown.as_ref() != Some(&rollout) {
+            write(&rollout.text(Style::of_stdout()))?;
+        }
+        if !watch || rollout.is_complete() || rollout.is_stopped() {
+            return Ok(!rollout.is_stopped());
+        }
+        shown = Some(rollout);
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Takes a machine out of service, or gives it back.
+fn maintenance(args: &args::Maintenance) -> Result<bool, Error> {
+    let args::Maintenance { machine: name, off, cluster } = args;
+    wait(async {
+        let client = cluster::client(cluster).await?;
+        let machine = cluster::machine(&client, name).await?;
+        cluster::change(&client, &machine, &json!({ "spec": { "maintenance": !off } })).await?;
+        let told = if *off {
+            format!("Machine {name}: its Node takes Pods again\n")
+        } else {
+            format!("Machine {name}: its Node is being emptied; kubectl wait --for=condition=Maintenance machine/{name}\n")
+        };
+        write(&told)?;
         Ok(true)
     })
 }

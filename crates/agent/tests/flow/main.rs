@@ -9,7 +9,7 @@ use magnetite_swtpm::Swtpm;
 
 use crate::{
     node_box::{NodeBox, TOKEN, told},
-    site::{CAPABILITY, Node, Reply, Site},
+    site::{BOOT_ID, CAPABILITY, Node, Reply, Site},
 };
 
 const CURRENT: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
@@ -143,6 +143,27 @@ async fn secret_files_are_there_before_the_kubelet_and_follow_the_cluster() {
     }
     assert_eq!(node.read(FILE), "canary-two");
     assert_eq!(site.fixed().claims.len(), 1);
+}
+
+#[tokio::test]
+async fn the_cluster_restarts_a_box_once() {
+    let reboots = |node: &NodeBox| node.calls().iter().filter(|call| *call == "reboot").count();
+    let site = Site::start(&[Reply::Grant], &[Node::Ready, Node::Restart("another-boot"), Node::Restart(BOOT_ID)]);
+    let node = NodeBox::fresh();
+    // The fake systemctl ends no boot, so it is asked again; a box would be gone.
+    tokio::select! {
+        output = node.run(&site, &["--restart-poll=1"]) => panic!("it ends: {}", told(&output)),
+        () = until(|| reboots(&node) > 0) => {}
+    }
+    assert_eq!(site.fixed().claims.len(), 1);
+    // Of a boot that is over nothing is said any more.
+    let other = Site::start(&[Reply::Grant], &[Node::Ready, Node::Restart("another-boot"), Node::Missing, Node::Restart("x")]);
+    let node = NodeBox::fresh();
+    tokio::select! {
+        output = node.run(&other, &["--restart-poll=1"]) => panic!("it ends: {}", told(&output)),
+        () = until(|| other.fixed().nodes.len() == 1) => {}
+    }
+    assert_eq!(reboots(&node), 0);
 }
 
 /// Waits for a condition, looking again and again.

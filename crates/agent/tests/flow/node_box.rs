@@ -87,7 +87,7 @@ impl NodeBox {
         command.env("MAGNETITE_SERVER", format!("https://{}/a/1/{CAPABILITY}", site.server));
         command.env("MAGNETITE_PIN", &site.pin).env("MAGNETITE_MACHINE", "m-1").env("MAGNETITE_NODE_NAME", "box-1");
         command.env("MAGNETITE_INTENT", "created").env("MAGNETITE_JOIN", "certificate");
-        command.env("MAGNETITE_LOG", "debug");
+        command.env("MAGNETITE_LOG", "debug").env("MAGNETITE_RESTART_POLL", "0");
         command.arg("--root").arg(self.at("")).arg("--systemctl").arg(self.systemd("systemctl"));
         command.args(["--refused-pause=0", "--retry-ceiling=0", "--attempts=2"]).args(more);
         let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;

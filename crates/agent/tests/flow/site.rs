@@ -66,6 +66,8 @@ pub enum Node {
     Missing,
     NotReady,
     Ready,
+    /// Ready, and asked for the end of this boot.
+    Restart(&'static str),
 }
 
 /// What was said to the two servers, and what they will answer. The last answer is repeated.
@@ -303,11 +305,16 @@ async fn report(State(site): State<Site>, Json(report): Json<ReportRequest>) -> 
 }
 
 async fn node(State(site): State<Site>) -> Response {
-    let ready = match next(&mut site.fixed().nodes) {
+    let node = next(&mut site.fixed().nodes);
+    let ready = match node {
         Node::Missing => return StatusCode::NOT_FOUND.into_response(),
         Node::NotReady => "False",
-        Node::Ready => "True",
+        Node::Ready | Node::Restart(_) => "True",
+    };
+    let asked = match node {
+        Node::Restart(boot) => serde_json::json!({"magnetite.dev/restart": format!("created.0123456789.1@{boot}")}),
+        Node::Missing | Node::NotReady | Node::Ready => serde_json::json!({}),
     };
     let condition = serde_json::json!({"type": "Ready", "status": ready, "message": "no network plugin"});
-    Json(serde_json::json!({"status": {"conditions": [condition], "nodeInfo": {"bootID": BOOT_ID}}})).into_response()
+    Json(serde_json::json!({"metadata": {"annotations": asked}, "status": {"conditions": [condition], "nodeInfo": {"bootID": BOOT_ID}}})).into_response()
 }

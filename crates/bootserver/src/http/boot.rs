@@ -39,9 +39,8 @@ pub async fn script(
     let links = app.site_asked(&reached).links(&machine, architecture, intent, unix(now));
     let profile = view.profile(&machine);
     let conflicted = !view.fleet.conflicts(&machine).is_empty();
-    let served = |words: String| {
-        app.records.step(&machine, BootStepName::ScriptServed, Detail::words(words).at_peer(peer.ip()), now);
-    };
+    let step = |detail: Detail| app.records.step(&machine, BootStepName::ScriptServed, detail.at_peer(peer.ip()), now);
+    let served = |words: String| step(Detail::words(words));
     let wait = |seconds, why: &str| {
         served(format!("{WAITS}{why}"));
         text(SCRIPT, render::wait_script(&machine, why, seconds, &links))
@@ -64,7 +63,8 @@ pub async fn script(
             }
             match render::script(&profile, &machine, architecture, &links) {
                 Ok(script) => {
-                    served(format!("boots profile {}", profile.revision()));
+                    let revision = profile.revision();
+                    step(Detail::words(format!("boots profile {revision}")).of_revision(revision));
                     text(SCRIPT, script)
                 }
                 Err(error) => {
@@ -108,7 +108,7 @@ pub async fn ignition(
     let agent = app.agent_link(&site, &machine, architecture, &links, intent, unix(now));
     match render::ignition(&profile, &machine, architecture, view.ignition(&profile), &links, agent.as_ref()) {
         Ok(config) => {
-            let detail = Detail::bytes(config.len() as u64).at_peer(peer.ip());
+            let detail = Detail::bytes(config.len() as u64).of_revision(profile.revision()).at_peer(peer.ip());
             app.records.step(&machine, BootStepName::ConfigFetched, detail, now);
             text("application/vnd.coreos.ignition+json", config)
         }

@@ -8,7 +8,11 @@ use std::{
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::watcher::Event};
-use magnetite_api::{Machine, MachineClaim, Profile, machine::MachineStatus};
+use magnetite_api::{
+    Machine, MachineClaim, Profile,
+    machine::MachineStatus,
+    update::{UpdateStage, UpdateStatus},
+};
 
 /// An object of which only a part is read here.
 pub trait Trim: Resource<DynamicType = ()> + Clone + Debug + PartialEq {
@@ -19,13 +23,21 @@ pub trait Trim: Resource<DynamicType = ()> + Clone + Debug + PartialEq {
 impl Trim for Machine {
     fn trim(&mut self) {
         // What is told of a Machine's boot comes from boot servers in the first place.
-        self.status = self.status.take().map(|MachineStatus { intent, identity, tpm, .. }| MachineStatus {
+        self.status = self.status.take().map(|MachineStatus { intent, identity, tpm, update, .. }| MachineStatus {
             intent,
             identity,
             tpm,
+            update: update.map(still),
             ..MachineStatus::default()
         });
     }
+}
+
+/// Of an update only the intent is read here; what it waits for changes all the time.
+fn still(update: Box<UpdateStatus>) -> Box<UpdateStatus> {
+    let UpdateStatus { since: _, reason: _, message: _, stage: _, ref started_at, .. } = *update;
+    let (since, stage) = (started_at.clone(), UpdateStage::Draining);
+    Box::new(UpdateStatus { since, stage, reason: None, message: None, ..*update })
 }
 
 impl Trim for Profile {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     context::Context,
-    csr,
+    csr, drain,
     error::{Error, gone_is_fine},
     metrics::phase_name,
     node,
@@ -51,6 +51,10 @@ async fn one(machine: &Machine, action: &Action, ctx: &Context) -> Result<(), Er
         }
         Action::LabelNode { node, uid, labels } => node::label(&ctx.client, node, uid, labels).await,
         Action::RemoveNode { node, uid } => node::remove(&ctx.client, node, uid).await,
+        Action::Cordon { node, uid } => drain::cordon(&ctx.client, node, uid).await,
+        Action::Uncordon { node, uid } => drain::uncordon(&ctx.client, node, uid).await,
+        Action::Evict { pods } => drain::evict(&ctx.client, pods, &ctx.refusals).await,
+        Action::Restart { node, uid, id } => drain::restart(&ctx.client, node, uid, id.as_deref()).await,
         Action::DeleteClaim { name } => delete_claim(name, ctx).await,
         Action::DenyRequest { name } => {
             let api = Api::<CertificateSigningRequest>::all(ctx.client.clone());

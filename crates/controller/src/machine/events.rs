@@ -4,6 +4,7 @@ use magnetite_api::{
     Phase,
     conditions::{self, reason},
     machine::{IntentState, IntentStatus, MachineStatus},
+    update::{UpdateStage, UpdateStatus},
 };
 
 use crate::metrics::phase_name;
@@ -27,7 +28,27 @@ pub fn notes(before: Option<&MachineStatus>, after: &MachineStatus) -> Vec<Note>
         // Somebody deletes the Machine: that closes its window, and is nothing to be warned of.
         .filter(|note| !(leaving && note.warning));
     let phase = phase(before.and_then(|status| status.phase), after);
-    window.into_iter().chain(phase).collect()
+    let update = update(before.and_then(|status| status.update.as_deref()), after.update.as_deref());
+    window.into_iter().chain(update).chain(phase).collect()
+}
+
+fn update(before: Option<&UpdateStatus>, after: Option<&UpdateStatus>) -> Option<Note> {
+    let after = after?;
+    if before.is_some_and(|before| before.number == after.number && before.stage == after.stage) {
+        return None;
+    }
+    let reason = match after.stage {
+        UpdateStage::Draining => "UpdateDraining",
+        UpdateStage::Restarting => "UpdateRestarting",
+        UpdateStage::Booting => "UpdateBooting",
+        UpdateStage::Settling => "UpdateSettling",
+        UpdateStage::Done => "UpdateDone",
+        UpdateStage::Failed => "UpdateFailed",
+        UpdateStage::Superseded => "UpdateSuperseded",
+    };
+    let says = after.message.as_deref().map_or(String::new(), |message| format!(": {message}"));
+    let text = format!("Update to revision {} ({}){says}", after.revision, after.stage.as_str());
+    Some(Note { warning: after.stage == UpdateStage::Failed, reason, text })
 }
 
 fn window(before: Option<&IntentStatus>, after: Option<&IntentStatus>) -> Option<Note> {

@@ -66,6 +66,7 @@ fn boot(record: BootRecord) -> BootRecord {
         failure,
         loader,
         mut failed_loaders,
+        revision,
         previous,
     } = record;
     steps.truncate(STEPS);
@@ -83,16 +84,18 @@ fn boot(record: BootRecord) -> BootRecord {
         failure: failure.map(failure_of),
         loader: loader.map(|name| clean(&name, 128)),
         failed_loaders: failed_loaders.iter().map(|name| clean(name, 128)).collect(),
+        revision: revision.map(|text| clean(&text, 32)),
         previous: previous.into_iter().take(MOST_PREVIOUS).map(earlier).collect(),
     }
 }
 
 fn earlier(boot: EarlierBoot) -> EarlierBoot {
-    let EarlierBoot { started_at, last_seen, furthest, loader, failure } = boot;
+    let EarlierBoot { started_at, last_seen, furthest, revision, loader, failure } = boot;
     EarlierBoot {
         started_at: moment(started_at),
         last_seen: moment(last_seen),
         furthest,
+        revision: revision.map(|text| clean(&text, 32)),
         loader: loader.map(|name| clean(&name, 128)),
         failure: failure.map(failure_of),
     }

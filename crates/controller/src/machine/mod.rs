@@ -7,6 +7,7 @@ pub mod observe;
 pub mod phase;
 pub mod plan;
 pub mod status;
+pub mod update;
 
 use std::sync::Arc;
 
@@ -23,7 +24,8 @@ use crate::{
 /// # Errors
 /// The API server was not there or did not agree.
 pub async fn reconcile(machine: Arc<Machine>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let seen = observe::observe(&machine, &ctx);
+    let mut seen = observe::observe(&machine, &ctx);
+    observe::look_at_pods(&mut seen, &ctx).await?;
     let plan::Plan { actions, status, requeue } = plan::plan(&seen, (ctx.clock)());
     let done = apply::apply(&machine, &actions, &ctx).await;
     // The status is about what was observed. A Node that takes no label must not keep it from people.

@@ -10,6 +10,7 @@ use magnetite_api::{
     conditions::reason,
     profile::JoinMode,
     report::{BootRecord, Inventory},
+    update::UpdateSpec,
 };
 use magnetite_boot::{
     fleet::Conflict,
@@ -20,6 +21,8 @@ use super::fold;
 use crate::{
     context::Context,
     csr,
+    drain::{self, Drain},
+    error::Error,
     node::{self, NodeSeen},
     profile::{
         artifacts::{self, Files},
@@ -50,10 +53,12 @@ pub struct Observed {
     pub claims: Vec<ClaimSeen>,
     /// Certificate requests of its node that nobody decided.
     pub open_requests: Vec<String>,
+    /// The Pods that have to leave its Node, where they were looked at.
+    pub pods: Option<Drain>,
 }
 
 /// What matters of a Profile.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ProfileSeen {
     /// Its name.
     pub name: String,
@@ -67,6 +72,10 @@ pub struct ProfileSeen {
     pub unreported: bool,
     /// The labels that the Node should carry.
     pub labels: BTreeMap<String, String>,
+    /// How its machines are updated.
+    pub update: UpdateSpec,
+    /// The number under which it lets this machine update itself, if it does.
+    pub admission: Option<i64>,
 }
 
 /// What matters of a claim.
@@ -138,7 +147,21 @@ pub fn observe(machine: &Arc<Machine>, ctx: &Context) -> Observed {
         node: stores.node(&node_name).map(|node| NodeSeen::of(&node)),
         claims,
         open_requests: requests.iter().map(|csr| csr.name_any()).collect(),
+        pods: None,
     }
+}
+
+/// Looks at the Pods of its Node where they are to leave it. Nobody watches all Pods of a cluster for the few that matter here.
+///
+/// # Errors
+/// The API server did not answer.
+pub async fn look_at_pods(seen: &mut Observed, ctx: &Context) -> Result<(), Error> {
+    if seen.drains()
+        && let Some(node) = seen.own_node()
+    {
+        seen.pods = Some(drain::look(&ctx.client, &node.name, &ctx.refusals).await?);
+    }
+    Ok(())
 }
 
 /// The fleet knows who shares an address; a shared node name is as bad, since only one box can have it.
@@ -171,7 +194,16 @@ fn profile(machine: &Arc<Machine>, ctx: &Context) -> Result<ProfileSeen, Trouble
         trouble,
         unreported: files == Files::Unknown,
         labels: node::wanted_labels(machine, Some(&found)),
+        update: found.spec.update(),
+        admission: admission(&found, machine),
     })
+}
+
+fn admission(profile: &Profile, machine: &Machine) -> Option<i64> {
+    let rollout = profile.status.as_ref()?.rollout.as_ref()?;
+    let (name, uid) = (machine.name_any(), machine.metadata.uid.as_ref()?);
+    let ours = rollout.admitted.iter().filter(|admission| admission.machine == name && admission.uid == *uid);
+    ours.map(|admission| admission.number).max()
 }
 
 fn unrendered(profile: &Chosen, machine: &Machine, ctx: &Context) -> Option<Trouble> {

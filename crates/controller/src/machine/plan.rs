@@ -10,13 +10,16 @@ use magnetite_api::{
     machine::{DeletionPolicy, IntentState, IntentStatus, MachineStatus},
     names::FINALIZER,
     time::seconds,
+    update::UpdateStatus,
 };
 
 use super::{
     observe::{ClaimSeen, Observed},
     phase::{self, Facts},
     status,
+    update::{self, Next},
 };
+use crate::drain::PodSeen;
 
 /// Hardware changes without telling: a Machine is looked at again at least this often.
 pub const REST: Duration = Duration::from_secs(300);
@@ -56,6 +59,34 @@ pub enum Action {
         /// Its UID.
         uid: String,
     },
+    /// Keeps new Pods away from the Machine's Node.
+    Cordon {
+        /// The Node.
+        node: String,
+        /// Its UID.
+        uid: String,
+    },
+    /// Lets the Machine's Node take Pods again.
+    Uncordon {
+        /// The Node.
+        node: String,
+        /// Its UID.
+        uid: String,
+    },
+    /// Asks Pods to leave the Node.
+    Evict {
+        /// The Pods.
+        pods: Vec<PodSeen>,
+    },
+    /// Asks the agent to restart the box, or takes that back.
+    Restart {
+        /// The Node.
+        node: String,
+        /// Its UID.
+        uid: String,
+        /// For what, and which boot is to end.
+        id: Option<String>,
+    },
     /// Lets the Machine go.
     RemoveFinalizer,
 }
@@ -85,9 +116,16 @@ pub fn plan(seen: &Observed, now: Timestamp) -> Plan {
 }
 
 fn live(seen: &Observed, now: Timestamp) -> Plan {
-    let intent = intent(seen, now);
-    let (status, until) = next_status(seen, &intent, now);
+    let present = intent(seen, seen.machine.wanted_intent(), now);
+    let booted = update::booted_revision(seen, &present);
+    let Next { update, until: moves } = update::next(seen, &present, booted.as_deref(), now);
+    // An update that gets so far opens a window of its own, in the same write.
+    let wanted = update.as_deref().map_or(seen.machine.declared_intent(), |update| update.intent.as_str());
+    let intent = intent(seen, wanted, now);
     let mut actions: Vec<Action> = stale(&seen.claims, seen).collect();
+    actions.extend(update::at_the_node(seen, update.as_deref()));
+    let (status, until) = next_status(seen, &intent, booted, update, now);
+    let until = until.into_iter().chain(moves).min();
     if let (Some(node), Ok(profile)) = (seen.own_node(), &seen.profile)
         && !node.carries(&profile.labels)
     {
@@ -96,7 +134,13 @@ fn live(seen: &Observed, now: Timestamp) -> Plan {
     }
     let wait = until.map(|until| until.duration_since(now).max(SignedDuration::ZERO) + SignedDuration::from_secs(1));
     let wait = wait.and_then(|wait| Duration::try_from(wait).ok());
-    Plan { actions, status: Some(status), requeue: Some(wait.map_or(REST, |wait| wait.min(REST))) }
+    let wait = wait.map_or(REST, |wait| wait.min(REST));
+    let wait = if seen.drains() && seen.pods.as_ref().is_none_or(|drain| !drain.pods.is_empty()) {
+        wait.min(update::DRAIN_PAUSE)
+    } else {
+        wait
+    };
+    Plan { actions, status: Some(status), requeue: Some(wait) }
 }
 
 /// A Machine that is being deleted: its window closes before anything else, so that no claim slips in.
@@ -105,7 +149,8 @@ fn leave(seen: &Observed, now: Timestamp) -> Plan {
         && intent.state == IntentState::Open
     {
         let closed = IntentStatus { state: IntentState::Expired, ..intent };
-        let (status, _) = next_status(seen, &closed, now);
+        let before = seen.before().cloned().unwrap_or_default();
+        let (status, _) = next_status(seen, &closed, before.booted_revision, before.update, now);
         return Plan { actions: vec![], status: Some(status), requeue: Some(Duration::from_secs(1)) };
     }
     let deny = seen.open_requests.iter().map(|name| Action::DenyRequest { name: name.clone() });
@@ -113,13 +158,18 @@ fn leave(seen: &Observed, now: Timestamp) -> Plan {
     let remove = seen.machine.spec.deletion_policy == DeletionPolicy::RemoveNode;
     let node = seen.own_node().filter(|_| remove);
     let node = node.map(|node| Action::RemoveNode { node: node.name.clone(), uid: node.uid.clone() });
-    let actions = deny.chain(claims).chain(node).chain([Action::RemoveFinalizer]).collect();
+    // Nobody is left who would let it take Pods again, or take back what its agent was asked for.
+    let own = seen.own_node();
+    let free = own.filter(|node| node.cordoned);
+    let free = free.map(|node| Action::Uncordon { node: node.name.clone(), uid: node.uid.clone() });
+    let quiet = own.filter(|node| node.restart.is_some());
+    let quiet = quiet.map(|node| Action::Restart { node: node.name.clone(), uid: node.uid.clone(), id: None });
+    let actions = deny.chain(claims).chain(free).chain(quiet).chain(node).chain([Action::RemoveFinalizer]).collect();
     Plan { actions, status: None, requeue: None }
 }
 
-/// The intent as it should be: opened when the spec names another, closed by success or by time.
-fn intent(seen: &Observed, now: Timestamp) -> IntentStatus {
-    let wanted = seen.machine.wanted_intent();
+/// The intent as it should be: opened when the spec, or an update, names another, closed by success or by time.
+fn intent(seen: &Observed, wanted: &str, now: Timestamp) -> IntentStatus {
     let known = seen.before().and_then(|status| status.intent.clone()).filter(|intent| intent.id == wanted);
     let Some(intent) = known else {
         let window = SignedDuration::from_secs(seen.machine.spec.boot_window_seconds.into());
@@ -145,8 +195,15 @@ fn intent(seen: &Observed, now: Timestamp) -> IntentStatus {
     IntentStatus { state, ..intent }
 }
 
-fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (MachineStatus, Option<Timestamp>) {
+fn next_status(
+    seen: &Observed,
+    intent: &IntentStatus,
+    booted_revision: Option<String>,
+    update: Option<Box<UpdateStatus>>,
+    now: Timestamp,
+) -> (MachineStatus, Option<Timestamp>) {
     let mut conditions = status::conditions(seen, intent, now);
+    conditions.extend(status::service(seen, booted_revision.as_deref(), update.as_deref(), now));
     let verdict = phase::derive(&Facts { seen, conditions: &conditions, intent, now });
     let ready = verdict.phase == Phase::Ready;
     let before = seen.before().cloned().unwrap_or_default();
@@ -169,6 +226,8 @@ fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (Machi
         node_name: seen.own_node().map(|node| node.name.clone()),
         profile: profile.map(|profile| profile.name.clone()),
         profile_revision: profile.map(|profile| profile.revision.clone()),
+        booted_revision,
+        update,
         intent: Some(intent.clone()),
         // These three are the claim's to write. What was read is written back, and the resourceVersion sees to it
         // that it is still what is there.

@@ -5,17 +5,21 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use magnetite_api::{
     claim::Decision,
     conditions::{
-        self, BOOTED, CLAIMED, IDENTITY_UNIQUE, JOINED, PROFILE_READY, Status,
+        self, BOOTED, CLAIMED, IDENTITY_UNIQUE, JOINED, MAINTENANCE, PROFILE_READY, Status,
         Status::{False, True},
-        UNCONTESTED, WINDOW_OPEN, reason,
+        UNCONTESTED, UP_TO_DATE, WINDOW_OPEN, reason,
     },
     machine::{IntentState, IntentStatus, MachineStatus},
     profile::JoinMode,
     report::{BootRecord, BootStepName},
     time::seconds,
+    update::UpdateStatus,
 };
 
-use super::observe::{ClaimSeen, Observed};
+use super::{
+    observe::{ClaimSeen, Observed},
+    update,
+};
 use crate::node::{NodeSeen, Readiness, SKEW};
 
 /// How many of a list are named in a message.
@@ -97,6 +101,20 @@ pub fn conditions(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> Vec
         conditions::condition(before, kind, status, reason, message, generation, &now)
     };
     each.into_iter().map(condition).collect()
+}
+
+/// Whether it runs what it should, and whether it is out of service where it should be.
+pub fn service(seen: &Observed, booted: Option<&str>, update: Option<&UpdateStatus>, now: Timestamp) -> Vec<Condition> {
+    let before = seen.before().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let generation = seen.machine.metadata.generation;
+    let each = [
+        Some((UP_TO_DATE, update::up_to_date(seen, booted, update))),
+        update::maintenance(seen).map(|says| (MAINTENANCE, says)),
+    ];
+    let condition = |(kind, (status, reason, message)): (&str, Says)| {
+        conditions::condition(before, kind, status, reason, message, generation, &seconds(now))
+    };
+    each.into_iter().flatten().map(condition).collect()
 }
 
 fn unique(seen: &Observed) -> Says {

@@ -3,6 +3,7 @@
 mod fold;
 mod phases;
 mod properties;
+mod update;
 
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ fn observed(machine: Machine) -> Observed {
         trouble: None,
         unreported: false,
         labels,
+        update: magnetite_api::update::UpdateSpec::default(),
+        admission: None,
     };
     Observed {
         machine: Arc::new(machine),
@@ -45,6 +48,7 @@ fn observed(machine: Machine) -> Observed {
         node: None,
         claims: vec![],
         open_requests: vec![],
+        pods: None,
     }
 }
 
@@ -70,6 +74,7 @@ fn boot(began: i64, steps: &[(BootStepName, i64)]) -> BootRecord {
         steps: steps.iter().map(step).collect(),
         failure: None,
         loader: None,
+        revision: None,
         failed_loaders: Vec::new(),
         previous: vec![],
     }

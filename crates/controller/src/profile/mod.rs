@@ -4,7 +4,7 @@ pub mod artifacts;
 pub mod plan;
 pub mod renders;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kube::{
     Api, Resource, ResourceExt,
@@ -13,10 +13,14 @@ use kube::{
 };
 use magnetite_api::{
     BootReport, Machine, Profile, ProfileStatus,
-    conditions::{self, READY},
+    conditions::{
+        self, PROGRESSING, READY,
+        reason::{CEILING, COMPLETE, PAUSED, TOO_MANY_UNAVAILABLE},
+    },
     names::MANAGER_CONTROLLER,
     profile::JoinMode,
     report::SubjectKind,
+    update::UpdateStrategy,
 };
 use magnetite_boot::{
     render,
@@ -27,6 +31,7 @@ use crate::{
     context::{Context, jitter},
     error::Error,
     preflight::{self, Says},
+    rollout::{self, Minor},
 };
 use plan::Observed;
 
@@ -43,11 +48,36 @@ pub async fn reconcile(profile: Arc<Profile>, ctx: Arc<Context>) -> Result<Actio
         return Ok(Action::await_change());
     }
     let bypasses = bypasses(&profile, &ctx).await;
-    let status = plan::plan(&observe(&profile, bypasses, &ctx), (ctx.clock)());
+    let api_server = api_server(&profile, &ctx).await;
+    let seen = observe(&profile, bypasses, api_server, &ctx);
+    let now = (ctx.clock)();
+    let (status, until) = ctx.places.decide(&name, &places(&ctx), |elsewhere| {
+        let (status, until) = plan::plan(&seen, elsewhere, now);
+        let held = usize::try_from(status.updating).unwrap_or(0);
+        ((status, until), held)
+    });
     if profile.status.as_ref() != Some(&status) {
         write_status(&profile, &status, &ctx).await?;
     }
-    Ok(Action::requeue(AGAIN + jitter(&name, AGAIN / 4)))
+    let again = AGAIN + jitter(&name, AGAIN / 4);
+    let until = until.and_then(|until| Duration::try_from(until.duration_since(now)).ok());
+    Ok(Action::requeue(until.map_or(again, |until| again.min(until + Duration::from_secs(1)))))
+}
+
+/// How many machines each Profile lets update itself, as the watch brought it.
+fn places(ctx: &Context) -> BTreeMap<String, usize> {
+    let held = |profile: &Profile| Some(profile.status.as_ref()?.rollout.as_ref()?.admitted.len());
+    ctx.stores.profiles.state().iter().map(|profile| (profile.name_any(), held(profile).unwrap_or(0))).collect()
+}
+
+/// The API server's version, where machines may be given kubelets that are too new for it.
+async fn api_server(profile: &Profile, ctx: &Context) -> Option<Minor> {
+    let rolls = profile.spec.update().strategy == UpdateStrategy::RollingUpdate;
+    if rolls && profile.spec.join.mode == JoinMode::Certificate {
+        ctx.api_server.look(&ctx.client, (ctx.clock)()).await
+    } else {
+        None
+    }
 }
 
 /// What may pass beside us, where that matters. That it cannot be asked is no reason to say nothing of the rest.
@@ -64,7 +94,7 @@ async fn bypasses(profile: &Profile, ctx: &Context) -> Option<[Says; 2]> {
     }
 }
 
-fn observe(profile: &Arc<Profile>, bypasses: Option<[Says; 2]>, ctx: &Context) -> Observed {
+fn observe(profile: &Arc<Profile>, bypasses: Option<[Says; 2]>, api_server: Option<Minor>, ctx: &Context) -> Observed {
     let machines = machines_of(profile, ctx);
     let (template, failing) = match renders::ignition(profile, &ctx.stores) {
         Err(trouble) => (Some(trouble), Vec::new()),
@@ -74,7 +104,17 @@ fn observe(profile: &Arc<Profile>, bypasses: Option<[Says; 2]>, ctx: &Context) -
         },
     };
     let files = artifacts::for_profile(profile, &reports_on(profile, ctx));
-    Observed { profile: Profile::clone(profile), template, machines: machines.len(), failing, files, bypasses }
+    Observed {
+        profile: Profile::clone(profile),
+        template,
+        machines: machines.len(),
+        failing,
+        files,
+        bypasses,
+        members: rollout::members(&machines, profile.spec.join.mode, &ctx.stores),
+        api_server,
+        ceiling: rollout::plan::ceiling(ctx.settings.update_ceiling, ctx.stores.machines.len()),
+    }
 }
 
 fn machines_of(profile: &Arc<Profile>, ctx: &Context) -> Vec<Arc<Machine>> {
@@ -122,23 +162,39 @@ async fn write_status(profile: &Profile, status: &ProfileStatus, ctx: &Context) 
     Ok(())
 }
 
-/// An Event when a Profile becomes Ready or stops being so.
+/// An Event when a Profile becomes Ready or stops being so, and when its rollout moves or stops.
 async fn tell(
     profile: &Profile,
     before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
     status: &ProfileStatus,
     ctx: &Context,
 ) {
-    let Some(ready) = conditions::find(&status.conditions, READY) else {
+    tell_of(READY, "Check", profile, before, status, ctx).await;
+    if profile.spec.update().strategy == UpdateStrategy::RollingUpdate {
+        tell_of(PROGRESSING, "Update", profile, before, status, ctx).await;
+    }
+}
+
+async fn tell_of(
+    kind: &str,
+    action: &str,
+    profile: &Profile,
+    before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+    status: &ProfileStatus,
+    ctx: &Context,
+) {
+    let Some(ready) = conditions::find(&status.conditions, kind) else {
         return;
     };
     let same = |old: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
         old.status == ready.status && old.reason == ready.reason
     };
-    if conditions::find(before, READY).filter(same).is_some() {
+    if conditions::find(before, kind).filter(same).is_some() {
         return;
     }
-    let type_ = if ready.status == "False" { EventType::Warning } else { EventType::Normal };
-    tracing::info!(profile = %profile.name_any(), status = %ready.status, reason = %ready.reason, "profile changed");
-    ctx.publish(&profile.object_ref(&()), type_, &ready.reason, "Check", &ready.message).await;
+    // A rollout that is complete, paused, or waits for its next turn is as it should be.
+    let calm = [COMPLETE, PAUSED, TOO_MANY_UNAVAILABLE, CEILING].contains(&ready.reason.as_str());
+    let type_ = if ready.status == "False" && !calm { EventType::Warning } else { EventType::Normal };
+    tracing::info!(profile = %profile.name_any(), condition = kind, status = %ready.status, reason = %ready.reason, "profile changed");
+    ctx.publish(&profile.object_ref(&()), type_, &ready.reason, action, &ready.message).await;
 }

@@ -3,12 +3,19 @@
 use jiff::Timestamp;
 use magnetite_api::{
     Profile, ProfileStatus,
-    conditions::{self, ARTIFACTS_READY, READY, RENDERED, Status, reason},
+    conditions::{self, ARTIFACTS_READY, PROGRESSING, READY, RENDERED, Status, UPDATED, reason},
     time::seconds,
+    update::RolloutStatus,
 };
 
 use super::{artifacts::Files, renders::Trouble};
-use crate::preflight::Says;
+use crate::{
+    preflight::Says,
+    rollout::{
+        Minor,
+        plan::{self as rollout, Member, Rollout},
+    },
+};
 
 /// How many Machines are named in a message.
 const NAMED: usize = 3;
@@ -28,13 +35,19 @@ pub struct Observed {
     pub files: Files,
     /// What may pass beside us, where its machines join.
     pub bypasses: Option<[Says; 2]>,
+    /// Its machines, as a rollout sees them.
+    pub members: Vec<Member>,
+    /// The API server's version, where it matters and is known.
+    pub api_server: Option<Minor>,
+    /// How many machines may be updated at once in the whole cluster.
+    pub ceiling: usize,
 }
 
-/// The status that it should have.
-pub fn plan(seen: &Observed, now: Timestamp) -> ProfileStatus {
+/// The status that it should have, and when time alone changes it. `elsewhere`: how many machines of other Profiles are being updated.
+pub fn plan(seen: &Observed, elsewhere: usize, now: Timestamp) -> (ProfileStatus, Option<Timestamp>) {
     let before = seen.profile.status.clone().unwrap_or_default();
     let generation = seen.profile.metadata.generation;
-    let now = seconds(now);
+    let (at, now) = (now, seconds(now));
     let condition = |kind, (status, reason, message): (Status, &str, String)| {
         conditions::condition(&before.conditions, kind, status, reason, message, generation, &now)
     };
@@ -42,16 +55,41 @@ pub fn plan(seen: &Observed, now: Timestamp) -> ProfileStatus {
     // The first that does not hold speaks for all.
     let ready = [&rendered, &files].into_iter().find(|(status, ..)| *status != Status::True).cloned();
     let ready = ready.unwrap_or((Status::True, reason::AS_DECLARED, "its machines can boot".to_owned()));
+    let (revision, spec) = (seen.profile.spec.revision(), seen.profile.spec.update());
+    let Rollout { status: rollout, up_to_date, updating, failed, updated, progressing, until } = rollout::plan(
+        &rollout::Seen {
+            revision: &revision,
+            spec: &spec,
+            before: before.rollout.clone().unwrap_or_default(),
+            members: &seen.members,
+            trouble: (ready.0 == Status::False).then(|| ready.2.clone()),
+            ceiling: seen.ceiling,
+            elsewhere,
+            api_server: seen.api_server,
+        },
+        at,
+    );
     // They say something of the cluster, not of whether its machines can boot.
     let bypasses = seen.bypasses.iter().flatten().map(|(kind, says)| condition(kind, says.clone()));
-    let conditions = [condition(RENDERED, rendered), condition(ARTIFACTS_READY, files)];
-    ProfileStatus {
+    let conditions = [
+        condition(RENDERED, rendered),
+        condition(ARTIFACTS_READY, files),
+        condition(UPDATED, updated),
+        condition(PROGRESSING, progressing),
+    ];
+    let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+    let status = ProfileStatus {
         observed_generation: generation,
-        revision: Some(seen.profile.spec.revision()),
-        machines: i32::try_from(seen.machines).unwrap_or(i32::MAX),
+        revision: Some(revision),
+        machines: count(seen.machines),
+        up_to_date: count(up_to_date),
+        updating: count(updating),
+        failed: count(failed),
+        rollout: (rollout != RolloutStatus::default()).then_some(rollout),
         reason: (ready.0 != Status::True).then(|| ready.1.to_owned()),
         conditions: conditions.into_iter().chain(bypasses).chain([condition(READY, ready)]).collect(),
-    }
+    };
+    (status, until)
 }
 
 fn rendered(seen: &Observed) -> (Status, &'static str, String) {
@@ -89,7 +127,21 @@ mod tests {
 
     fn seen() -> Observed {
         let profile = Profile::new("p", ProfileSpec::default());
-        Observed { profile, template: None, machines: 2, failing: vec![], files: Files::Ready, bypasses: None }
+        Observed {
+            profile,
+            template: None,
+            machines: 2,
+            failing: vec![],
+            files: Files::Ready,
+            bypasses: None,
+            members: vec![],
+            api_server: None,
+            ceiling: 10,
+        }
+    }
+
+    fn plan(seen: &Observed, now: Timestamp) -> ProfileStatus {
+        super::plan(seen, 0, now).0
     }
 
     fn says(status: &ProfileStatus, kind: &str) -> (String, String) {

@@ -471,6 +471,7 @@ impl World {
             steps: vec![],
             failure: None,
             loader: None,
+            revision: None,
             failed_loaders: vec![],
             previous: vec![],
         };

@@ -138,7 +138,7 @@ fn earlier(out: &mut String, boots: &[EarlierBoot], style: Style) -> fmt::Result
     }
     writeln!(out, "\n{}", style.paint(Bold, "Boots before it"))?;
     for boot in boots {
-        let EarlierBoot { started_at, last_seen, furthest, loader, failure } = boot;
+        let EarlierBoot { started_at, last_seen, furthest, revision: _, loader, failure } = boot;
         let lasted = span(last_seen.0.duration_since(started_at.0).as_secs());
         let reached = furthest.map_or("nothing", |step| step.as_str());
         let loader = loader.as_deref().map_or(String::new(), |name| format!(" with {}", plain(name)));

@@ -10,6 +10,7 @@ mod https;
 mod ipv6;
 mod join;
 mod relay;
+mod rollout;
 mod schema;
 mod tpm;
 
@@ -101,6 +102,11 @@ pub const ALL: &[Scenario] = &[
         name: "tpm",
         about: "a box with the declared TPM becomes a Node; its MAC without it, and its disk in another box, do not",
         run: tpm::run,
+    },
+    Scenario {
+        name: "rollout",
+        about: "a changed Profile rolls through three boxes, one at a time; a budget is kept; a revision that fails stops it",
+        run: rollout::run,
     },
     Scenario {
         name: "crash",

@@ -168,6 +168,16 @@ fn obey(mut seen: Observed, plan: &Plan) -> Observed {
             Action::DeleteClaim { name } => seen.claims.retain(|claim| claim.name != *name),
             Action::DenyRequest { name } => seen.open_requests.retain(|request| request != name),
             Action::RemoveNode { node: _, uid: _ } => seen.node = None,
+            Action::Cordon { node: _, uid: _ } => {
+                let node = seen.node.as_mut().unwrap();
+                (node.unschedulable, node.cordoned) = (true, true);
+            }
+            Action::Uncordon { node: _, uid: _ } => {
+                let node = seen.node.as_mut().unwrap();
+                (node.unschedulable, node.cordoned) = (false, false);
+            }
+            Action::Evict { pods: _ } => seen.pods = Some(crate::drain::Drain::default()),
+            Action::Restart { node: _, uid: _, id } => seen.node.as_mut().unwrap().restart = id.clone(),
         }
     }
     seen
@@ -251,7 +261,7 @@ proptest! {
         let ready = status.phase == Some(Phase::Ready);
         prop_assert_eq!(status.reason.is_none(), ready);
         prop_assert_eq!(status.message.as_ref().is_none_or(String::is_empty), ready, "{:?}", status);
-        prop_assert_eq!(status.conditions.len(), 8);
+        prop_assert_eq!(status.conditions.len(), 9);
         for condition in &status.conditions {
             prop_assert!(!condition.reason.is_empty() && condition.message.len() < 32_768);
         }

@@ -1,0 +1,327 @@
+//! One machine's update, played against a box that does as it is told, with a controller that is killed now and then.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use magnetite_api::{
+    conditions::{self, MAINTENANCE, UP_TO_DATE, reason},
+    machine::{IdentityStatus, IntentState},
+    report::BootStepName::{AgentStarted, FirmwareSeen, NodeReady, ScriptServed},
+    update::UpdateStage,
+};
+use proptest::{prelude::*, sample::select};
+
+use super::*;
+use crate::{
+    drain::{Drain, PodSeen},
+    fixtures::{Keys, identity, intent, node as node_named},
+    machine::plan::{Action, Plan, plan},
+    node::{NodeSeen, Readiness},
+};
+
+const OLD: &str = "aaaaaaaaaa";
+const NEW: &str = "bbbbbbbbbb";
+
+/// A joined machine of an old revision, and the box and cluster around it.
+struct World {
+    seen: Observed,
+    second: i64,
+    keys: Keys,
+    pods: Drain,
+    /// Pods leave when they are asked.
+    lets_go: bool,
+    /// The box restarts when it is asked.
+    obeys: bool,
+    /// The box comes up after a restart.
+    boots: bool,
+    restarts: usize,
+    stages: Vec<UpdateStage>,
+}
+
+fn pod(name: &str, owned: bool) -> PodSeen {
+    let (namespace, name, uid) = ("default".to_owned(), name.to_owned(), name.to_owned());
+    PodSeen { namespace, name, uid, owned, leaving: false }
+}
+
+impl World {
+    fn new() -> Self {
+        let keys = Keys::new();
+        let mut seen = created();
+        let machine = Arc::make_mut(&mut seen.machine);
+        machine.status = Some(magnetite_api::MachineStatus {
+            booted_revision: Some(OLD.into()),
+            intent: Some(intent("created", IntentState::Fulfilled)),
+            identity: Some(identity(&keys, 10, Some(20))),
+            ..Default::default()
+        });
+        seen.node = Some(NodeSeen { heartbeat: Some(t(90)), ..node_named("box-1", Some("uid-1")) });
+        let profile = seen.profile.as_mut().unwrap();
+        (profile.revision, profile.admission) = (NEW.into(), Some(1));
+        profile.update.min_ready_seconds = 30;
+        let pods = Drain { pods: vec![pod("web", true), pod("db", true)], ..Drain::default() };
+        Self { seen, second: 100, keys, pods, lets_go: true, obeys: true, boots: true, restarts: 0, stages: vec![] }
+    }
+
+    fn machine(&mut self) -> &mut Machine {
+        Arc::make_mut(&mut self.seen.machine)
+    }
+
+    /// One pass. Killed: 0 not at all, 1 before it did anything, 2 after it acted and before it wrote the status.
+    fn pass(&mut self, killed: u8) -> Plan {
+        self.seen.pods = self.seen.drains().then(|| self.pods.clone());
+        let plan = plan(&self.seen, t(self.second));
+        if killed != 1 {
+            for action in &plan.actions {
+                self.act(action);
+            }
+        }
+        if killed == 0
+            && let Some(status) = &plan.status
+        {
+            self.machine().status = Some(status.clone());
+            let stage = status.update.as_ref().map(|update| update.stage);
+            if let Some(stage) = stage.filter(|stage| self.stages.last() != Some(stage)) {
+                self.stages.push(stage);
+            }
+        }
+        self.second += 10;
+        self.box_lives();
+        plan
+    }
+
+    fn act(&mut self, action: &Action) {
+        let node = self.seen.node.as_mut().unwrap();
+        match action {
+            Action::Cordon { .. } => (node.unschedulable, node.cordoned) = (true, true),
+            Action::Uncordon { .. } => (node.unschedulable, node.cordoned) = (false, false),
+            Action::Evict { pods } => {
+                assert!(node.unschedulable, "no Pod is asked to leave while new ones come");
+                if self.lets_go {
+                    self.pods.pods.retain(|pod| !pods.contains(pod));
+                }
+            }
+            Action::Restart { id, .. } => node.restart = id.clone(),
+            Action::LabelNode { labels, .. } => {
+                node.labels.extend(labels.clone());
+                node.managed = labels.keys().cloned().collect();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The agent reads its Node; the kubelet speaks.
+    fn box_lives(&mut self) {
+        let node = self.seen.node.as_mut().unwrap();
+        node.heartbeat = Some(t(self.second));
+        let asked = node.restart.clone().and_then(|id| id.rsplit_once('@').map(|(_, boot)| boot.to_owned()));
+        if !self.obeys || asked.as_ref() != Some(&node.boot_id) {
+            return;
+        }
+        assert!(self.pods.pods.is_empty(), "it restarts only once it is empty");
+        self.restarts += 1;
+        node.boot_id = format!("boot-{}", self.restarts + 1);
+        let second = self.second;
+        let mut record = boot(second, &[(FirmwareSeen, second), (ScriptServed, second)]);
+        record.revision = Some(NEW.into());
+        if self.boots {
+            record = BootRecord {
+                revision: record.revision,
+                ..boot(second, &[(ScriptServed, second), (AgentStarted, second), (NodeReady, second)])
+            };
+            let intent = self.seen.machine.wanted_intent().to_owned();
+            let bound = identity(&self.keys, second, Some(second));
+            self.machine().status.as_mut().unwrap().identity = Some(IdentityStatus { intent, ..bound });
+        } else {
+            node.readiness = Readiness::Silent;
+        }
+        self.seen.boot = Some(record);
+    }
+
+    fn play(&mut self, passes: usize) {
+        for _ in 0..passes {
+            self.pass(0);
+        }
+    }
+
+    fn update(&self) -> &magnetite_api::update::UpdateStatus {
+        self.seen.update().unwrap()
+    }
+
+    fn says(&self, kind: &str) -> (String, String) {
+        let status = self.seen.before().unwrap();
+        let condition = conditions::find(&status.conditions, kind).unwrap();
+        (condition.reason.clone(), condition.message.clone())
+    }
+
+    fn is_free(&self) -> bool {
+        let node = self.seen.node.as_ref().unwrap();
+        !node.unschedulable && !node.cordoned && node.restart.is_none()
+    }
+}
+
+#[test]
+fn an_update_goes_through_its_stages_and_leaves_nothing_behind() {
+    let mut world = World::new();
+    world.play(20);
+    use UpdateStage::{Booting, Done, Draining, Restarting, Settling};
+    assert_eq!(world.stages, [Draining, Restarting, Booting, Settling, Done]);
+    let status = world.seen.before().unwrap();
+    assert_eq!((status.booted_revision.as_deref(), world.restarts), (Some(NEW), 1));
+    assert_eq!(status.intent.as_ref().map(|intent| intent.id.as_str()), Some("created.bbbbbbbbbb.1"));
+    assert_eq!(world.says(UP_TO_DATE).0, reason::AS_DECLARED);
+    assert!(world.is_free());
+    let last = world.pass(0);
+    assert!(last.actions.is_empty() && last.status.as_ref() == world.seen.machine.status.as_ref(), "{last:?}");
+}
+
+#[test]
+fn the_window_opens_only_once_the_node_is_empty() {
+    let mut world = World::new();
+    world.lets_go = false;
+    world.play(10);
+    assert_eq!(world.update().stage, UpdateStage::Draining);
+    assert_eq!(world.seen.machine.wanted_intent(), "created");
+    assert_eq!(world.seen.before().unwrap().intent.as_ref().unwrap().state, IntentState::Fulfilled);
+    assert!(world.says(UP_TO_DATE).1.contains("default/web"), "{:?}", world.says(UP_TO_DATE));
+    world.lets_go = true;
+    world.play(20);
+    assert_eq!(world.update().stage, UpdateStage::Done);
+}
+
+#[test]
+fn pods_that_do_not_leave_end_the_update_and_not_the_node() {
+    let mut world = World::new();
+    world.seen.profile.as_mut().unwrap().update.drain_timeout_seconds = 60;
+    world.pods.pods.push(pod("bare", false));
+    world.play(12);
+    let update = world.update();
+    assert_eq!((update.stage, update.reason.as_deref()), (UpdateStage::Failed, Some(reason::DRAIN_TIMEOUT)));
+    assert!(update.message.as_ref().unwrap().contains("default/bare has no controller"), "{update:?}");
+    assert!(world.is_free() && world.restarts == 0);
+    assert_eq!(world.seen.machine.wanted_intent(), "created", "no window was opened");
+    // Another try is another number.
+    world.pods.pods.clear();
+    world.seen.profile.as_mut().unwrap().admission = Some(2);
+    world.play(20);
+    assert_eq!((world.update().stage, world.update().intent.as_str()), (UpdateStage::Done, "created.bbbbbbbbbb.2"));
+}
+
+#[test]
+fn a_box_that_does_not_restart_is_let_be() {
+    let mut world = World::new();
+    world.obeys = false;
+    world.play(10);
+    assert_eq!(world.update().stage, UpdateStage::Restarting);
+    assert_eq!(world.seen.node.as_ref().unwrap().restart.as_deref(), Some("created.bbbbbbbbbb.1@boot-1"));
+    world.second += 1300;
+    world.play(3);
+    assert_eq!(world.update().reason.as_deref(), Some(reason::NOT_RESTARTED));
+    assert!(world.is_free(), "and it does not restart later, with Pods on it");
+}
+
+#[test]
+fn a_box_that_does_not_come_up_fails_and_heals() {
+    let mut world = World::new();
+    world.boots = false;
+    world.play(10);
+    assert_eq!(world.update().stage, UpdateStage::Booting);
+    world.second += 3600;
+    world.play(3);
+    assert_eq!(world.update().reason.as_deref(), Some(reason::BOOT_FAILED));
+    assert_eq!(world.says(UP_TO_DATE).0, reason::UPDATE_FAILED);
+    assert!(world.update().message.as_ref().unwrap().contains("ScriptServed"), "{:?}", world.update());
+    // A person found the cable, and gives it another window.
+    world.machine().spec.boot_intent = Some("r2".into());
+    world.play(1);
+    assert_eq!(world.update().stage, UpdateStage::Superseded);
+    assert_eq!(world.seen.machine.wanted_intent(), "r2");
+}
+
+#[rstest::rstest]
+#[case(0)]
+#[case(3)]
+#[case(5)]
+fn a_person_who_begins_anew_wins(#[case] passes: usize) {
+    let mut world = World::new();
+    world.obeys = false;
+    world.play(passes);
+    world.machine().spec.boot_intent = Some("r2".into());
+    world.play(3);
+    let id = world.seen.before().unwrap().intent.as_ref().unwrap().id.clone();
+    assert_eq!(id, "r2");
+    assert!(world.is_free(), "{:?}", world.seen.node);
+}
+
+#[test]
+fn a_node_that_somebody_else_closed_stays_closed() {
+    let mut world = World::new();
+    world.seen.node.as_mut().unwrap().unschedulable = true;
+    world.play(20);
+    assert_eq!(world.update().stage, UpdateStage::Done);
+    assert!(world.seen.node.as_ref().unwrap().unschedulable);
+}
+
+#[test]
+fn a_silent_node_is_not_waited_for() {
+    let mut world = World::new();
+    world.seen.node.as_mut().unwrap().readiness = Readiness::Silent;
+    world.pods.pods.clear();
+    world.play(3);
+    assert_eq!(world.update().stage, UpdateStage::Restarting);
+}
+
+#[test]
+fn maintenance_empties_the_node_and_gives_it_back() {
+    let mut world = World::new();
+    world.seen.profile.as_mut().unwrap().admission = None;
+    world.machine().spec.maintenance = true;
+    world.lets_go = false;
+    world.play(3);
+    assert_eq!(world.says(MAINTENANCE).0, reason::DRAINING);
+    world.lets_go = true;
+    world.play(3);
+    assert_eq!(world.says(MAINTENANCE).0, reason::DRAINED);
+    assert_eq!(world.restarts, 0);
+    world.machine().spec.maintenance = false;
+    world.play(2);
+    assert!(world.is_free());
+    assert!(conditions::find(&world.seen.before().unwrap().conditions, MAINTENANCE).is_none());
+}
+
+#[test]
+fn a_machine_that_is_deleted_leaves_a_node_that_takes_pods() {
+    let mut world = World::new();
+    world.obeys = false;
+    world.play(6);
+    world.machine().metadata.deletion_timestamp = Some(Time(t(200)));
+    let actions: Vec<_> = (0..2)
+        .flat_map(|_| {
+            let plan = plan(&world.seen, t(300));
+            if let Some(status) = plan.status.clone() {
+                world.machine().status = Some(status);
+            }
+            plan.actions
+        })
+        .collect();
+    assert!(actions.iter().any(|action| matches!(action, Action::Uncordon { .. })), "{actions:?}");
+    assert!(actions.iter().any(|action| matches!(action, Action::Restart { id: None, .. })), "{actions:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// Whenever the controller is killed, and as often: it ends the same, and the box restarts once.
+    #[test]
+    fn kills_change_nothing_of_the_end(kills in prop::collection::vec(select(vec![0_u8, 1, 2]), 0..40), own in any::<bool>()) {
+        let mut world = World::new();
+        if !own {
+            world.seen.node.as_mut().unwrap().owner = None;
+        }
+        for killed in kills {
+            world.pass(killed);
+        }
+        world.play(25);
+        prop_assert_eq!(world.update().stage, UpdateStage::Done);
+        prop_assert_eq!(world.restarts, 1);
+        prop_assert!(world.is_free());
+        prop_assert_eq!(world.seen.before().unwrap().booted_revision.as_deref(), Some(NEW));
+    }
+}
