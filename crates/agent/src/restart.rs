@@ -70,7 +70,7 @@ pub async fn watch(
 
 /// Ends the boot, and the agent with it.
 async fn restart(id: &str, systemctl: &Systemctl) -> Option<String> {
-    tracing::warn!(id = plain(id, 128), "the cluster asks for a restart of the box");
+    tracing::warn!(intent = plain(id, 128), "the cluster asks for a restart of the box");
     systemctl.reboot().await.err().map(|error| chain(&error))
 }
 
@@ -81,7 +81,10 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case::this_boot(r#"{"metadata":{"annotations":{"magnetite.dev/restart":"created.abc.1@B0"}}}"#, Some("created.abc.1"))]
+    #[case::this_boot(
+        r#"{"metadata":{"annotations":{"magnetite.dev/restart":"created.abc.1@B0"}}}"#,
+        Some("created.abc.1")
+    )]
     #[case::an_earlier_one(r#"{"metadata":{"annotations":{"magnetite.dev/restart":"created.abc.1@a9"}}}"#, None)]
     #[case::no_boot_named(r#"{"metadata":{"annotations":{"magnetite.dev/restart":"created.abc.1"}}}"#, None)]
     #[case::any_boot_named(r#"{"metadata":{"annotations":{"magnetite.dev/restart":"created.abc.1@"}}}"#, None)]

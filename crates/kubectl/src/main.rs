@@ -153,11 +153,14 @@ fn rollout(args: &args::Rollout) -> Result<bool, Error> {
     wait(async {
         let client = cluster::client(cluster).await?;
         cluster::change_profile(&client, name, &json!({ "spec": { "update": update } })).await?;
-        write(&format!("Profile {name}: {}\n", match what {
-            What::Pause => "no further machine begins; what has begun is finished",
-            What::Resume => "machines begin again",
-            What::Retry | What::Status => "machines whose update failed are tried again",
-        }))?;
+        write(&format!(
+            "Profile {name}: {}\n",
+            match what {
+                What::Pause => "no further machine begins; what has begun is finished",
+                What::Resume => "machines begin again",
+                What::Retry | What::Status => "machines whose update failed are tried again",
+            }
+        ))?;
         Ok(true)
     })
 }
@@ -192,7 +195,9 @@ fn maintenance(args: &args::Maintenance) -> Result<bool, Error> {
         let told = if *off {
             format!("Machine {name}: its Node takes Pods again\n")
         } else {
-            format!("Machine {name}: its Node is being emptied; kubectl wait --for=condition=Maintenance machine/{name}\n")
+            format!(
+                "Machine {name}: its Node is being emptied; kubectl wait --for=condition=Maintenance machine/{name}\n"
+            )
         };
         write(&told)?;
         Ok(true)

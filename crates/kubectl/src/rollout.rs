@@ -38,7 +38,8 @@ impl Rollout {
         let status = profile.status.clone().unwrap_or_default();
         let name = profile.name_any();
         let found = |kind| conditions::find(&status.conditions, kind);
-        let boots = |machine: &&Machine| machine.status.as_ref().and_then(|status| status.profile.as_ref()) == Some(&name);
+        let boots =
+            |machine: &&Machine| machine.status.as_ref().and_then(|status| status.profile.as_ref()) == Some(&name);
         let mut machines: Vec<_> = machines.iter().filter(boots).map(row).collect();
         machines.sort_by(|a, b| a.name.cmp(&b.name));
         Self {
@@ -111,9 +112,11 @@ mod tests {
     use super::*;
 
     fn profile(updated: &str, progressing: (&str, &str)) -> Profile {
-        let condition = |kind: &str, status: &str, reason: &str| json!({
-            "type": kind, "status": status, "reason": reason, "message": "1 of 3", "lastTransitionTime": "2026-11-21T12:00:00Z",
-        });
+        let condition = |kind: &str, status: &str, reason: &str| {
+            json!({
+                "type": kind, "status": status, "reason": reason, "message": "1 of 3", "lastTransitionTime": "2026-11-21T12:00:00Z",
+            })
+        };
         let conditions = [condition("Updated", updated, "x"), condition("Progressing", progressing.0, progressing.1)];
         serde_json::from_value(json!({
             "apiVersion": "magnetite.dev/v1alpha1", "kind": "Profile", "metadata": { "name": "p" }, "spec": { "boot": {} },

@@ -157,7 +157,8 @@ async fn the_cluster_restarts_a_box_once() {
     }
     assert_eq!(site.fixed().claims.len(), 1);
     // Of a boot that is over nothing is said any more.
-    let other = Site::start(&[Reply::Grant], &[Node::Ready, Node::Restart("another-boot"), Node::Missing, Node::Restart("x")]);
+    let other =
+        Site::start(&[Reply::Grant], &[Node::Ready, Node::Restart("another-boot"), Node::Missing, Node::Restart("x")]);
     let node = NodeBox::fresh();
     tokio::select! {
         output = node.run(&other, &["--restart-poll=1"]) => panic!("it ends: {}", told(&output)),

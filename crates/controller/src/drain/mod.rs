@@ -11,7 +11,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client,
-    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, Preconditions},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use magnetite_api::names::{ANNOTATION_CORDONED, ANNOTATION_RESTART, MANAGER_CONTROLLER};
 use serde_json::{Value, json};
@@ -69,11 +69,14 @@ pub async fn look(client: &Client, node: &str, refusals: &Refusals) -> Result<Dr
 /// The API server did not answer.
 pub async fn evict(client: &Client, pods: &[PodSeen], refusals: &Refusals) -> Result<(), Error> {
     for PodSeen { namespace, name, uid, .. } in pods.iter().take(AT_ONCE) {
-        // Not its successor of the same name, which may run elsewhere.
-        let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
-        let delete = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        let params = EvictParams { delete_options: Some(delete), ..EvictParams::default() };
-        let words = match Api::<Pod>::namespaced(client.clone(), namespace).evict(name, &params).await {
+        // kube 5 writes `delete_options` where the API server reads `deleteOptions`, so that the UID would say nothing.
+        let body = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": name, "namespace": namespace },
+            // Not its successor of the same name, which may run elsewhere.
+            "deleteOptions": { "preconditions": { "uid": uid } },
+        });
+        let api = Api::<Pod>::namespaced(client.clone(), namespace);
+        let words = match api.create_subresource::<_, Value>("eviction", name, &PostParams::default(), &body).await {
             Ok(_) => None,
             Err(error) if matches!(code(&error), Some(404 | 409)) => None,
             Err(kube::Error::Api(status)) => {

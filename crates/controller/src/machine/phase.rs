@@ -216,9 +216,12 @@ fn open(facts: &Facts<'_>) -> Verdict {
     let Facts { seen, conditions, intent, now } = *facts;
     let Some(boot) = seen.boot_of(intent) else {
         let node = seen.own_node();
-        let still = node.map_or("power the box on".to_owned(), |node| {
-            format!("power-cycle the box; the Node {} runs on as before", node.name)
-        });
+        let update = seen.update().filter(|update| update.stage.is_active() && update.intent == intent.id);
+        let still = match (update, node) {
+            (Some(update), _) => update.message.clone().unwrap_or_default(),
+            (None, Some(node)) => format!("power-cycle the box; the Node {} runs on as before", node.name),
+            (None, None) => "power the box on".to_owned(),
+        };
         let message = format!("the boot window is open until {}: {still}", intent.expires_at.0);
         return verdict(Phase::Pending, reason::NOT_SEEN, message);
     };

@@ -3,6 +3,7 @@
 
 pub mod http;
 pub mod objects;
+mod pods;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::clock;
 pub use objects::{Kind, Object};
+use pods::Pods;
 
 /// Why a request is refused: as HTTP says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +87,8 @@ pub struct Cluster {
     pub broken: Option<Broken>,
     /// Refuses everything, as one that is away.
     pub away: bool,
+    /// Pods on the Nodes.
+    pub pods: Pods,
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {

@@ -6,7 +6,7 @@ use k8s_openapi::{
     ByteString,
     api::{
         certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec},
-        core::v1::{Node, NodeCondition, NodeStatus},
+        core::v1::{Node, NodeCondition, NodeStatus, NodeSystemInfo},
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -50,15 +50,20 @@ fn authority() -> Issuer<'static, KeyPair> {
     Issuer::new(params, key)
 }
 
-fn ready(status: &str) -> serde_json::Value {
+fn ready(boot: &str) -> serde_json::Value {
     let now = Time(seconds(clock::now()).0);
     let condition = NodeCondition {
         type_: "Ready".into(),
-        status: status.into(),
+        status: "True".into(),
         last_heartbeat_time: Some(now),
         ..NodeCondition::default()
     };
-    json!(NodeStatus { conditions: Some(vec![condition]), ..NodeStatus::default() })
+    let node_info = Some(NodeSystemInfo {
+        boot_id: boot.to_owned(),
+        kubelet_version: "v1.34.0".into(),
+        ..NodeSystemInfo::default()
+    });
+    json!(NodeStatus { conditions: Some(vec![condition]), node_info, ..NodeStatus::default() })
 }
 
 impl World {
@@ -78,7 +83,7 @@ impl World {
         }
         match what {
             Duty::Register => {
-                self.heartbeat(&node);
+                self.heartbeat(number, &node);
                 self.say(format!("the kubelet of box {number} registers {node}"));
                 self.report(number, BootStepName::KubeletStarted);
                 if self.boxes[number].dies_at.is_some_and(|at| at <= BootStepName::NodeReady) {
@@ -92,7 +97,7 @@ impl World {
                 }
             }
             Duty::Heartbeat => {
-                self.heartbeat(&node);
+                self.heartbeat(number, &node);
                 again(self, 5 * MINUTE, Duty::Heartbeat);
             }
             Duty::Serve => {
@@ -120,14 +125,15 @@ impl World {
         }
     }
 
-    fn heartbeat(&mut self, node: &str) {
+    fn heartbeat(&mut self, number: usize, node: &str) {
+        let boot = self.boot_id(number);
         let by = Actor::Kubelet(node.to_owned());
         if self.cluster.exists(Kind::Node, node) {
-            drop(self.cluster.edit(Kind::Node, node, by, |object| object["status"] = ready("True")));
+            drop(self.cluster.edit(Kind::Node, node, by, |object| object["status"] = ready(&boot)));
         } else {
             let metadata = ObjectMeta { name: Some(node.to_owned()), ..ObjectMeta::default() };
             let mut object = json!(Node { metadata, ..Node::default() });
-            object["status"] = ready("True");
+            object["status"] = ready(&boot);
             drop(self.cluster.create(Kind::Node, object, by));
         }
         self.digest_news();

@@ -116,6 +116,22 @@ impl Laws {
         }
         self.window(now, &after, old, new);
         self.machines.insert(change.name.clone(), after);
+        self.updates(now);
+    }
+
+    /// One machine at a time, as every Profile here has it.
+    fn updates(&mut self, now: i64) {
+        let active = |machine: &&Arc<Machine>| {
+            machine
+                .status
+                .as_ref()
+                .and_then(|status| status.update.as_ref())
+                .is_some_and(|update| update.stage.is_active())
+        };
+        let names: Vec<_> = self.machines.values().filter(active).map(|machine| machine.name_any()).collect();
+        if names.len() > 1 {
+            self.breach(now, format!("{names:?} are updated at once"));
+        }
     }
 
     /// One key for a Machine and an intent, bound while its window is open, and never taken back.

@@ -15,4 +15,5 @@ mod scene;
 mod server;
 mod tests;
 mod trace;
+mod workload;
 mod world;

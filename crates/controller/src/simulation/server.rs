@@ -353,6 +353,7 @@ impl World {
                 let profile = Profiles::read(&profiles).of(&machine);
                 let intent = machine.status.as_ref().and_then(|status| status.intent.as_ref());
                 let conflicted = !server.fleet().conflicts(&machine).is_empty();
+                let revision = profile.as_ref().ok().map(|profile| profile.revision().to_owned());
                 let mut next = plan::next(&machine, profile.as_deref(), intent, conflicted, now);
                 if self.cluster.broken == Some(Broken::ServesAlways) {
                     next = Next::Boot;
@@ -360,6 +361,9 @@ impl World {
                 self.laws.served(self.now, &machine, &next);
                 self.say(format!("server {number} tells box {box_} ({}) {next:?}", machine.name_any()));
                 self.step(number, &machine.name_any(), BootStepName::ScriptServed, false);
+                if let Some(record) = self.servers[number].records.get_mut(&machine.name_any()) {
+                    record.revision = revision.filter(|_| next == Next::Boot);
+                }
                 self.tell(box_, life, Reply::Next(next));
             }
             Question::Config(path) => {

@@ -6,6 +6,7 @@ mod crashes;
 mod leaders;
 mod races;
 mod restores;
+mod rollouts;
 mod seeds;
 mod silence;
 mod stale;

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use kube::ResourceExt;
+use magnetite_api::names::ANNOTATION_RESTART;
 use tokio::runtime::Runtime;
 
 use super::{
@@ -48,6 +50,8 @@ pub enum Step {
     Wake { box_: usize, life: u32, serial: u64 },
     Kubelet { box_: usize, life: u32, what: super::kubelet::Duty },
     Silent { node: String },
+    Restarts { node: String, asked: String },
+    Place(String),
     Flush { server: usize, life: u32, machine: String },
     ServerBack(usize),
     Fault(Fault),
@@ -210,6 +214,8 @@ impl World {
             Step::Wake { box_, life, serial } => self.wake(box_, life, serial),
             Step::Kubelet { box_, life, what } => self.kubelet(box_, life, what),
             Step::Silent { node } => self.silent(&node),
+            Step::Restarts { node, asked } => self.restarts(&node, &asked),
+            Step::Place(pod) => self.place(&pod),
             Step::Flush { server, life, machine } => self.flush(server, life, &machine),
             Step::ServerBack(number) => self.start_server(number),
             Step::Fault(fault) => self.fault(fault),
@@ -222,6 +228,10 @@ impl World {
 
     /// Looks at what changed in the store: whether it may, and who is to hear of it.
     pub fn digest_news(&mut self) {
+        for pod in std::mem::take(&mut self.cluster.pods.evicted) {
+            let after = self.random.between(500, 5000);
+            self.at(after, Step::Place(pod));
+        }
         for change in std::mem::take(&mut self.cluster.news) {
             self.laws.changed(self.now, &change);
             self.note(&change);
@@ -235,6 +245,14 @@ impl World {
                 (Kind::Request, Some(_)) => {
                     let after = self.random.between(50, 2000) + self.slowness();
                     self.at(after, Step::Sign(change.name.clone()));
+                }
+                (Kind::Node, Some(object)) => {
+                    if let Some(asked) =
+                        object.node().and_then(|node| node.annotations().get(ANNOTATION_RESTART).cloned())
+                    {
+                        let after = self.random.between(1, 40) * SECOND;
+                        self.at(after, Step::Restarts { node: change.name.clone(), asked });
+                    }
                 }
                 (Kind::Machine, None) => {
                     let uid = change.before.as_ref().and_then(|object| object.machine()?.metadata.uid.clone());

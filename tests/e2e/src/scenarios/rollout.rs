@@ -67,7 +67,9 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
             watch.look(site, |text| step.note(text))?;
             let profile = profile(site)?;
             let revision = text(&profile["status"]["revision"]);
-            let done = revision != first && profile["status"]["upToDate"] == 3 && profile["status"]["updating"].as_i64().unwrap_or(0) == 0;
+            let done = revision != first
+                && profile["status"]["upToDate"] == 3
+                && profile["status"]["updating"].as_i64().unwrap_or(0) == 0;
             Ok(done.then_some(revision))
         })
         .with_context(|| format!("{}\n{}", overview(&site), magnetite.last_words()))?;
@@ -78,7 +80,11 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         ensure!(node["spec"]["unschedulable"].is_null(), "{} is left cordoned", node["metadata"]["name"]);
         ensure!(node["metadata"]["annotations"]["magnetite.dev/restart"].is_null(), "a restart is still asked for");
     }
-    step.done(format!("revision {second} on all, one at a time, in {} s; never fewer than {} replicas", begun.elapsed().as_secs(), watch.fewest));
+    step.done(format!(
+        "revision {second} on all, one at a time, in {} s; never fewer than {} replicas",
+        begun.elapsed().as_secs(),
+        watch.fewest
+    ));
     stops(&mut site, binaries, &second, progress).with_context(|| magnetite.last_words())?;
     magnetite.check()
 }
@@ -174,15 +180,23 @@ fn schedule(site: &Site) -> Result<()> {
     let pods = site.admin().json(&["get", "pods", "-l", "app=web"])?;
     let pods = pods["items"].as_array().context("pods")?;
     let nodes = site.admin().json(&["get", "nodes"])?;
-    let open = |node: &&Value| node["spec"]["unschedulable"].is_null() && condition(node, "Ready").as_deref() == Some("True");
-    let mut load: BTreeMap<String, usize> =
-        nodes["items"].as_array().context("nodes")?.iter().filter(open).map(|node| (text(&node["metadata"]["name"]), 0)).collect();
+    let open =
+        |node: &&Value| node["spec"]["unschedulable"].is_null() && condition(node, "Ready").as_deref() == Some("True");
+    let mut load: BTreeMap<String, usize> = nodes["items"]
+        .as_array()
+        .context("nodes")?
+        .iter()
+        .filter(open)
+        .map(|node| (text(&node["metadata"]["name"]), 0))
+        .collect();
     for pod in pods {
         if let Some(count) = load.get_mut(&text(&pod["spec"]["nodeName"])) {
             *count += 1;
         }
     }
-    for pod in pods.iter().filter(|pod| pod["spec"]["nodeName"].is_null() && pod["metadata"]["deletionTimestamp"].is_null()) {
+    for pod in
+        pods.iter().filter(|pod| pod["spec"]["nodeName"].is_null() && pod["metadata"]["deletionTimestamp"].is_null())
+    {
         let Some((node, count)) = load.iter_mut().min_by_key(|(_, count)| **count) else { return Ok(()) };
         let name = text(&pod["metadata"]["name"]);
         let binding = json!({
@@ -217,7 +231,8 @@ fn text(value: &Value) -> String {
 
 fn overview(site: &Site) -> String {
     let get = |args: &[&str]| site.kubectl(args).unwrap_or_default();
-    let updates = get(&["get", "machines", "-o", "jsonpath={range .items[*]}{.metadata.name}{' '}{.status.update}{'\\n'}{end}"]);
+    let updates =
+        get(&["get", "machines", "-o", "jsonpath={range .items[*]}{.metadata.name}{' '}{.status.update}{'\\n'}{end}"]);
     let status = get(&["get", "profile.magnetite.dev", PROFILE, "-o", "jsonpath={.status}"]);
     [get(&["get", "machines,nodes,pods", "-o", "wide"]), updates, status].join("\n")
 }

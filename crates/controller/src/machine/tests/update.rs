@@ -52,7 +52,8 @@ impl World {
             identity: Some(identity(&keys, 10, Some(20))),
             ..Default::default()
         });
-        seen.node = Some(NodeSeen { heartbeat: Some(t(90)), ..node_named("box-1", Some("uid-1")) });
+        seen.node =
+            Some(NodeSeen { heartbeat: Some(t(90)), created_at: Some(t(50)), ..node_named("box-1", Some("uid-1")) });
         let profile = seen.profile.as_mut().unwrap();
         (profile.revision, profile.admission) = (NEW.into(), Some(1));
         profile.update.min_ready_seconds = 30;

@@ -18,6 +18,7 @@ use super::{Actor, Answer, Cluster, INVALID, Kind, NOT_FOUND, Refused};
 pub struct Call {
     pub method: Method,
     pub path: String,
+    query: String,
     patch: bool,
     manager: String,
     body: Value,
@@ -62,6 +63,7 @@ impl tower::Service<Request<Body>> for Wire {
             let (reply, answer) = oneshot::channel();
             let call = Call {
                 path: parts.uri.path().to_owned(),
+                query: query.to_owned(),
                 patch: content.starts_with("application/apply-patch"),
                 manager: manager.to_owned(),
                 method: parts.method,
@@ -80,6 +82,12 @@ pub fn handle(cluster: &mut Cluster, call: &Call, by: Actor) -> Answer {
         return Err(Refused(503, "ServiceUnavailable"));
     }
     let words: Vec<&str> = call.path.trim_matches('/').split('/').collect();
+    match (&call.method, words.as_slice()) {
+        (&Method::GET, ["version"]) => return Ok(version()),
+        (&Method::GET, ["api", "v1", "pods"]) => return Ok(cluster.pods.list(&call.query)),
+        (&Method::POST, ["api", "v1", "namespaces", _, "pods", name, "eviction"]) => return cluster.pods.evict(name),
+        _ => {}
+    }
     let place = words.iter().position(|word| Kind::of_path(word).is_some()).ok_or(NOT_FOUND)?;
     let kind = Kind::of_path(words[place]).ok_or(NOT_FOUND)?;
     let (name, part) = (words.get(place + 1).copied(), words.get(place + 2).copied());
@@ -103,6 +111,14 @@ pub fn handle(cluster: &mut Cluster, call: &Call, by: Actor) -> Answer {
         }
         _ => Err(INVALID),
     }
+}
+
+fn version() -> Value {
+    let text = "x";
+    json!({
+        "major": "1", "minor": "34", "gitVersion": "v1.34.0", "gitCommit": text, "gitTreeState": text, "buildDate": text,
+        "goVersion": text, "compiler": text, "platform": text,
+    })
 }
 
 /// An answer as bytes.

@@ -81,6 +81,10 @@ impl Object {
         if let Self::Request(request) = self { Some(request) } else { None }
     }
 
+    pub fn profile(&self) -> Option<&Arc<Profile>> {
+        if let Self::Profile(profile) = self { Some(profile) } else { None }
+    }
+
     pub fn node(&self) -> Option<&Arc<Node>> {
         if let Self::Node(node) = self { Some(node) } else { None }
     }
