@@ -46,6 +46,7 @@ fn main() -> Result<()> {
     let mut seeds = Seeds::new();
     captured(&files, &mut seeds);
     odd(&mut seeds);
+    switches(&mut seeds);
     captured_v6(&files, &mut seeds);
     routers(&mut seeds);
     links(&mut seeds);
@@ -106,6 +107,18 @@ fn odd(seeds: &mut Seeds) {
     for (name, bytes) in [("overloaded", overloaded), ("split", split)] {
         seeds.insert(("dhcp", name.to_owned()), bytes.clone());
         seeds.insert(("reply", name.to_owned()), bytes);
+    }
+}
+
+/// What switches say, made by hand after IEEE 802.1AB: a leaf with names, one that names its port by address, one that stops early.
+fn switches(seeds: &mut Seeds) {
+    let head =
+        [&[1, 0x80, 0xc2, 0, 0, 0x0e, 2, 0, 0, 0, 0, 1, 0x88, 0xcc][..], &[0x02, 7, 4, 2, 0, 0, 0, 0, 9]].concat();
+    let named =
+        b"\x04\x0a\x05Ethernet7\x06\x02\x00\x78\x08\x07rack r7\x0a\x04leaf\xfe\x06\x00\x80\xc2\x01\x00\x01\x00\x00";
+    let by_address = [4, 7, 3, 2, 0, 0, 0, 0, 10, 6, 2, 0, 120, 16, 12, 5, 1, 192, 0, 2, 1, 2, 0, 0, 0, 1, 0, 0, 0];
+    for (name, rest) in [("named", &named[..]), ("by-address", &by_address), ("short", &named[..5])] {
+        seeds.insert(("lldp", name.to_owned()), [&head[..], rest].concat());
     }
 }
 

@@ -15,10 +15,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ("magnetite-boot", &["tokio", "kube-client", "kube-runtime", "hyper", "magnetite-wire", "magnetite-daemon"]),
     ("magnetite-catalog", &["tokio", "kube-client", "kube-runtime", "hyper", "magnetite-wire", "magnetite-daemon"]),
     ("kubectl-magnetite", &["kube-runtime", "magnetite-bootserver", "magnetite-controller", "aws-lc-rs", "openssl"]),
-    (
-        "magnetite-agent",
-        &["kube-client", "kube-runtime", "magnetite-wire", "magnetite-boot", "magnetite-controller", "rsa"],
-    ),
+    ("magnetite-agent", &["kube-client", "kube-runtime", "magnetite-boot", "magnetite-controller", "rsa"]),
 ];
 
 /// Runs every check.

@@ -89,7 +89,8 @@ pub fn node(name: &str, owner: Option<&str>) -> NodeSeen {
         message: String::new(),
         heartbeat: Some(t0()),
         labels: [].into(),
-        managed: [].into(),
+        annotations: [].into(),
+        managed: crate::node::Managed::default(),
     }
 }
 

@@ -230,7 +230,7 @@ fn bundle(machine: &Machine, profile: &Profile, certificate: String, settings: &
         api_server: join.api_server.clone().or_else(|| settings.join_api_server.clone()).unwrap_or_default(),
         certificate_authority: settings.join_ca.clone(),
         certificate,
-        kubelet_configuration: kubelet::configuration(profile),
+        kubelet_configuration: kubelet::configuration(machine, profile),
         kubelet_args: join.kubelet_args.clone(),
         machine_uid: machine.uid().unwrap_or_default(),
         secret_files: None,

@@ -206,11 +206,16 @@ async fn bind(
     };
     let key: String = identity.claim_key.chars().take(10).collect();
     let mut status = machine.status.clone().unwrap_or_default();
+    let bound = identity.claim_key.clone();
     status.identity = Some(identity);
     status.addresses = addresses;
     // Once known, a TPM stays known: a Profile that asks for less changes nothing about this box.
     status.tpm = tpm.or(status.tpm);
-    replace_status(machine, status, ctx).await?;
+    let kept = replace_status(machine, status, ctx).await?;
+    // Without it nothing is bound, and this claim would be decided again at once, and again.
+    if kept.status.and_then(|status| status.identity).is_none_or(|identity| identity.claim_key != bound) {
+        return Err(Error::Pruned { kind: "Machine", name: machine.name_any(), field: "status.identity" });
+    }
     tracing::info!(machine = %machine.name_any(), claim = %seen.claim.name_any(), key, "key bound");
     ctx.metrics.claim("bound", "KeyBound");
     let status = MachineClaimStatus {
