@@ -16,6 +16,7 @@
 
 pub mod apt;
 pub mod capture;
+pub mod clock;
 pub mod control_plane;
 pub mod crowd;
 pub mod demo;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 
+use crate::clock::Clock;
 use crate::net::{Network, SOCKETS};
 use crate::proc::{Cmd, Process, tail};
 use crate::wait;
@@ -104,6 +106,8 @@ pub struct VmSpec {
     pub variables: Option<PathBuf>,
     /// The authorities that OVMF trusts for HTTPS, as it takes them from QEMU (EFI_SIGNATURE_LIST). Default: none.
     pub authorities: Option<PathBuf>,
+    /// Its own clock, at each moment in which it is switched on.
+    pub clock: Clock,
 }
 
 impl VmSpec {
@@ -125,6 +129,7 @@ impl VmSpec {
             code: None,
             variables: None,
             authorities: None,
+            clock: Clock::Right,
         }
     }
 
@@ -163,6 +168,13 @@ impl VmSpec {
         self
     }
 
+    /// With a clock that is wrong whenever it is switched on.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// With a TPM 2.0: one that nobody else has.
     #[must_use]
     pub fn with_tpm(mut self) -> Self {
@@ -194,6 +206,7 @@ pub struct Vm {
     scratch: PathBuf,
     process: Option<Process>,
     tpm: Option<Process>,
+    on_since: Option<Timestamp>,
 }
 
 impl Vm {
@@ -210,7 +223,15 @@ impl Vm {
             disk.set_len(u64::from(mib) << 20)?;
         }
         std::fs::create_dir_all(scratch.join("tpm"))?;
-        Ok(Self { netns: network.switch(), dir: dir.to_owned(), scratch, spec, process: None, tpm: None })
+        Ok(Self {
+            netns: network.switch(),
+            dir: dir.to_owned(),
+            scratch,
+            spec,
+            process: None,
+            tpm: None,
+            on_since: None,
+        })
     }
 
     /// What it is.
@@ -230,7 +251,9 @@ impl Vm {
             self.start_tpm()?;
         }
         let log = self.dir.join("logs").join(format!("qemu-{}.log", self.spec.name));
-        let mut process = self.command().spawn(format!("qemu {}", self.spec.name), &log)?;
+        let now = Timestamp::now();
+        self.on_since = Some(now);
+        let mut process = self.command(now).spawn(format!("qemu {}", self.spec.name), &log)?;
         let monitor = self.monitor();
         wait::until("QEMU's monitor", Duration::from_secs(20), || {
             process.check()?;
@@ -286,6 +309,17 @@ impl Vm {
         self.tell("system_reset")
     }
 
+    /// When it was last switched on.
+    #[must_use]
+    pub fn on_since(&self) -> Option<Timestamp> {
+        self.on_since
+    }
+
+    /// Gives it another clock. The machine must be off.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.spec.clock = clock;
+    }
+
     /// Whether it is on. A machine that switched itself off is off.
     pub fn is_on(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.ended().is_none())
@@ -335,7 +369,7 @@ impl Vm {
         Ok(())
     }
 
-    fn command(&self) -> Cmd {
+    fn command(&self, now: Timestamp) -> Cmd {
         let spec = &self.spec;
         let scratch = self.scratch.display();
         let (qemu, machine, cpu) = match spec.firmware {
@@ -354,7 +388,7 @@ impl Vm {
         };
         let mut card = format!("{kind},netdev=n0,mac={},bootindex=1", spec.mac);
         let mut cmd = Cmd::new(format!("qemu-system-{qemu}")).netns(&self.netns);
-        cmd = cmd.args(["-machine", machine, "-cpu", cpu, "-rtc", "base=utc"]);
+        cmd = cmd.args(["-machine", machine, "-cpu", cpu, "-rtc", &spec.clock.rtc(now)]);
         cmd = cmd.args(["-m", &spec.memory.to_string(), "-smp", &spec.cpus.to_string()]);
         cmd = cmd.args(["-display", "none", "-nodefaults", "-uuid", &spec.uuid, "-smbios"]);
         cmd = cmd.arg(format!("type=1,manufacturer=Magnetite,product=Lab,serial={},uuid={}", spec.serial, spec.uuid));

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::ensure;
+use crate::clock;
 use crate::demo::pod_that;
 use crate::kube_build::KUBERNETES;
 use crate::kubectl::condition;
@@ -37,8 +38,8 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         ])?;
     }
     let specs = [
-        VmSpec::new("bios", Firmware::Bios, 0).with_cpus(1).with_disk(64),
-        VmSpec::new("uefi", Firmware::Uefi, 1).with_cpus(1).with_disk(64),
+        VmSpec::new("bios", Firmware::Bios, 0).with_cpus(1).with_disk(64).with_clock(clock::wrong::EPOCH),
+        VmSpec::new("uefi", Firmware::Uefi, 1).with_cpus(1).with_disk(64).with_clock(clock::wrong::TEN_YEARS_AHEAD),
     ];
     secret(&site, SECRETS[0])?;
     let files = format!(
@@ -59,7 +60,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     for machine in &mut boxes {
         machine.power_on()?;
     }
-    for spec in &specs {
+    for (spec, machine) in specs.iter().zip(&boxes) {
         let status =
             magnetite::wait_phase(&mut site, &spec.name, "Ready", LONG).with_context(|| magnetite.last_words())?;
         ensure!(status["message"].is_null(), "{} is Ready and says {}", spec.name, status["message"]);
@@ -71,6 +72,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         })?;
         check_status(spec, &told)?;
         check_node(&site, spec)?;
+        clock::was_put_right(&site, machine)?;
         step.note(format!("{} is Ready", spec.name));
     }
     step.done("both, with their kubelets at the wanted version");
