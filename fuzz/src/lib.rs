@@ -12,6 +12,7 @@ pub mod join;
 pub mod link;
 pub mod pxe;
 pub mod reply;
+pub mod request;
 pub mod template;
 pub mod tftp;
 pub mod tpm;
@@ -26,7 +27,7 @@ pub struct Target {
 }
 
 /// All targets; a new decoder gets its line here, its `[[bin]]` in Cargo.toml and its seeds in `examples/seed.rs`.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "dhcp", check: dhcp::check },
     Target { name: "dhcpv6", check: dhcpv6::check },
     Target { name: "icmpv6", check: icmpv6::check },
@@ -35,6 +36,7 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "link", check: link::check },
     Target { name: "pxe", check: pxe::check },
     Target { name: "reply", check: reply::check },
+    Target { name: "request", check: request::check },
     Target { name: "template", check: template::check },
     Target { name: "tftp", check: tftp::check },
     Target { name: "tpm", check: tpm::check },

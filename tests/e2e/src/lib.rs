@@ -20,6 +20,7 @@ pub mod clock;
 pub mod control_plane;
 pub mod crowd;
 pub mod demo;
+pub mod gate;
 pub mod guest;
 pub mod interrupt;
 pub mod kea;

@@ -20,6 +20,8 @@ pub const NAMESPACE: &str = "magnetite";
 /// The Secret that Profiles of the lab may hand to their machines, and its key.
 pub const SECRET: (&str, &str) = ("for-machines", "text");
 const VALUES: [&str; 4] = ["--set", "bootserver.interface=eth0", "--set", "controller.secretNames={for-machines}"];
+/// The addresses of Pods, as every machine of the lab has them (etc/cni/net.d). They are fenced off, as docs/fences.md says.
+pub const PODS: &str = "10.85.0.0/24";
 const BOOTSERVER_ADMIN: &str = "127.0.0.1:9091";
 const CONTROLLER_ADMIN: &str = "127.0.0.1:9090";
 
@@ -126,6 +128,12 @@ impl Magnetite {
         http_get(site, &format!("http://{BOOTSERVER_ADMIN}/metrics"))
     }
 
+    /// All that the boot server logged since it was last started.
+    #[must_use]
+    pub fn bootserver_log(&self) -> String {
+        self.bootserver.as_ref().map(Process::output).unwrap_or_default()
+    }
+
     /// What the binaries logged last, for a failure's report.
     #[must_use]
     pub fn last_words(&self) -> String {
@@ -156,6 +164,7 @@ pub fn bootserver_command(lan: &Lan, binaries: &Binaries, artifacts: &Path) -> R
     Ok(lan
         .server_command(&binaries.path("magnetite-bootserver"))
         .args(["--interface", "eth0", "--server-name", "lab", "--admin-addr", BOOTSERVER_ADMIN])
+        .args(["--refuse-network", PODS])
         .args(["--data-dir".to_owned(), text(&lan.run().join("bootserver"))])
         .args(["--artifacts-dir".to_owned(), text(artifacts)])
         .args(["--agent-dir".to_owned(), text(&agents)]))
@@ -189,6 +198,15 @@ pub fn profile(guest: &Guest) -> Result<String> {
         bail!("a checksum of the Profile was not filled in");
     }
     Ok(text)
+}
+
+/// The same for a site without a cluster: its machines join nothing.
+pub fn profile_without_join(guest: &Guest) -> Result<String> {
+    let profile = profile(guest)?.replace("    apiServer: https://172.30.0.1:6443\n", "    mode: None\n");
+    if !profile.contains("mode: None") {
+        bail!("the Profile joins something:\n{profile}");
+    }
+    Ok(profile)
 }
 
 /// A Machine for a box of the lab.
