@@ -75,6 +75,17 @@ pub enum Card {
     E1000,
 }
 
+/// What a machine's firmware tries to boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boots {
+    /// The network, again and again.
+    Network,
+    /// The network, then the disk.
+    NetworkFirst,
+    /// The disk, then the network.
+    DiskFirst,
+}
+
 /// A machine as it stands in the rack.
 #[derive(Debug, Clone)]
 pub struct VmSpec {
@@ -96,6 +107,8 @@ pub struct VmSpec {
     pub cpus: u32,
     /// The size of its disk, MiB, if it has one (`/dev/vda`).
     pub disk: Option<u32>,
+    /// What its firmware tries, and in which order.
+    pub boots: Boots,
     /// Whether it has a TPM 2.0.
     pub tpm: bool,
     /// Its network card.
@@ -124,6 +137,7 @@ impl VmSpec {
             memory: 1536,
             cpus: 2,
             disk: None,
+            boots: Boots::Network,
             tpm: false,
             card: Card::Virtio,
             code: None,
@@ -165,6 +179,13 @@ impl VmSpec {
     #[must_use]
     pub fn with_disk(mut self, mib: u32) -> Self {
         self.disk = Some(mib);
+        self
+    }
+
+    /// With a firmware that tries the disk once the network gave up, or the other way round.
+    #[must_use]
+    pub fn booting(mut self, boots: Boots) -> Self {
+        self.boots = boots;
         self
     }
 
@@ -315,6 +336,17 @@ impl Vm {
         self.on_since
     }
 
+    /// Its disk, as this machine sees it. Nothing is to be written to it while the machine is on.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.scratch.join("disk.raw")
+    }
+
+    /// Changes what its firmware tries. The machine must be off.
+    pub fn set_boots(&mut self, boots: Boots) {
+        self.spec.boots = boots;
+    }
+
     /// Gives it another clock. The machine must be off.
     pub fn set_clock(&mut self, clock: Clock) {
         self.spec.clock = clock;
@@ -386,7 +418,12 @@ impl Vm {
             Card::Virtio => "virtio-net-pci",
             Card::E1000 => "e1000",
         };
-        let mut card = format!("{kind},netdev=n0,mac={},bootindex=1", spec.mac);
+        let (card_index, disk_index) = match spec.boots {
+            Boots::Network => (1, None),
+            Boots::NetworkFirst => (1, Some(2)),
+            Boots::DiskFirst => (2, Some(1)),
+        };
+        let mut card = format!("{kind},netdev=n0,mac={},bootindex={card_index}", spec.mac);
         let mut cmd = Cmd::new(format!("qemu-system-{qemu}")).netns(&self.netns);
         cmd = cmd.args(["-machine", machine, "-cpu", cpu, "-rtc", &spec.clock.rtc(now)]);
         cmd = cmd.args(["-m", &spec.memory.to_string(), "-smp", &spec.cpus.to_string()]);
@@ -428,7 +465,8 @@ impl Vm {
         }
         if spec.disk.is_some() {
             cmd = cmd.arg("-drive").arg(format!("if=none,id=disk,format=raw,cache=unsafe,file={scratch}/disk.raw"));
-            cmd = cmd.args(["-device", "virtio-blk-pci,drive=disk"]);
+            let index = disk_index.map(|index| format!(",bootindex={index}")).unwrap_or_default();
+            cmd = cmd.arg("-device").arg(format!("virtio-blk-pci,drive=disk,serial={}-d0{index}", spec.serial));
         }
         cmd
     }

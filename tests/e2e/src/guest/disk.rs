@@ -63,6 +63,16 @@ dd if=oem of="$2" bs=1M seek=$((1 + ESP)) conv=notrunc,sparse status=none
 dd if=root.ext4 of="$2" bs=1M seek=$((1 + ESP + OEM_SIZE)) conv=notrunc,sparse status=none
 "#;
 
+/// Run with a folder as `$1`, the image as `$2` and the disk as `$3`. debugfs writes into a file system that is not mounted.
+const INSTALL: &str = r#"set -eu
+cd "$1"
+zstd -q -dc "$2" | dd of="$3" bs=1M iflag=fullblock conv=sparse,notrunc status=none
+dd if="$3" of=oem bs=1M skip="$OEM_START" count="$OEM_SIZE" status=none
+debugfs -w -R 'write config.ign config.ign' oem 2>debugfs.log
+dd if=oem of="$3" bs=1M seek="$OEM_START" conv=notrunc status=none
+rm oem config.ign
+"#;
+
 /// What a boot server serves to be installed.
 #[derive(Debug, Clone)]
 pub struct DiskImage {
@@ -77,6 +87,19 @@ impl DiskImage {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.file.parent().unwrap_or(&self.file)
+    }
+
+    /// Installs the image to a disk as a person would, by `dd`, and lays `config` on it for the first boot.
+    pub fn install(&self, disk: &Path, config: &str) -> Result<()> {
+        let dir = disk.parent().context("a disk's file has a folder")?;
+        std::fs::write(dir.join("config.ign"), config)?;
+        Cmd::new("sh")
+            .args(["-c", INSTALL, "sh", &path(dir), &path(&self.file), &path(disk)])
+            .env("OEM_START", (1 + ESP).to_string())
+            .env("OEM_SIZE", OEM.to_string())
+            .timeout(std::time::Duration::from_secs(300))
+            .run()?;
+        Ok(())
     }
 }
 

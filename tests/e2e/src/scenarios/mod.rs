@@ -4,6 +4,7 @@ mod away;
 mod catalog;
 mod conflict;
 mod crash;
+mod disk;
 mod fire;
 mod firmware;
 mod https;
@@ -92,6 +93,11 @@ pub const ALL: &[Scenario] = &[
         name: "join",
         about: "BIOS and UEFI boxes become Nodes; strangers get nothing; nothing secret is served; a reboot stays joined",
         run: join::run,
+    },
+    Scenario {
+        name: "disk",
+        about: "a UEFI box joins from its disk, and boots from it again although its firmware tries the network first",
+        run: disk::run,
     },
     Scenario {
         name: "conflict",
