@@ -43,6 +43,8 @@ impl Binaries {
 /// Magnetite, running.
 pub struct Magnetite {
     binaries: Binaries,
+    /// The folder of what it serves.
+    artifacts: PathBuf,
     controller: Option<Process>,
     bootserver: Option<Process>,
     /// The boot server's kubeconfig, once made: it must start again while no API server can make another.
@@ -52,9 +54,15 @@ pub struct Magnetite {
 impl Magnetite {
     /// Installs both charts with Helm, then starts the binaries with exactly the rights that the charts grant.
     pub fn start(site: &Site, binaries: &Binaries, progress: &Progress) -> Result<Self> {
+        Self::start_serving(site, binaries, &site.prepared().guest.dir, progress)
+    }
+
+    /// The same, with another folder of artifacts.
+    pub fn start_serving(site: &Site, binaries: &Binaries, artifacts: &Path, progress: &Progress) -> Result<Self> {
         let step = progress.step("installing Magnetite");
         install_charts(site, |note| step.note(note))?;
-        let mut magnetite = Self { binaries: binaries.clone(), controller: None, bootserver: None, account: None };
+        let (binaries, artifacts) = (binaries.clone(), artifacts.to_owned());
+        let mut magnetite = Self { binaries, artifacts, controller: None, bootserver: None, account: None };
         step.note("controller");
         magnetite.start_controller(site)?;
         step.note("boot server");
@@ -86,7 +94,7 @@ impl Magnetite {
     /// Starts the boot server with the kubeconfig that it had, asking the API server for nothing.
     pub fn restart_bootserver(&mut self, site: &Site) -> Result<()> {
         let account = self.account.as_ref().context("the boot server never ran")?;
-        let process = bootserver_command(site.lan(), &self.binaries, &site.prepared().guest.dir)?
+        let process = bootserver_command(site.lan(), &self.binaries, &self.artifacts)?
             .env("KUBECONFIG", account.display().to_string())
             .args(["--namespace", NAMESPACE])
             .spawn("bootserver", &site.run().logs().join("bootserver.log"))?;
@@ -190,14 +198,18 @@ pub fn profile(guest: &Guest) -> Result<String> {
     let mut text = include_str!("../manifests/profile.yaml").to_owned();
     for path in [&guest.kernel, &guest.initrd, &guest.rootfs] {
         let name = path.file_name().and_then(|name| name.to_str()).context("a file name")?;
-        let out = Cmd::new("sha256sum").arg(path.display().to_string()).run()?;
-        let sum = out.split_whitespace().next().context("sha256sum prints a sum")?;
-        text = text.replace(&format!("@SHA256:{name}@"), sum);
+        text = text.replace(&format!("@SHA256:{name}@"), &sha256(path)?);
     }
     if text.contains("@SHA256") {
         bail!("a checksum of the Profile was not filled in");
     }
     Ok(text)
+}
+
+/// A file's SHA-256 in hexadecimal.
+pub fn sha256(file: &Path) -> Result<String> {
+    let out = Cmd::new("sha256sum").arg(file.display().to_string()).run()?;
+    out.split_whitespace().next().map(str::to_owned).context("sha256sum prints a sum")
 }
 
 /// The same for a site without a cluster: its machines join nothing.

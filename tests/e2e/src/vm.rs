@@ -182,6 +182,12 @@ impl VmSpec {
         self
     }
 
+    /// The serial number of its disk, as the system in it sees it.
+    #[must_use]
+    pub fn disk_serial(&self) -> String {
+        format!("{}-d0", self.serial)
+    }
+
     /// With a firmware that tries the disk once the network gave up, or the other way round.
     #[must_use]
     pub fn booting(mut self, boots: Boots) -> Self {
@@ -466,7 +472,7 @@ impl Vm {
         if spec.disk.is_some() {
             cmd = cmd.arg("-drive").arg(format!("if=none,id=disk,format=raw,cache=unsafe,file={scratch}/disk.raw"));
             let index = disk_index.map(|index| format!(",bootindex={index}")).unwrap_or_default();
-            cmd = cmd.arg("-device").arg(format!("virtio-blk-pci,drive=disk,serial={}-d0{index}", spec.serial));
+            cmd = cmd.arg("-device").arg(format!("virtio-blk-pci,drive=disk,serial={}{index}", spec.disk_serial()));
         }
         cmd
     }

@@ -22,6 +22,8 @@ const OEM: u32 = 8;
 const ROOT: u32 = 720;
 const EFI_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const BIOS_BOOT: &str = "/usr/lib/syslinux/mbr/gptmbr.bin";
+/// The file with the first partition's sum.
+const FIRST_PARTITION: &str = "first-partition.sha256";
 const ARGUMENTS: &str = "console=ttyS0 magnetite.disk=root ignition.platform.id=metal";
 
 /// Run with the root as `$1`: what is for a system in memory goes. It keeps its identity on its own disk, and its containers too.
@@ -45,11 +47,11 @@ printf 'timeout 0\ndefault lab.conf\n' | mcopy -i esp - ::/loader/loader.conf
 printf 'title lab\nlinux /vmlinuz\ninitrd /initrd.img\noptions %s\n' "$ARGUMENTS" | mcopy -i esp - ::/loader/entries/lab.conf
 printf 'default lab\nlabel lab\n linux /vmlinuz\n initrd /initrd.img\n append %s\n' "$ARGUMENTS" | mcopy -i esp - ::/syslinux.cfg
 syslinux --install esp
+sha256sum esp >"$FIRST_PARTITION"
 truncate -s "${OEM_SIZE}M" oem
 mkfs.ext4 -q -m 0 -L OEM oem
 truncate -s "${ROOT}M" root.ext4
-mkfs.ext4 -q -m 0 -O ^has_journal -L root -d root root.ext4
-tune2fs -O has_journal root.ext4 >/dev/null
+mkfs.ext4 -q -m 0 -L root -d root root.ext4
 truncate -s "$((1 + ESP + OEM_SIZE + ROOT + 1))M" "$2"
 sfdisk -q "$2" <<TABLE
 label: gpt
@@ -89,6 +91,14 @@ impl DiskImage {
         self.file.parent().unwrap_or(&self.file)
     }
 
+    /// True if a disk begins as the image does, as far as no system writes once it is installed: the first partition, whose files boot it.
+    pub fn boots(&self, disk: &Path) -> Result<bool> {
+        let script = "dd if=\"$1\" bs=1M skip=1 count=\"$ESP\" status=none | sha256sum";
+        let has = Cmd::new("sh").args(["-c", script, "sh", &path(disk)]).env("ESP", ESP.to_string()).run()?;
+        let should = std::fs::read_to_string(self.dir().join(FIRST_PARTITION)).context("read what it should be")?;
+        Ok(has.split_whitespace().next() == should.split_whitespace().next())
+    }
+
     /// Installs the image to a disk as a person would, by `dd`, and lays `config` on it for the first boot.
     pub fn install(&self, disk: &Path, config: &str) -> Result<()> {
         let dir = disk.parent().context("a disk's file has a folder")?;
@@ -122,6 +132,7 @@ pub fn ensure(progress: &Progress, paths: &Paths, guest: &Guest) -> Result<DiskI
             Cmd::new("sh")
                 .args(["-c", ASSEMBLE, "sh", &path(&parts), &path(&raw)])
                 .env("ESP", ESP.to_string())
+                .env("FIRST_PARTITION", path(&dir.join(FIRST_PARTITION)))
                 .env("OEM_SIZE", OEM.to_string())
                 .env("ROOT", ROOT.to_string())
                 .env("EFI_BOOT", EFI_BOOT)

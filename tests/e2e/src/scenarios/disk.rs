@@ -47,7 +47,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     magnetite.check()
 }
 
-struct Before {
+pub(super) struct Before {
     node: Value,
     boot: Value,
     identity: Value,
@@ -55,7 +55,7 @@ struct Before {
 }
 
 impl Before {
-    fn of(site: &Site, name: &str) -> Result<Self> {
+    pub(super) fn of(site: &Site, name: &str) -> Result<Self> {
         let node = site.admin().json(&["get", "node", name])?;
         let claims = site.admin().json(&["get", "machineclaims"])?;
         Ok(Self {
@@ -68,7 +68,7 @@ impl Before {
 }
 
 /// The same Node is Ready from another start, of which the network had no more than the word to go on.
-fn again(site: &mut Site, magnetite: &Magnetite, machine: &Vm, before: &Before) -> Result<()> {
+pub(super) fn again(site: &mut Site, magnetite: &Magnetite, machine: &Vm, before: &Before) -> Result<()> {
     let name = &machine.spec().name;
     site.wait_until("the second start to end Ready", LONG, |site| {
         let node = site.admin().json(&["get", "node", name])?;
