@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use magnetite_api::{
     join::{ClaimRequest, IdentityFacts, ReportRequest, ReportedFailure},
     report::{BootStepName, Disk, Inventory, Nic},
@@ -26,6 +27,10 @@ use magnetite_wire::{
     dhcp, dhcpv6,
     icmpv6::{self, Advertisement, NdOption, OptionKind},
     tftp::{self, ErrorCode, ReadRequest, transfer::Limits},
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    PKCS_ECDSA_P384_SHA384, PublicKeyData,
 };
 
 #[path = "../../crates/wire/tests/pcap/mod.rs"]
@@ -51,6 +56,7 @@ fn main() -> Result<()> {
     routers(&mut seeds);
     links(&mut seeds);
     bodies(&mut seeds)?;
+    requests(&mut seeds)?;
     tpms(&mut seeds)?;
     templates(&mut seeds);
     images(&mut seeds)?;
@@ -337,6 +343,43 @@ fn tpms(seeds: &mut Seeds) -> Result<()> {
     ];
     seeds.extend(forms.map(|(name, bytes)| (("tpm", name.to_owned()), bytes)));
     Ok(())
+}
+
+/// What a kubelet asks for as a client and as a server, a request for more than that, and a certificate.
+fn requests(seeds: &mut Seeds) -> Result<()> {
+    let subject = |node: &str| {
+        let mut name = DistinguishedName::new();
+        name.push(DnType::OrganizationName, "system:nodes");
+        name.push(DnType::CommonName, format!("system:node:{node}"));
+        name
+    };
+    let asking = |sans: &[&str]| -> Result<CertificateParams> {
+        let mut params = CertificateParams::new(sans.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name = subject("r7-u01");
+        Ok(params)
+    };
+    let (p256, p384) = (KeyPair::generate()?, KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?);
+    let mut odd = asking(&["https://r7.example.com/"])?;
+    odd.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    odd.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let client = asking(&[])?.serialize_request(&p256)?;
+    let forms = [
+        ("client-pem", client.pem()?.into_bytes()),
+        ("client", client.der().to_vec()),
+        ("client-p384", asking(&[])?.serialize_request(&p384)?.der().to_vec()),
+        ("serving", asking(&["r7-u01", "172.30.0.16", "fd30::16"])?.serialize_request(&p256)?.der().to_vec()),
+        ("odd", odd.serialize_request(&p256)?.der().to_vec()),
+        ("certificate", asking(&[])?.self_signed(&p256)?.pem().into_bytes()),
+        ("claim-key", p256.subject_public_key_info()),
+        ("rsa", pem_contents(include_str!("../../crates/controller/src/fixtures/rsa2048.csr.pem"))?),
+    ];
+    seeds.extend(forms.map(|(name, bytes)| (("request", name.to_owned()), bytes)));
+    Ok(())
+}
+
+fn pem_contents(text: &str) -> Result<Vec<u8>> {
+    let digits: String = text.lines().filter(|line| !line.starts_with('-')).collect();
+    STANDARD.decode(digits).context("a PEM block")
 }
 
 /// An argument, a config and a variable's value, as people write them and as they should not.

@@ -4,7 +4,6 @@
 pub mod decide;
 pub mod issue;
 pub mod kubelet;
-pub mod request;
 pub mod secrets;
 pub mod tpm;
 
@@ -23,6 +22,7 @@ use magnetite_api::{
     time::seconds,
     tpm::TpmStatus,
 };
+use magnetite_request::quoted;
 use magnetite_tpm::verifier::MakeError;
 
 use crate::{
@@ -258,7 +258,7 @@ pub async fn deny(seen: &Observed, denial: Denial, message: &str, ctx: &Context)
     ctx.metrics.claim("denied", denial.as_str());
     let claim = seen.claim.name_any();
     tracing::warn!(machine = %seen.claim.spec.machine, claim, reason = denial.as_str(), "claim refused");
-    let address: String = request::quoted(&seen.claim.spec.address);
+    let address: String = quoted(&seen.claim.spec.address);
     let note = format!("Claim {claim} from {address} refused ({}): {message}", denial.as_str());
     let regarding = match &seen.machine {
         Some(machine) => machine.object_ref(&()),
