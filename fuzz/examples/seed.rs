@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use magnetite_api::{
     join::{ClaimRequest, IdentityFacts, ReportRequest, ReportedFailure},
     report::{BootStepName, Disk, Inventory, Nic},
@@ -26,6 +27,10 @@ use magnetite_wire::{
     dhcp, dhcpv6,
     icmpv6::{self, Advertisement, NdOption, OptionKind},
     tftp::{self, ErrorCode, ReadRequest, transfer::Limits},
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    PKCS_ECDSA_P384_SHA384, PublicKeyData,
 };
 
 #[path = "../../crates/wire/tests/pcap/mod.rs"]
@@ -46,10 +51,12 @@ fn main() -> Result<()> {
     let mut seeds = Seeds::new();
     captured(&files, &mut seeds);
     odd(&mut seeds);
+    switches(&mut seeds);
     captured_v6(&files, &mut seeds);
     routers(&mut seeds);
     links(&mut seeds);
     bodies(&mut seeds)?;
+    requests(&mut seeds)?;
     tpms(&mut seeds)?;
     templates(&mut seeds);
     images(&mut seeds)?;
@@ -106,6 +113,18 @@ fn odd(seeds: &mut Seeds) {
     for (name, bytes) in [("overloaded", overloaded), ("split", split)] {
         seeds.insert(("dhcp", name.to_owned()), bytes.clone());
         seeds.insert(("reply", name.to_owned()), bytes);
+    }
+}
+
+/// What switches say, made by hand after IEEE 802.1AB: a leaf with names, one that names its port by address, one that stops early.
+fn switches(seeds: &mut Seeds) {
+    let head =
+        [&[1, 0x80, 0xc2, 0, 0, 0x0e, 2, 0, 0, 0, 0, 1, 0x88, 0xcc][..], &[0x02, 7, 4, 2, 0, 0, 0, 0, 9]].concat();
+    let named =
+        b"\x04\x0a\x05Ethernet7\x06\x02\x00\x78\x08\x07rack r7\x0a\x04leaf\xfe\x06\x00\x80\xc2\x01\x00\x01\x00\x00";
+    let by_address = [4, 7, 3, 2, 0, 0, 0, 0, 10, 6, 2, 0, 120, 16, 12, 5, 1, 192, 0, 2, 1, 2, 0, 0, 0, 1, 0, 0, 0];
+    for (name, rest) in [("named", &named[..]), ("by-address", &by_address), ("short", &named[..5])] {
+        seeds.insert(("lldp", name.to_owned()), [&head[..], rest].concat());
     }
 }
 
@@ -324,6 +343,43 @@ fn tpms(seeds: &mut Seeds) -> Result<()> {
     ];
     seeds.extend(forms.map(|(name, bytes)| (("tpm", name.to_owned()), bytes)));
     Ok(())
+}
+
+/// What a kubelet asks for as a client and as a server, a request for more than that, and a certificate.
+fn requests(seeds: &mut Seeds) -> Result<()> {
+    let subject = |node: &str| {
+        let mut name = DistinguishedName::new();
+        name.push(DnType::OrganizationName, "system:nodes");
+        name.push(DnType::CommonName, format!("system:node:{node}"));
+        name
+    };
+    let asking = |sans: &[&str]| -> Result<CertificateParams> {
+        let mut params = CertificateParams::new(sans.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name = subject("r7-u01");
+        Ok(params)
+    };
+    let (p256, p384) = (KeyPair::generate()?, KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?);
+    let mut odd = asking(&["https://r7.example.com/"])?;
+    odd.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    odd.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let client = asking(&[])?.serialize_request(&p256)?;
+    let forms = [
+        ("client-pem", client.pem()?.into_bytes()),
+        ("client", client.der().to_vec()),
+        ("client-p384", asking(&[])?.serialize_request(&p384)?.der().to_vec()),
+        ("serving", asking(&["r7-u01", "172.30.0.16", "fd30::16"])?.serialize_request(&p256)?.der().to_vec()),
+        ("odd", odd.serialize_request(&p256)?.der().to_vec()),
+        ("certificate", asking(&[])?.self_signed(&p256)?.pem().into_bytes()),
+        ("claim-key", p256.subject_public_key_info()),
+        ("rsa", pem_contents(include_str!("../../crates/controller/src/fixtures/rsa2048.csr.pem"))?),
+    ];
+    seeds.extend(forms.map(|(name, bytes)| (("request", name.to_owned()), bytes)));
+    Ok(())
+}
+
+fn pem_contents(text: &str) -> Result<Vec<u8>> {
+    let digits: String = text.lines().filter(|line| !line.starts_with('-')).collect();
+    STANDARD.decode(digits).context("a PEM block")
 }
 
 /// An argument, a config and a variable's value, as people write them and as they should not.

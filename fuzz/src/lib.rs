@@ -10,8 +10,10 @@ pub mod icmpv6;
 pub mod image;
 pub mod join;
 pub mod link;
+pub mod lldp;
 pub mod pxe;
 pub mod reply;
+pub mod request;
 pub mod template;
 pub mod tftp;
 pub mod tpm;
@@ -26,15 +28,17 @@ pub struct Target {
 }
 
 /// All targets; a new decoder gets its line here, its `[[bin]]` in Cargo.toml and its seeds in `examples/seed.rs`.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "dhcp", check: dhcp::check },
     Target { name: "dhcpv6", check: dhcpv6::check },
     Target { name: "icmpv6", check: icmpv6::check },
     Target { name: "image", check: image::check },
     Target { name: "join", check: join::check },
     Target { name: "link", check: link::check },
+    Target { name: "lldp", check: lldp::check },
     Target { name: "pxe", check: pxe::check },
     Target { name: "reply", check: reply::check },
+    Target { name: "request", check: request::check },
     Target { name: "template", check: template::check },
     Target { name: "tftp", check: tftp::check },
     Target { name: "tpm", check: tpm::check },

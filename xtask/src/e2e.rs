@@ -28,6 +28,10 @@ pub fn run(args: &Args) -> Result<()> {
         for scenario in scenarios::ALL {
             println!("{:<14} {}", scenario.name, scenario.about);
         }
+        println!("\nby hand alone, because they take long:");
+        for scenario in scenarios::BY_HAND {
+            println!("{:<14} {}", scenario.name, scenario.about);
+        }
         return Ok(());
     }
     let chosen: Result<Vec<_>> = args.names.iter().map(|name| find(name)).collect();
@@ -40,7 +44,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs all scenarios.
+/// Runs all scenarios but those for which somebody has to ask.
 pub fn all(progress: &Progress) -> Result<()> {
     let (prepared, binaries) = ready(progress)?;
     for scenario in scenarios::ALL {
@@ -50,7 +54,7 @@ pub fn all(progress: &Progress) -> Result<()> {
 }
 
 fn find(name: &str) -> Result<&'static Scenario> {
-    let found = scenarios::ALL.iter().find(|scenario| scenario.name == name);
+    let found = scenarios::ALL.iter().chain(scenarios::BY_HAND).find(|scenario| scenario.name == name);
     match found {
         Some(scenario) => Ok(scenario),
         None => bail!("there is no scenario {name:?}; `cargo xtask e2e --list` names them"),

@@ -11,9 +11,10 @@ use std::{
 
 use magnetite_api::{
     join::IdentityFacts,
-    report::{Disk, Inventory, Nic, PciDevice},
+    report::{Disk, Inventory, Nic, PciDevice, SwitchPort},
     types::serial_is_bogus,
 };
+use magnetite_wire::lldp::Neighbour;
 
 use crate::files::Paths;
 
@@ -43,7 +44,7 @@ pub fn inventory(paths: &Paths) -> Inventory {
         cpus: text(&paths.at("/sys/devices/system/cpu/online"), 4096).map_or(0, |list| count(&list)),
         memory_bytes: memory(&raw(&paths.at("/proc/meminfo")).unwrap_or_default()),
         disks: entries(&paths.at("/sys/block")).iter().filter_map(|disk| self::disk(disk)).take(MOST).collect(),
-        nics: entries(&paths.at("/sys/class/net")).iter().filter_map(|nic| self::nic(nic)).take(MOST).collect(),
+        nics: entries(&paths.at("/sys/class/net")).iter().filter_map(|nic| self::nic(nic, paths)).take(MOST).collect(),
         gpus: entries(&paths.at("/sys/bus/pci/devices")).iter().filter_map(|gpu| self::gpu(gpu)).take(MOST).collect(),
     }
 }
@@ -109,7 +110,7 @@ fn disk(path: &Path) -> Option<Disk> {
 }
 
 /// A physical card has a device, unlike a bridge, a bond or a tunnel; a virtual function's device says whose it is.
-fn nic(path: &Path) -> Option<Nic> {
+fn nic(path: &Path, paths: &Paths) -> Option<Nic> {
     let device = path.join("device");
     if !device.exists() || device.join("physfn").exists() {
         return None;
@@ -123,7 +124,27 @@ fn nic(path: &Path) -> Option<Nic> {
         link: text(&path.join("carrier"), 4).as_deref() == Some("1"),
         speed_mbps: text(&path.join("speed"), 16).and_then(|speed| speed.parse().ok()).filter(|speed| *speed > 0),
         driver: driver.and_then(|driver| some(&driver.file_name()?.to_string_lossy(), 64)),
+        switch: text(&path.join("ifindex"), 16)
+            .and_then(|index| read(&paths.at("/run/systemd/netif/lldp").join(index)))
+            .and_then(|frames| switch(&frames)),
     })
+}
+
+/// The first neighbour of those that systemd-networkd keeps for a card: frames as they came, the length of each before it in eight
+/// bytes, the lowest first.
+fn switch(mut frames: &[u8]) -> Option<SwitchPort> {
+    while let Some((length, rest)) = frames.split_first_chunk() {
+        let (frame, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+        if let Ok(Neighbour { chassis, port, port_description, system_name }) = Neighbour::decode(frame) {
+            return Some(SwitchPort {
+                name: clean(&system_name.unwrap_or(chassis), 128),
+                port: clean(&port, 128),
+                description: port_description.and_then(|text| some(&text, 128)),
+            });
+        }
+        frames = rest;
+    }
+    None
 }
 
 /// Display controllers (class 0x03) and accelerators (class 0x12).
@@ -228,6 +249,21 @@ mod tests {
     #[test]
     fn a_box_that_says_nothing_is_an_empty_inventory() {
         assert_eq!(inventory(&fixture("no-such-box")), Inventory::default());
+    }
+
+    #[test]
+    fn the_first_switch_that_can_be_read_is_told() {
+        let head =
+            [&[1, 0x80, 0xc2, 0, 0, 0xe, 2, 0, 0, 0, 0, 1, 0x88, 0xcc][..], &[0x02, 7, 4, 2, 0, 0, 0, 0, 9]].concat();
+        let kept = |frame: &[u8]| [&(frame.len() as u64).to_le_bytes()[..], frame].concat();
+        let named = kept(&[&head[..], b"\x04\x05\x05swp7\x0a\x04leaf\x08\x02\x1br7"].concat());
+        let want = SwitchPort { name: "leaf".into(), port: "swp7".into(), description: Some("r7".into()) };
+        assert_eq!(switch(&[kept(b"no frame"), named.clone()].concat()), Some(want));
+        let nameless = kept(&[&head[..], b"\x04\x05\x05swp7"].concat());
+        assert_eq!(switch(&nameless).map(|switch| switch.name).as_deref(), Some("02:00:00:00:00:09"));
+        for broken in [&named[..20], &[0xff; 30], b""] {
+            assert_eq!(switch(broken), None);
+        }
     }
 
     #[test]

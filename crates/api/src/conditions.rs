@@ -12,6 +12,8 @@ pub const PROFILE_READY: &str = "ProfileReady";
 pub const WINDOW_OPEN: &str = "WindowOpen";
 /// Machine: the box booted as far as its agent.
 pub const BOOTED: &str = "Booted";
+/// Machine: the newest boot found the box made of what the boot before found.
+pub const HARDWARE_AS_BEFORE: &str = "HardwareAsBefore";
 /// Machine: a key is bound to this Machine and intent.
 pub const CLAIMED: &str = "Claimed";
 /// Machine: no second key claimed it in the current intent, or a person said which of them is right.
@@ -82,6 +84,10 @@ pub mod reason {
     pub fn is_another_key(reason: &str) -> bool {
         [CLAIM_CONFLICT, KEY_NOT_APPROVED].contains(&reason)
     }
+    /// The box is made of something else than in the boot before.
+    pub const HARDWARE_CHANGED: &str = "HardwareChanged";
+    /// The agent has not told yet what the box is made of.
+    pub const NOT_TOLD: &str = "NotTold";
     /// No claim has come yet.
     pub const NOT_CLAIMED: &str = "NotClaimed";
     /// A key is bound.

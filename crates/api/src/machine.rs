@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     netboot::{NetbootSpec, NetworkSpec},
+    profile::Taint,
     report::{BootRecord, Inventory},
     time::Time,
     tpm::{TpmSpec, TpmStatus},
@@ -92,6 +93,23 @@ pub struct MachineSpec {
     #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317 && key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))").message("nodeLabels has a key that is no label's key"))]
     pub node_labels: BTreeMap<String, String>,
 
+    /// Annotations for this machine's Node, over those of the Profile.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
+    #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('magnetite.dev/'))").message("nodeAnnotations may not set magnetite.dev/ annotations"))]
+    #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317 && key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))").message("nodeAnnotations has a key that is no annotation's key"))]
+    pub node_annotations: BTreeMap<String, String>,
+
+    /// Taints that this machine's Node is registered with, beside those of the Profile; of the same key and effect, these
+    /// win. At most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub node_taints: Vec<Taint>,
+
+    /// Where the box stands: labels of its Node by which the scheduler spreads Pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Topology>,
+
     /// Names an intent to provision the box (again). Any change opens a new boot window: the box may then
     /// boot and claim an identity with a new key. Free text, for example a date or a change number.
     /// Default: the intent of creation. A change is also what clears a frozen claim conflict.
@@ -152,6 +170,9 @@ impl Default for MachineSpec {
             node_name: None,
             variables: BTreeMap::new(),
             node_labels: BTreeMap::new(),
+            node_annotations: BTreeMap::new(),
+            node_taints: Vec::new(),
+            topology: None,
             boot_intent: None,
             approved_fingerprint: None,
             tpm: None,
@@ -163,6 +184,24 @@ impl Default for MachineSpec {
             deletion_policy: DeletionPolicy::default(),
         }
     }
+}
+
+/// Where a box stands.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Topology {
+    /// Becomes the Node's label `topology.kubernetes.io/region`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
+    pub region: Option<String>,
+    /// Becomes the Node's label `topology.kubernetes.io/zone`, for example the room or the power feed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
+    pub zone: Option<String>,
+    /// Becomes the Node's label `topology.magnetite.dev/rack`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
+    pub rack: Option<String>,
 }
 
 fn default_window() -> i32 {
@@ -245,15 +284,29 @@ pub struct MachineStatus {
     /// What the agent found the box to be made of. Told by the box: not proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Box<Inventory>>,
+    /// How the box changed between two boots. Absent: not since it was first seen, or the newest boot found it as the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware_change: Option<HardwareChange>,
     /// IP addresses from which the box was seen to claim its identity.
     /// The kubelet's serving certificate may name these and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// Conditions: IdentityUnique, ProfileReady, WindowOpen, Booted, Claimed, Uncontested, Joined, UpToDate, Ready; and
-    /// Maintenance where the spec asks for it.
+    /// Conditions: IdentityUnique, ProfileReady, WindowOpen, Booted, HardwareAsBefore, Claimed, Uncontested, Joined, UpToDate,
+    /// Ready; and Maintenance where the spec asks for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// How a box differs from what it was in an earlier boot.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HardwareChange {
+    /// When it was seen.
+    pub at: Time,
+    /// What differs, a sentence each. At most 16.
+    #[schemars(length(max = 16))]
+    pub changes: Vec<String>,
 }
 
 /// An intent to provision the machine, and its boot window.

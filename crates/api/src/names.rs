@@ -14,6 +14,10 @@ pub const LABEL_MACHINE: &str = "magnetite.dev/machine";
 pub const LABEL_MACHINE_UID: &str = "magnetite.dev/machine-uid";
 /// Label of a Node and a boot report: name of the Profile.
 pub const LABEL_PROFILE: &str = "magnetite.dev/profile";
+/// Labels of a Node that tell facts of its box begin with this.
+pub const FACTS_PREFIX: &str = "facts.magnetite.dev/";
+/// Label of a Node: the rack that its box stands in.
+pub const LABEL_RACK: &str = "topology.magnetite.dev/rack";
 /// Annotation of a CertificateSigningRequest: the claim that it was made for.
 pub const ANNOTATION_CLAIM: &str = "magnetite.dev/claim";
 

@@ -263,10 +263,44 @@ pub struct NodeSpec {
     #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('magnetite.dev/') && !(key in ['node-role.kubernetes.io/control-plane', 'node-role.kubernetes.io/master']))").message("node.labels may not set magnetite.dev/ labels or the control-plane role"))]
     #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317 && key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))").message("node.labels has a key that is no label's key"))]
     pub labels: BTreeMap<String, String>,
+    /// Annotations that the controller sets on the Node, and keeps.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
+    #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('magnetite.dev/'))").message("node.annotations may not set magnetite.dev/ annotations"))]
+    #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317 && key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))").message("node.annotations has a key that is no annotation's key"))]
+    pub annotations: BTreeMap<String, String>,
+    /// Facts of the box that become labels of the Node, `facts.magnetite.dev/vendor` and so on: for what places Pods by
+    /// hardware. The box tells them itself: they are not proven. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub facts: Vec<NodeFact>,
     /// Taints that the Node is registered with, so that no Pod slips in before them. At most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub taints: Vec<Taint>,
+}
+
+/// A fact of the box that becomes a label of its Node. What the box does not tell, or what is no label's value once other
+/// characters became `-`, sets no label.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeFact {
+    /// `facts.magnetite.dev/vendor`: maker of the system, by SMBIOS.
+    Vendor,
+    /// `facts.magnetite.dev/model`: product name, by SMBIOS.
+    Model,
+    /// `facts.magnetite.dev/serial`: serial number, by SMBIOS.
+    Serial,
+    /// `facts.magnetite.dev/firmware`: `BIOS` or `UEFI`, as the running system was started.
+    Firmware,
+    /// `facts.magnetite.dev/cpu`: model of the first processor.
+    Cpu,
+    /// `facts.magnetite.dev/switch` and `facts.magnetite.dev/switch-port`: where the first network card that has heard a switch (LLDP) is
+    /// plugged in. Often this is what names the rack.
+    Switch,
+    /// `facts.magnetite.dev/gpu` and `facts.magnetite.dev/gpu-count`: PCI vendor and device of the first GPU or accelerator, such as
+    /// `10de-2330`, and how many there are of this one. The display controller of a BMC is none.
+    Gpu,
 }
 
 /// A taint of a Node.

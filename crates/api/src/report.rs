@@ -455,6 +455,25 @@ pub struct Nic {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub driver: Option<String>,
+    /// The switch and its port at the other end of the cable, as far as it had told (LLDP) when the agent looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch: Option<SwitchPort>,
+}
+
+/// A port of a switch, as the switch names it.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SwitchPort {
+    /// The switch's name; its identifier, often its address, if it has none.
+    #[schemars(length(max = 128))]
+    pub name: String,
+    /// The port's identifier, such as `Ethernet7`.
+    #[schemars(length(max = 128))]
+    pub port: String,
+    /// The port's description.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub description: Option<String>,
 }
 
 /// A PCI device.

@@ -45,6 +45,9 @@ const MAC: &str = "52:54:00:30:00:10";
 #[case(json!({ "macs": [MAC], "nodeLabels": { "a/b/c": "" } }), Some("no label's key"))]
 #[case(json!({ "macs": [MAC], "nodeLabels": { "Example.com/a": "" } }), Some("no label's key"))]
 #[case(json!({ "macs": [MAC], "nodeLabels": { "example.com/a.b_c-d": "x" } }), None)]
+#[case(json!({ "macs": [MAC], "nodeAnnotations": { "example.com/team": "storage: 1" } }), None)]
+#[case(json!({ "macs": [MAC], "nodeAnnotations": { "magnetite.dev/restart": "x" } }), Some("magnetite.dev/"))]
+#[case(json!({ "macs": [MAC], "nodeAnnotations": { "a b": "" } }), Some("no annotation's key"))]
 fn machine_rules(#[case] spec: Value, #[case] refused: Option<&str>) {
     check(machine(spec).validate_cel().err(), refused);
 }
@@ -72,7 +75,7 @@ fn a_node_s_name_stays(#[case] before: Value, #[case] after: Value, #[case] refu
 #[test]
 fn profile_rules() {
     type Case<'a> = (&'a dyn Fn(&mut Value), Option<&'a str>);
-    let cases: [Case<'_>; 32] = [
+    let cases: [Case<'_>; 35] = [
         (&|_| {}, None),
         (&|spec| spec["boot"] = json!({}), Some("boot needs x86_64 or aarch64")),
         (&|spec| spec["boot"]["aarch64"]["kernel"]["url"] = json!("http://x/k"), Some("exactly one of url and file")),
@@ -95,6 +98,9 @@ fn profile_rules() {
         (&|spec| spec["node"] = json!({ "labels": { "magnetite.dev/x": "" } }), Some("magnetite.dev/")),
         (&|spec| spec["node"] = json!({ "labels": { "node-role.kubernetes.io/master": "" } }), Some("control-plane")),
         (&|spec| spec["node"] = json!({ "labels": { "a b": "" } }), Some("no label's key")),
+        (&|spec| spec["node"] = json!({ "annotations": { "magnetite.dev/x": "" } }), Some("magnetite.dev/")),
+        (&|spec| spec["node"] = json!({ "annotations": { "a b": "" } }), Some("no annotation's key")),
+        (&|spec| spec["node"] = json!({ "annotations": { "example.com/a": "b c" }, "facts": ["gpu"] }), None),
         (&|spec| spec["boot"]["aarch64"]["files"] = files("../x"), Some("a file's name")),
         (&|spec| spec["boot"]["aarch64"]["files"] = files("a/b"), Some("a file's name")),
         (&|spec| spec["boot"]["aarch64"]["files"] = files(""), Some("a file's name")),

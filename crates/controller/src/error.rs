@@ -35,6 +35,19 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+    /// The API server took an object and dropped a field of it, as it does with fields that its CRDs do not have.
+    #[error(
+        "the API server dropped {field} of the {kind} {name}: its CRDs are older than this controller; upgrade the chart \
+         magnetite-crds"
+    )]
+    Pruned {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What is missing.
+        field: &'static str,
+    },
     /// No challenge could be made for a TPM.
     #[error("no challenge for a TPM could be made")]
     Challenge(#[source] MakeError),
@@ -69,6 +82,7 @@ impl Error {
         let source = match self {
             Self::Read { kind: _, name: _, source } | Self::Write { operation: _, kind: _, name: _, source } => source,
             Self::Timeout { seconds: _ } | Self::Challenge(_) => return Class::Transient,
+            Self::Pruned { kind: _, name: _, field: _ } => return Class::Invalid,
         };
         match code(source) {
             Some(409) => Class::Conflict,

@@ -1,7 +1,9 @@
-//! Nodes: which of them is a Machine's, and which labels it carries.
+//! Nodes: which of them is a Machine's, and what it carries of ours.
 //!
 //! A kubelet may write nearly every label of its own Node. So a label alone proves nothing: a Node counts as
 //! a Machine's only after this controller issued a certificate for that name and recorded it.
+
+pub mod marks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +14,12 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use magnetite_api::{
-    Machine, Profile,
+    Machine,
     machine::IdentityStatus,
-    names::{
-        ANNOTATION_CORDONED, ANNOTATION_RESTART, LABEL_MACHINE, LABEL_MACHINE_UID, LABEL_PROFILE, MANAGER_CONTROLLER,
-    },
+    names::{ANNOTATION_CORDONED, ANNOTATION_RESTART, LABEL_MACHINE_UID, MANAGER_CONTROLLER},
 };
 
+use self::marks::Marks;
 use crate::error::{Error, gone_is_fine};
 
 /// Clocks of different hosts may differ by this much before an order of events is believed.
@@ -56,8 +57,10 @@ pub struct NodeSeen {
     pub heartbeat: Option<Timestamp>,
     /// All of its labels.
     pub labels: BTreeMap<String, String>,
-    /// Keys of the labels that this controller set.
-    pub managed: BTreeSet<String>,
+    /// All of its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Keys of the labels and annotations that this controller set.
+    pub managed: Managed,
     /// True if no new Pods come to it.
     pub unschedulable: bool,
     /// True if it was this controller that keeps them away.
@@ -68,6 +71,15 @@ pub struct NodeSeen {
     pub boot_id: String,
     /// The kubelet's version.
     pub kubelet: String,
+}
+
+/// Keys that our field manager owns.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Managed {
+    /// Of labels.
+    pub labels: BTreeSet<String>,
+    /// Of annotations.
+    pub annotations: BTreeSet<String>,
 }
 
 impl NodeSeen {
@@ -91,7 +103,8 @@ impl NodeSeen {
             message: ready.and_then(|condition| condition.message.clone()).unwrap_or_default(),
             heartbeat: ready.and_then(|condition| Some(condition.last_heartbeat_time.clone()?.0)),
             labels: node.labels().clone(),
-            managed: managed_labels(node),
+            annotations: node.annotations().clone(),
+            managed: Managed { labels: managed(node, "f:labels"), annotations: managed(node, "f:annotations") },
             unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false),
             cordoned: node.annotations().contains_key(ANNOTATION_CORDONED),
             restart: node.annotations().get(ANNOTATION_RESTART).cloned(),
@@ -119,10 +132,14 @@ impl NodeSeen {
         newest.is_some_and(|at| at + SKEW >= moment)
     }
 
-    /// True if the labels that we set are exactly these, with these values.
-    pub fn carries(&self, wanted: &BTreeMap<String, String>) -> bool {
-        wanted.iter().all(|(key, value)| self.labels.get(key) == Some(value))
-            && self.managed.iter().all(|key| wanted.contains_key(key))
+    /// True if what we set is exactly this.
+    pub fn carries(&self, wanted: &Marks) -> bool {
+        let same = |wanted: &BTreeMap<String, String>, there: &BTreeMap<String, String>, ours: &BTreeSet<String>| {
+            wanted.iter().all(|(key, value)| there.get(key) == Some(value))
+                && ours.iter().all(|key| wanted.contains_key(key))
+        };
+        same(&wanted.labels, &self.labels, &self.managed.labels)
+            && same(&wanted.annotations, &self.annotations, &self.managed.annotations)
     }
 }
 
@@ -135,15 +152,15 @@ fn is_control_plane(node: &Node) -> bool {
     })
 }
 
-/// Keys of the labels that our field manager owns, from the object's own record.
-fn managed_labels(node: &Node) -> BTreeSet<String> {
+/// Keys of the labels or annotations that our field manager owns, from the object's own record.
+fn managed(node: &Node, kind: &str) -> BTreeSet<String> {
     let entries = node.metadata.managed_fields.iter().flatten();
     let ours = entries.filter(|entry| {
         entry.manager.as_deref() == Some(MANAGER_CONTROLLER) && entry.operation.as_deref() == Some("Apply")
     });
     let fields = ours.filter_map(|entry| Some(&entry.fields_v1.as_ref()?.0));
-    let labels = fields.filter_map(|fields| fields.get("f:metadata")?.get("f:labels")?.as_object());
-    labels.flat_map(serde_json::Map::keys).filter_map(|key| Some(key.strip_prefix("f:")?.to_owned())).collect()
+    let keys = fields.filter_map(|fields| fields.get("f:metadata")?.get(kind)?.as_object());
+    keys.flat_map(serde_json::Map::keys).filter_map(|key| Some(key.strip_prefix("f:")?.to_owned())).collect()
 }
 
 /// True if the Machine's Node has this name. Asked of every Machine for each, so it makes no copies.
@@ -151,34 +168,16 @@ pub fn is_named(machine: &Machine, node_name: &str) -> bool {
     machine.spec.node_name.as_deref().or(machine.metadata.name.as_deref()) == Some(node_name)
 }
 
-/// The labels that a Machine's Node should carry. The CRDs refuse labels that would lift a Node above its
-/// station; they are left out here as well, for objects that were stored before the rule.
-pub fn wanted_labels(machine: &Machine, profile: Option<&Profile>) -> BTreeMap<String, String> {
-    let forbidden = |key: &str| {
-        key.starts_with("magnetite.dev/")
-            || key.starts_with("node-role.kubernetes.io/control-plane")
-            || key.starts_with("node-role.kubernetes.io/master")
-    };
-    let mut labels = profile.map(|profile| profile.spec.node.labels.clone()).unwrap_or_default();
-    labels.extend(machine.spec.node_labels.clone());
-    labels.retain(|key, _| !forbidden(key));
-    labels.insert(LABEL_MACHINE.to_owned(), machine.name_any());
-    labels.insert(LABEL_MACHINE_UID.to_owned(), machine.uid().unwrap_or_default());
-    if let Some(profile) = profile {
-        labels.insert(LABEL_PROFILE.to_owned(), profile.name_any());
-    }
-    labels
-}
-
-/// Sets the labels of a Node, and removes those that we set before and want no more.
+/// Sets labels and annotations of a Node, and removes those that we set before and want no more.
 ///
 /// # Errors
 /// The API server did not take them.
-pub async fn label(client: &Client, name: &str, uid: &str, labels: &BTreeMap<String, String>) -> Result<(), Error> {
+pub async fn mark(client: &Client, name: &str, uid: &str, marks: &Marks) -> Result<(), Error> {
+    let Marks { labels, annotations } = marks;
     // The UID keeps the apply from creating a Node where there is none, or from labelling its successor.
     let patch = serde_json::json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": { "name": name, "uid": uid, "labels": labels },
+        "metadata": { "name": name, "uid": uid, "labels": labels, "annotations": annotations },
     });
     let params = PatchParams::apply(MANAGER_CONTROLLER).force();
     let api = Api::<Node>::all(client.clone());

@@ -199,11 +199,27 @@ async fn a_key_is_bound_by_compare_and_swap_and_then_the_claim_is_told() {
         "metadata": { "resourceVersion": "7" },
         "status": { "identity": { "intent": "created" }, "intent": { "state": "Open" } },
     });
-    calls.push(put(MACHINE_STATUS, bound, &machine));
+    let mut kept = machine.clone();
+    kept.status.as_mut().unwrap().identity = Some(fixtures::identity(&keys, 10, None));
+    calls.push(put(MACHINE_STATUS, bound, &kept));
     let told = json!({ "metadata": { "resourceVersion": "3" }, "status": { "decision": "Bound" } });
     calls.push(put(CLAIM_STATUS, told, &claim));
     let (ctx, _stores, _writers, server) = scenario(calls);
     claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn a_key_that_older_crds_do_not_keep_is_not_bound_again_and_again() {
+    let keys = Keys::new();
+    let claim = keys.claim(&keys.honest().pem());
+    let machine = fixtures::machine();
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(put(MACHINE_STATUS, json!({ "status": { "identity": { "intent": "created" } } }), &machine));
+    let (ctx, _stores, _writers, server) = scenario(calls);
+    let error = claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Invalid);
+    assert!(error.to_string().contains("status.identity of the Machine box-1"), "{error}");
     end(ctx, server).await;
 }
 

@@ -1,4 +1,4 @@
-//! DHCPv4, DHCPv6, PXE, TFTP and router-discovery packets: bytes to values and back.
+//! DHCPv4, DHCPv6, PXE, TFTP, router-discovery and LLDP packets: bytes to values and back.
 //!
 //! Every byte that comes in here was sent by somebody whom nobody knows. So nothing indexes, nothing
 //! unwraps, nothing allocates by a length that the peer chose, and nothing does IO or reads a clock.
@@ -11,6 +11,7 @@
 pub mod dhcp;
 pub mod dhcpv6;
 pub mod icmpv6;
+pub mod lldp;
 pub mod pxe;
 pub mod reader;
 pub mod tftp;

@@ -16,9 +16,11 @@
 
 pub mod apt;
 pub mod capture;
+pub mod clock;
 pub mod control_plane;
 pub mod crowd;
 pub mod demo;
+pub mod gate;
 pub mod guest;
 pub mod interrupt;
 pub mod kea;

@@ -20,6 +20,8 @@ pub const NAMESPACE: &str = "magnetite";
 /// The Secret that Profiles of the lab may hand to their machines, and its key.
 pub const SECRET: (&str, &str) = ("for-machines", "text");
 const VALUES: [&str; 4] = ["--set", "bootserver.interface=eth0", "--set", "controller.secretNames={for-machines}"];
+/// The addresses of Pods, as every machine of the lab has them (etc/cni/net.d). They are fenced off, as docs/fences.md says.
+pub const PODS: &str = "10.85.0.0/24";
 const BOOTSERVER_ADMIN: &str = "127.0.0.1:9091";
 const CONTROLLER_ADMIN: &str = "127.0.0.1:9090";
 
@@ -41,6 +43,8 @@ impl Binaries {
 /// Magnetite, running.
 pub struct Magnetite {
     binaries: Binaries,
+    /// The folder of what it serves.
+    artifacts: PathBuf,
     controller: Option<Process>,
     bootserver: Option<Process>,
     /// The boot server's kubeconfig, once made: it must start again while no API server can make another.
@@ -50,9 +54,15 @@ pub struct Magnetite {
 impl Magnetite {
     /// Installs both charts with Helm, then starts the binaries with exactly the rights that the charts grant.
     pub fn start(site: &Site, binaries: &Binaries, progress: &Progress) -> Result<Self> {
+        Self::start_serving(site, binaries, &site.prepared().guest.dir, progress)
+    }
+
+    /// The same, with another folder of artifacts.
+    pub fn start_serving(site: &Site, binaries: &Binaries, artifacts: &Path, progress: &Progress) -> Result<Self> {
         let step = progress.step("installing Magnetite");
         install_charts(site, |note| step.note(note))?;
-        let mut magnetite = Self { binaries: binaries.clone(), controller: None, bootserver: None, account: None };
+        let (binaries, artifacts) = (binaries.clone(), artifacts.to_owned());
+        let mut magnetite = Self { binaries, artifacts, controller: None, bootserver: None, account: None };
         step.note("controller");
         magnetite.start_controller(site)?;
         step.note("boot server");
@@ -84,7 +94,7 @@ impl Magnetite {
     /// Starts the boot server with the kubeconfig that it had, asking the API server for nothing.
     pub fn restart_bootserver(&mut self, site: &Site) -> Result<()> {
         let account = self.account.as_ref().context("the boot server never ran")?;
-        let process = bootserver_command(site.lan(), &self.binaries, &site.prepared().guest.dir)?
+        let process = bootserver_command(site.lan(), &self.binaries, &self.artifacts)?
             .env("KUBECONFIG", account.display().to_string())
             .args(["--namespace", NAMESPACE])
             .spawn("bootserver", &site.run().logs().join("bootserver.log"))?;
@@ -126,6 +136,12 @@ impl Magnetite {
         http_get(site, &format!("http://{BOOTSERVER_ADMIN}/metrics"))
     }
 
+    /// All that the boot server logged since it was last started.
+    #[must_use]
+    pub fn bootserver_log(&self) -> String {
+        self.bootserver.as_ref().map(Process::output).unwrap_or_default()
+    }
+
     /// What the binaries logged last, for a failure's report.
     #[must_use]
     pub fn last_words(&self) -> String {
@@ -156,6 +172,7 @@ pub fn bootserver_command(lan: &Lan, binaries: &Binaries, artifacts: &Path) -> R
     Ok(lan
         .server_command(&binaries.path("magnetite-bootserver"))
         .args(["--interface", "eth0", "--server-name", "lab", "--admin-addr", BOOTSERVER_ADMIN])
+        .args(["--refuse-network", PODS])
         .args(["--data-dir".to_owned(), text(&lan.run().join("bootserver"))])
         .args(["--artifacts-dir".to_owned(), text(artifacts)])
         .args(["--agent-dir".to_owned(), text(&agents)]))
@@ -181,14 +198,27 @@ pub fn profile(guest: &Guest) -> Result<String> {
     let mut text = include_str!("../manifests/profile.yaml").to_owned();
     for path in [&guest.kernel, &guest.initrd, &guest.rootfs] {
         let name = path.file_name().and_then(|name| name.to_str()).context("a file name")?;
-        let out = Cmd::new("sha256sum").arg(path.display().to_string()).run()?;
-        let sum = out.split_whitespace().next().context("sha256sum prints a sum")?;
-        text = text.replace(&format!("@SHA256:{name}@"), sum);
+        text = text.replace(&format!("@SHA256:{name}@"), &sha256(path)?);
     }
     if text.contains("@SHA256") {
         bail!("a checksum of the Profile was not filled in");
     }
     Ok(text)
+}
+
+/// A file's SHA-256 in hexadecimal.
+pub fn sha256(file: &Path) -> Result<String> {
+    let out = Cmd::new("sha256sum").arg(file.display().to_string()).run()?;
+    out.split_whitespace().next().map(str::to_owned).context("sha256sum prints a sum")
+}
+
+/// The same for a site without a cluster: its machines join nothing.
+pub fn profile_without_join(guest: &Guest) -> Result<String> {
+    let profile = profile(guest)?.replace("    apiServer: https://172.30.0.1:6443\n", "    mode: None\n");
+    if !profile.contains("mode: None") {
+        bail!("the Profile joins something:\n{profile}");
+    }
+    Ok(profile)
 }
 
 /// A Machine for a box of the lab.

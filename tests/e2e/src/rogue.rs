@@ -68,26 +68,34 @@ pub struct Loot {
     pub environment: Vec<(String, String)>,
 }
 
+impl Loot {
+    /// Where the Ignition config is, as the script says.
+    #[must_use]
+    pub fn config_link(&self) -> Option<&str> {
+        self.script.split_whitespace().find_map(|word| word.strip_prefix("ignition.config.url="))
+    }
+}
+
 /// Fetches, from another place on the network, what the box with this MAC would be given.
 pub fn loot(site: &Site, mac: &str) -> Result<Loot> {
     let offer = discover(site.network(), mac)?.context("no offer came for a declared box")?;
     let url = String::from_utf8(offer.bootfile())?;
     let script = fetch(site, &url)?;
-    let word = script.split_whitespace().find_map(|word| word.strip_prefix("ignition.config.url="));
-    let Some(url) = word else { bail!("the script names no Ignition config:\n{script}") };
-    let ignition = fetch(site, url)?;
-    let config: Value = serde_json::from_str(&ignition).context("the Ignition config is JSON")?;
+    let mut loot = Loot { script, ignition: String::new(), environment: Vec::new() };
+    let Some(url) = loot.config_link() else { bail!("the script names no Ignition config:\n{}", loot.script) };
+    loot.ignition = fetch(site, url)?;
+    let config: Value = serde_json::from_str(&loot.ignition).context("the Ignition config is JSON")?;
     let files = config["storage"]["files"].as_array().context("the config has files")?;
     let file =
         files.iter().find(|file| file["path"] == "/etc/magnetite/agent.env").context("the agent's environment")?;
     let source = file["contents"]["source"].as_str().context("its source")?;
     let text = STANDARD.decode(source.trim_start_matches("data:;base64,"))?;
-    let environment = String::from_utf8(text)?
+    loot.environment = String::from_utf8(text)?
         .lines()
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    Ok(Loot { script, ignition, environment })
+    Ok(loot)
 }
 
 /// Fetches a URL from the DHCP server's place in the network.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use jiff::Timestamp;
 
 use crate::capture::Capture;
 use crate::control_plane::ControlPlane;
@@ -40,19 +41,27 @@ pub struct Site {
     control_plane: ControlPlane,
     lan: Lan,
     prepared: Prepared,
+    since: Timestamp,
 }
 
 impl Site {
     /// Builds a site and waits until its control plane serves.
     pub fn start(prepared: &Prepared, progress: &Progress, options: &SiteOptions) -> Result<Self> {
         let step = progress.step("starting a site: network, DHCP, Kubernetes control plane");
+        let since = Timestamp::now();
         let lan = Lan::start(prepared, &LanOptions::new(&options.name, options.machines))?;
         step.note("control plane");
         let run = lan.run();
         let control_plane =
             ControlPlane::start(&prepared.kubernetes, &lan.network().server(), &run.join("cluster"), &run.logs())?;
         step.done(format!("logs in {}", run.path().display()));
-        Ok(Self { control_plane, lan, prepared: prepared.clone() })
+        Ok(Self { control_plane, lan, prepared: prepared.clone(), since })
+    }
+
+    /// When it was built.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        self.since
     }
 
     /// The LAN.

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-const STAMP: &str = ".stamp";
+pub(crate) const STAMP: &str = ".stamp";
 
 /// SHA-256 in hexadecimal.
 #[must_use]

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 
+use crate::clock::Clock;
 use crate::net::{Network, SOCKETS};
 use crate::proc::{Cmd, Process, tail};
 use crate::wait;
@@ -73,6 +75,17 @@ pub enum Card {
     E1000,
 }
 
+/// What a machine's firmware tries to boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boots {
+    /// The network, again and again.
+    Network,
+    /// The network, then the disk.
+    NetworkFirst,
+    /// The disk, then the network.
+    DiskFirst,
+}
+
 /// A machine as it stands in the rack.
 #[derive(Debug, Clone)]
 pub struct VmSpec {
@@ -94,6 +107,8 @@ pub struct VmSpec {
     pub cpus: u32,
     /// The size of its disk, MiB, if it has one (`/dev/vda`).
     pub disk: Option<u32>,
+    /// What its firmware tries, and in which order.
+    pub boots: Boots,
     /// Whether it has a TPM 2.0.
     pub tpm: bool,
     /// Its network card.
@@ -104,6 +119,8 @@ pub struct VmSpec {
     pub variables: Option<PathBuf>,
     /// The authorities that OVMF trusts for HTTPS, as it takes them from QEMU (EFI_SIGNATURE_LIST). Default: none.
     pub authorities: Option<PathBuf>,
+    /// Its own clock, at each moment in which it is switched on.
+    pub clock: Clock,
 }
 
 impl VmSpec {
@@ -120,11 +137,13 @@ impl VmSpec {
             memory: 1536,
             cpus: 2,
             disk: None,
+            boots: Boots::Network,
             tpm: false,
             card: Card::Virtio,
             code: None,
             variables: None,
             authorities: None,
+            clock: Clock::Right,
         }
     }
 
@@ -163,6 +182,26 @@ impl VmSpec {
         self
     }
 
+    /// The serial number of its disk, as the system in it sees it.
+    #[must_use]
+    pub fn disk_serial(&self) -> String {
+        format!("{}-d0", self.serial)
+    }
+
+    /// With a firmware that tries the disk once the network gave up, or the other way round.
+    #[must_use]
+    pub fn booting(mut self, boots: Boots) -> Self {
+        self.boots = boots;
+        self
+    }
+
+    /// With a clock that is wrong whenever it is switched on.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// With a TPM 2.0: one that nobody else has.
     #[must_use]
     pub fn with_tpm(mut self) -> Self {
@@ -194,6 +233,7 @@ pub struct Vm {
     scratch: PathBuf,
     process: Option<Process>,
     tpm: Option<Process>,
+    on_since: Option<Timestamp>,
 }
 
 impl Vm {
@@ -210,7 +250,15 @@ impl Vm {
             disk.set_len(u64::from(mib) << 20)?;
         }
         std::fs::create_dir_all(scratch.join("tpm"))?;
-        Ok(Self { netns: network.switch(), dir: dir.to_owned(), scratch, spec, process: None, tpm: None })
+        Ok(Self {
+            netns: network.switch(),
+            dir: dir.to_owned(),
+            scratch,
+            spec,
+            process: None,
+            tpm: None,
+            on_since: None,
+        })
     }
 
     /// What it is.
@@ -230,7 +278,9 @@ impl Vm {
             self.start_tpm()?;
         }
         let log = self.dir.join("logs").join(format!("qemu-{}.log", self.spec.name));
-        let mut process = self.command().spawn(format!("qemu {}", self.spec.name), &log)?;
+        let now = Timestamp::now();
+        self.on_since = Some(now);
+        let mut process = self.command(now).spawn(format!("qemu {}", self.spec.name), &log)?;
         let monitor = self.monitor();
         wait::until("QEMU's monitor", Duration::from_secs(20), || {
             process.check()?;
@@ -286,6 +336,28 @@ impl Vm {
         self.tell("system_reset")
     }
 
+    /// When it was last switched on.
+    #[must_use]
+    pub fn on_since(&self) -> Option<Timestamp> {
+        self.on_since
+    }
+
+    /// Its disk, as this machine sees it. Nothing is to be written to it while the machine is on.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.scratch.join("disk.raw")
+    }
+
+    /// Changes what its firmware tries. The machine must be off.
+    pub fn set_boots(&mut self, boots: Boots) {
+        self.spec.boots = boots;
+    }
+
+    /// Gives it another clock. The machine must be off.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.spec.clock = clock;
+    }
+
     /// Whether it is on. A machine that switched itself off is off.
     pub fn is_on(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.ended().is_none())
@@ -335,7 +407,7 @@ impl Vm {
         Ok(())
     }
 
-    fn command(&self) -> Cmd {
+    fn command(&self, now: Timestamp) -> Cmd {
         let spec = &self.spec;
         let scratch = self.scratch.display();
         let (qemu, machine, cpu) = match spec.firmware {
@@ -352,9 +424,14 @@ impl Vm {
             Card::Virtio => "virtio-net-pci",
             Card::E1000 => "e1000",
         };
-        let mut card = format!("{kind},netdev=n0,mac={},bootindex=1", spec.mac);
+        let (card_index, disk_index) = match spec.boots {
+            Boots::Network => (1, None),
+            Boots::NetworkFirst => (1, Some(2)),
+            Boots::DiskFirst => (2, Some(1)),
+        };
+        let mut card = format!("{kind},netdev=n0,mac={},bootindex={card_index}", spec.mac);
         let mut cmd = Cmd::new(format!("qemu-system-{qemu}")).netns(&self.netns);
-        cmd = cmd.args(["-machine", machine, "-cpu", cpu, "-rtc", "base=utc"]);
+        cmd = cmd.args(["-machine", machine, "-cpu", cpu, "-rtc", &spec.clock.rtc(now)]);
         cmd = cmd.args(["-m", &spec.memory.to_string(), "-smp", &spec.cpus.to_string()]);
         cmd = cmd.args(["-display", "none", "-nodefaults", "-uuid", &spec.uuid, "-smbios"]);
         cmd = cmd.arg(format!("type=1,manufacturer=Magnetite,product=Lab,serial={},uuid={}", spec.serial, spec.uuid));
@@ -394,7 +471,8 @@ impl Vm {
         }
         if spec.disk.is_some() {
             cmd = cmd.arg("-drive").arg(format!("if=none,id=disk,format=raw,cache=unsafe,file={scratch}/disk.raw"));
-            cmd = cmd.args(["-device", "virtio-blk-pci,drive=disk"]);
+            let index = disk_index.map(|index| format!(",bootindex={index}")).unwrap_or_default();
+            cmd = cmd.arg("-device").arg(format!("virtio-blk-pci,drive=disk,serial={}{index}", spec.disk_serial()));
         }
         cmd
     }

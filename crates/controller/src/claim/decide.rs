@@ -12,12 +12,10 @@ use magnetite_api::{
     tpm::TpmStatus,
     types::serial_is_bogus,
 };
+use magnetite_request::{Flaw, Request, check_claim_key, check_client, quoted};
 use magnetite_tpm::verifier::Authorities;
 
-use super::{
-    request::{Flaw, Request, check_claim_key, check_client, quoted},
-    tpm::{self, Proven, TpmKeys},
-};
+use super::tpm::{self, Proven, TpmKeys};
 use crate::{csr::addresses, node::NodeSeen};
 
 /// Why a claim is refused. The words are part of the API: `status.reason` of the claim.

@@ -20,12 +20,11 @@ use magnetite_api::{
     names::{ANNOTATION_CLAIM, LABEL_MACHINE, MANAGER_CONTROLLER, SIGNER_CLIENT},
     time::seconds,
 };
+use magnetite_request::{Request, certificate_digest, certificate_key, quoted};
 
 use super::{
     decide::{Denial, Observed},
-    deny, kubelet,
-    request::{Request, certificate_digest, certificate_key},
-    secrets, wait, write,
+    deny, kubelet, secrets, wait, write,
 };
 use crate::{
     context::{Context, Settings},
@@ -157,7 +156,7 @@ fn progress(csr: &CertificateSigningRequest, wanted: &CertificateSigningRequest,
     let find = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
     if let Some(refusal) = find("Denied").or_else(|| find("Failed")) {
         let why = refusal.message.as_deref().unwrap_or_default();
-        return Progress::Refused(format!("is {}: {}", refusal.type_, super::request::quoted(why)));
+        return Progress::Refused(format!("is {}: {}", refusal.type_, quoted(why)));
     }
     if find("Approved").is_none() {
         return Progress::Open;
@@ -230,7 +229,7 @@ fn bundle(machine: &Machine, profile: &Profile, certificate: String, settings: &
         api_server: join.api_server.clone().or_else(|| settings.join_api_server.clone()).unwrap_or_default(),
         certificate_authority: settings.join_ca.clone(),
         certificate,
-        kubelet_configuration: kubelet::configuration(profile),
+        kubelet_configuration: kubelet::configuration(machine, profile),
         kubelet_args: join.kubelet_args.clone(),
         machine_uid: machine.uid().unwrap_or_default(),
         secret_files: None,

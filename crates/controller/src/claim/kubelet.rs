@@ -1,21 +1,27 @@
 //! The kubelet's configuration, as a joining box gets it.
 
-use magnetite_api::{Profile, profile::TaintEffect};
+use magnetite_api::{
+    Machine, Profile,
+    profile::{Taint, TaintEffect},
+};
 use serde_json::{Map, Value, json};
 
 /// What a Profile may not change: who may talk to the kubelet, and how it keeps its certificates.
 const KEPT: [&str; 6] =
     ["apiVersion", "kind", "authentication", "authorization", "rotateCertificates", "serverTLSBootstrap"];
 
-/// The KubeletConfiguration of a Profile's machines, as JSON.
-pub fn configuration(profile: &Profile) -> String {
+/// The KubeletConfiguration of a machine, as JSON.
+pub fn configuration(machine: &Machine, profile: &Profile) -> String {
     let join = &profile.spec.join;
     let mut config = defaults();
     config.insert("clusterDomain".to_owned(), join.cluster_domain.clone().into());
     if !join.cluster_dns.is_empty() {
         config.insert("clusterDNS".to_owned(), join.cluster_dns.clone().into());
     }
-    let taints: Vec<Value> = profile.spec.node.taints.iter().map(taint).collect();
+    let own = &machine.spec.node_taints;
+    let same = |a: &Taint, b: &Taint| a.key == b.key && a.effect == b.effect;
+    let of_profile = profile.spec.node.taints.iter().filter(|theirs| !own.iter().any(|ours| same(ours, theirs)));
+    let taints: Vec<Value> = of_profile.chain(own).map(taint).collect();
     if !taints.is_empty() {
         config.insert("registerWithTaints".to_owned(), taints.into());
     }
@@ -47,8 +53,8 @@ fn defaults() -> Map<String, Value> {
     }
 }
 
-fn taint(taint: &magnetite_api::profile::Taint) -> Value {
-    let magnetite_api::profile::Taint { key, value, effect } = taint;
+fn taint(taint: &Taint) -> Value {
+    let Taint { key, value, effect } = taint;
     let effect = match effect {
         TaintEffect::NoSchedule => "NoSchedule",
         TaintEffect::PreferNoSchedule => "PreferNoSchedule",
@@ -100,8 +106,22 @@ mod tests {
     #[test]
     fn golden() {
         let own = json!({ "maxPods": 32, "evictionHard": { "memory.available": "100Mi" }, "cgroupDriver": "cgroupfs" });
-        let config: Value = serde_json::from_str(&configuration(&profile(own))).unwrap();
+        let config: Value = serde_json::from_str(&configuration(&crate::fixtures::machine(), &profile(own))).unwrap();
         insta::assert_json_snapshot!(config);
+    }
+
+    #[test]
+    fn a_machine_s_own_taints_come_beside_the_profile_s_and_win() {
+        let mut machine = crate::fixtures::machine();
+        let taint = |key: &str, effect| Taint { key: key.into(), value: Some("own".into()), effect };
+        machine.spec.node_taints = vec![taint("gpu", TaintEffect::NoSchedule), taint("new", TaintEffect::NoSchedule)];
+        let config: Value = serde_json::from_str(&configuration(&machine, &profile(json!({})))).unwrap();
+        let want = json!([
+            { "key": "new", "effect": "NoExecute" },
+            { "key": "gpu", "value": "own", "effect": "NoSchedule" },
+            { "key": "new", "value": "own", "effect": "NoSchedule" },
+        ]);
+        assert_eq!(config["registerWithTaints"], want);
     }
 
     #[test]
@@ -110,7 +130,7 @@ mod tests {
             "kind": "Other", "authentication": { "anonymous": { "enabled": true } },
             "authorization": { "mode": "AlwaysAllow" }, "rotateCertificates": false, "serverTLSBootstrap": false,
         });
-        let config: Value = serde_json::from_str(&configuration(&profile(own))).unwrap();
+        let config: Value = serde_json::from_str(&configuration(&crate::fixtures::machine(), &profile(own))).unwrap();
         assert_eq!(config["kind"], "KubeletConfiguration");
         assert_eq!(config["authentication"]["anonymous"]["enabled"], false);
         assert_eq!(config["authorization"]["mode"], "Webhook");

@@ -4,7 +4,6 @@
 pub mod decide;
 pub mod issue;
 pub mod kubelet;
-pub mod request;
 pub mod secrets;
 pub mod tpm;
 
@@ -23,6 +22,7 @@ use magnetite_api::{
     time::seconds,
     tpm::TpmStatus,
 };
+use magnetite_request::quoted;
 use magnetite_tpm::verifier::MakeError;
 
 use crate::{
@@ -206,11 +206,16 @@ async fn bind(
     };
     let key: String = identity.claim_key.chars().take(10).collect();
     let mut status = machine.status.clone().unwrap_or_default();
+    let bound = identity.claim_key.clone();
     status.identity = Some(identity);
     status.addresses = addresses;
     // Once known, a TPM stays known: a Profile that asks for less changes nothing about this box.
     status.tpm = tpm.or(status.tpm);
-    replace_status(machine, status, ctx).await?;
+    let kept = replace_status(machine, status, ctx).await?;
+    // Without it nothing is bound, and this claim would be decided again at once, and again.
+    if kept.status.and_then(|status| status.identity).is_none_or(|identity| identity.claim_key != bound) {
+        return Err(Error::Pruned { kind: "Machine", name: machine.name_any(), field: "status.identity" });
+    }
     tracing::info!(machine = %machine.name_any(), claim = %seen.claim.name_any(), key, "key bound");
     ctx.metrics.claim("bound", "KeyBound");
     let status = MachineClaimStatus {
@@ -253,7 +258,7 @@ pub async fn deny(seen: &Observed, denial: Denial, message: &str, ctx: &Context)
     ctx.metrics.claim("denied", denial.as_str());
     let claim = seen.claim.name_any();
     tracing::warn!(machine = %seen.claim.spec.machine, claim, reason = denial.as_str(), "claim refused");
-    let address: String = request::quoted(&seen.claim.spec.address);
+    let address: String = quoted(&seen.claim.spec.address);
     let note = format!("Claim {claim} from {address} refused ({}): {message}", denial.as_str());
     let regarding = match &seen.machine {
         Some(machine) => machine.object_ref(&()),

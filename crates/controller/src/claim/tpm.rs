@@ -7,16 +7,14 @@ use magnetite_api::{
     machine::IdentityLevel,
     tpm::{self, TpmChallenge, TpmEvidence, TpmProof, decode, encode},
 };
+use magnetite_request::quoted;
 use magnetite_tpm::{
     binding::{Claimed, extra_data},
     public::{AttestationKey, EndorsementKey},
     verifier::{Authorities, Challenge, MakeError, check_quote},
 };
 
-use super::{
-    decide::{Denial, Observed, Verdict},
-    request::quoted,
-};
+use super::decide::{Denial, Observed, Verdict};
 
 /// Both keys of a claim's evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,12 +8,10 @@ use magnetite_api::{
     Machine, Sha256,
     names::{NODE_USER_PREFIX, NODES_GROUP, SIGNER_CLIENT, SIGNER_SERVING},
 };
+use magnetite_request::{Flaw, Request};
 
 use super::{renewal, serving};
-use crate::{
-    claim::request::{Flaw, Request},
-    node::NodeSeen,
-};
+use crate::node::NodeSeen;
 
 /// A certificate request, as the API server recorded it. Who asked is the API server's word.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,7 +4,7 @@
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use magnetite_api::{Sha256, machine::IdentityStatus, names::SIGNER_CLIENT};
 
-use crate::claim::request::certificate_digest;
+use magnetite_request::certificate_digest;
 
 /// Where API servers since 1.32 say with which certificate a user came.
 const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";

@@ -24,9 +24,9 @@ use magnetite_api::{
     names::{MANAGER_CONTROLLER, SIGNER_CLIENT, SIGNER_SERVING},
     time::seconds,
 };
+use magnetite_request::{Flaw, Request};
 
 use crate::{
-    claim::request::{Flaw, Request},
     context::Context,
     error::{Error, gone_is_fine},
     machine::apply::replace_status,

@@ -3,9 +3,10 @@
 
 use kube::ResourceExt;
 use magnetite_api::Machine;
+use magnetite_request::Request;
 
 use super::decide::{Verdict, deny, usages_are};
-use crate::{claim::request::Request, node::NodeSeen};
+use crate::node::NodeSeen;
 
 /// Decides about a renewal by a joined machine whose common name is its own.
 pub(super) fn decide(usages: &[String], request: &Request, machine: &Machine, node: Option<&NodeSeen>) -> Verdict {

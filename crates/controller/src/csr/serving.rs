@@ -9,7 +9,7 @@ use super::{
     addresses,
     decide::{Verdict, deny, usages_are},
 };
-use crate::claim::request::{Request, San, quoted};
+use magnetite_request::{Request, San, quoted};
 
 /// Decides about a serving certificate of a joined machine whose common name is its own.
 pub(super) fn decide(

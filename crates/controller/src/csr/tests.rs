@@ -5,12 +5,12 @@ use magnetite_api::{
     Sha256,
     names::{SIGNER_CLIENT, SIGNER_SERVING},
 };
+use magnetite_request::Request;
 use rcgen::KeyPair;
 use rstest::rstest;
 
 use super::decide::*;
 use crate::{
-    claim::request::Request,
     fixtures::{Csr, Keys, identity, machine, node, t},
     node::NodeSeen,
 };

@@ -49,7 +49,7 @@ async fn one(machine: &Machine, action: &Action, ctx: &Context) -> Result<(), Er
             ctx.renders.forget(machine);
             Ok(())
         }
-        Action::LabelNode { node, uid, labels } => node::label(&ctx.client, node, uid, labels).await,
+        Action::MarkNode { node, uid, marks } => node::mark(&ctx.client, node, uid, marks).await,
         Action::RemoveNode { node, uid } => node::remove(&ctx.client, node, uid).await,
         Action::Cordon { node, uid } => drain::cordon(&ctx.client, node, uid).await,
         Action::Uncordon { node, uid } => drain::uncordon(&ctx.client, node, uid).await,

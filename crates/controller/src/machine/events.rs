@@ -3,7 +3,7 @@
 use magnetite_api::{
     Phase,
     conditions::{self, reason},
-    machine::{IntentState, IntentStatus, MachineStatus},
+    machine::{HardwareChange, IntentState, IntentStatus, MachineStatus},
     update::{UpdateStage, UpdateStatus},
 };
 
@@ -29,7 +29,8 @@ pub fn notes(before: Option<&MachineStatus>, after: &MachineStatus) -> Vec<Note>
         .filter(|note| !(leaving && note.warning));
     let phase = phase(before.and_then(|status| status.phase), after);
     let update = update(before.and_then(|status| status.update.as_deref()), after.update.as_deref());
-    window.into_iter().chain(update).chain(phase).collect()
+    let hardware = hardware(before.and_then(|status| status.hardware_change.as_ref()), after.hardware_change.as_ref());
+    window.into_iter().chain(update).chain(hardware).chain(phase).collect()
 }
 
 fn update(before: Option<&UpdateStatus>, after: Option<&UpdateStatus>) -> Option<Note> {
@@ -70,6 +71,11 @@ fn window(before: Option<&IntentStatus>, after: Option<&IntentStatus>) -> Option
         IntentState::Frozen => return None,
     };
     Some(Note { warning, reason, text })
+}
+
+fn hardware(before: Option<&HardwareChange>, after: Option<&HardwareChange>) -> Option<Note> {
+    let HardwareChange { at: _, changes } = after.filter(|after| before != Some(*after))?;
+    Some(Note { warning: true, reason: reason::HARDWARE_CHANGED, text: changes.join("; ") })
 }
 
 fn phase(before: Option<Phase>, after: &MachineStatus) -> Option<Note> {

@@ -5,6 +5,7 @@ use magnetite_api::{
     BootReport, Machine,
     report::{
         BootFailure, BootRecord, BootStep, Disk, EarlierBoot, Inventory, MOST_PREVIOUS, Nic, PciDevice, SubjectKind,
+        SwitchPort,
     },
     time::{Time, seconds},
 };
@@ -161,8 +162,14 @@ fn disk(disk: Disk) -> Disk {
 }
 
 fn nic(nic: Nic) -> Nic {
-    let Nic { name, mac, link, speed_mbps, driver } = nic;
-    Nic { name: clean(&name, 64), mac, link, speed_mbps, driver: driver.map(|text| clean(&text, 64)) }
+    let Nic { name, mac, link, speed_mbps, driver, switch } = nic;
+    let driver = driver.map(|text| clean(&text, 64));
+    let switch = switch.map(|SwitchPort { name, port, description }| SwitchPort {
+        name: clean(&name, 128),
+        port: clean(&port, 128),
+        description: description.map(|text| clean(&text, 128)),
+    });
+    Nic { name: clean(&name, 64), mac, link, speed_mbps, driver, switch }
 }
 
 fn device(device: PciDevice) -> PciDevice {

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod events;
 pub mod fold;
+pub mod hardware;
 pub mod observe;
 pub mod phase;
 pub mod plan;

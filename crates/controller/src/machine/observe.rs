@@ -1,6 +1,6 @@
 //! Facts about a Machine. The only place of this reconciler that looks at the stores; all of it is memory.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::Lookup};
@@ -23,7 +23,10 @@ use crate::{
     csr,
     drain::{self, Drain},
     error::Error,
-    node::{self, NodeSeen},
+    node::{
+        self, NodeSeen,
+        marks::{self, Marks},
+    },
     profile::{
         artifacts::{self, Files},
         renders::{self, Trouble},
@@ -70,8 +73,8 @@ pub struct ProfileSeen {
     pub trouble: Option<Trouble>,
     /// True if no boot server reported on its files yet.
     pub unreported: bool,
-    /// The labels that the Node should carry.
-    pub labels: BTreeMap<String, String>,
+    /// The labels and annotations that the Node should carry.
+    pub marks: Marks,
     /// How its machines are updated.
     pub update: UpdateSpec,
     /// The number under which it lets this machine update itself, if it does.
@@ -138,12 +141,13 @@ pub fn observe(machine: &Arc<Machine>, ctx: &Context) -> Observed {
         .collect();
     claims.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
     let requests = stores.requests.state_filter(|csr| csr::is_open(csr) && csr::asked_by(csr, &node_name));
+    let inventory = fold::inventory_of(machine, &reports);
     Observed {
         machine: Arc::clone(machine),
         conflicts: conflicts(machine, &name, &node_name, ctx),
-        profile: profile(machine, ctx),
+        profile: profile(machine, inventory.as_ref(), ctx),
         boot: fold::newest_boot(machine, &reports),
-        inventory: fold::inventory_of(machine, &reports),
+        inventory,
         node: stores.node(&node_name).map(|node| NodeSeen::of(&node)),
         claims,
         open_requests: requests.iter().map(|csr| csr.name_any()).collect(),
@@ -175,7 +179,7 @@ fn conflicts(machine: &Machine, name: &str, node_name: &str, ctx: &Context) -> V
     conflicts
 }
 
-fn profile(machine: &Arc<Machine>, ctx: &Context) -> Result<ProfileSeen, Trouble> {
+fn profile(machine: &Arc<Machine>, inventory: Option<&Inventory>, ctx: &Context) -> Result<ProfileSeen, Trouble> {
     let profiles = ctx.stores.profiles.state();
     let found = profile_for(machine, &profiles)
         .map_err(|error| Trouble { reason: error.reason(), message: error.to_string() })?;
@@ -193,7 +197,7 @@ fn profile(machine: &Arc<Machine>, ctx: &Context) -> Result<ProfileSeen, Trouble
         join: found.spec.join.mode,
         trouble,
         unreported: files == Files::Unknown,
-        labels: node::wanted_labels(machine, Some(&found)),
+        marks: marks::wanted(machine, Some(&found), inventory),
         update: found.spec.update(),
         admission: admission(&found, machine),
     })

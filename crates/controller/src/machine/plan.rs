@@ -1,7 +1,7 @@
 //! What to do about a Machine: from what was observed to actions and a status. No await, no client, no
 //! clock, no log.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use magnetite_api::{
@@ -14,12 +14,13 @@ use magnetite_api::{
 };
 
 use super::{
+    hardware,
     observe::{ClaimSeen, Observed},
     phase::{self, Facts},
     status,
     update::{self, Next},
 };
-use crate::drain::PodSeen;
+use crate::{drain::PodSeen, node::marks::Marks};
 
 /// Hardware changes without telling: a Machine is looked at again at least this often.
 pub const REST: Duration = Duration::from_secs(300);
@@ -33,14 +34,14 @@ const UNDECIDED: usize = 20;
 pub enum Action {
     /// Our finalizer, before anything else: no window opens for a Machine that could vanish unseen.
     AddFinalizer,
-    /// The labels of the Machine's Node.
-    LabelNode {
+    /// Labels and annotations of the Machine's Node.
+    MarkNode {
         /// The Node.
         node: String,
         /// Its UID.
         uid: String,
-        /// All labels that are ours.
-        labels: BTreeMap<String, String>,
+        /// All that are ours.
+        marks: Marks,
     },
     /// Removes a claim that nobody will ask for again.
     DeleteClaim {
@@ -127,10 +128,10 @@ fn live(seen: &Observed, now: Timestamp) -> Plan {
     let (status, until) = next_status(seen, &intent, booted, update, now);
     let until = until.into_iter().chain(moves).min();
     if let (Some(node), Ok(profile)) = (seen.own_node(), &seen.profile)
-        && !node.carries(&profile.labels)
+        && !node.carries(&profile.marks)
     {
-        let labels = profile.labels.clone();
-        actions.push(Action::LabelNode { node: node.name.clone(), uid: node.uid.clone(), labels });
+        let marks = profile.marks.clone();
+        actions.push(Action::MarkNode { node: node.name.clone(), uid: node.uid.clone(), marks });
     }
     let wait = until.map(|until| until.duration_since(now).max(SignedDuration::ZERO) + SignedDuration::from_secs(1));
     let wait = wait.and_then(|wait| Duration::try_from(wait).ok());
@@ -202,11 +203,18 @@ fn next_status(
     update: Option<Box<UpdateStatus>>,
     now: Timestamp,
 ) -> (MachineStatus, Option<Timestamp>) {
-    let mut conditions = status::conditions(seen, intent, now);
+    let before = seen.before().cloned().unwrap_or_default();
+    let hardware_change = hardware::change(
+        before.hardware_change.as_ref(),
+        before.inventory.as_deref(),
+        seen.inventory.as_ref(),
+        seen.boot.as_ref(),
+        now,
+    );
+    let mut conditions = status::conditions(seen, intent, hardware_change.as_ref(), now);
     conditions.extend(status::service(seen, booted_revision.as_deref(), update.as_deref(), now));
     let verdict = phase::derive(&Facts { seen, conditions: &conditions, intent, now });
     let ready = verdict.phase == Phase::Ready;
-    let before = seen.before().cloned().unwrap_or_default();
     let generation = seen.machine.metadata.generation;
     conditions.push(conditions::condition(
         &before.conditions,
@@ -236,6 +244,7 @@ fn next_status(
         tpm: before.tpm,
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
+        hardware_change,
         conditions,
     };
     (status, verdict.until)

@@ -1,15 +1,15 @@
-//! The six conditions from which everything else about a Machine follows. Pure.
+//! The conditions from which everything else about a Machine follows. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use magnetite_api::{
     claim::Decision,
     conditions::{
-        self, BOOTED, CLAIMED, IDENTITY_UNIQUE, JOINED, MAINTENANCE, PROFILE_READY, Status,
+        self, BOOTED, CLAIMED, HARDWARE_AS_BEFORE, IDENTITY_UNIQUE, JOINED, MAINTENANCE, PROFILE_READY, Status,
         Status::{False, True},
         UNCONTESTED, UP_TO_DATE, WINDOW_OPEN, reason,
     },
-    machine::{IntentState, IntentStatus, MachineStatus},
+    machine::{HardwareChange, IntentState, IntentStatus, MachineStatus},
     profile::JoinMode,
     report::{BootRecord, BootStepName},
     time::seconds,
@@ -84,7 +84,12 @@ impl Observed {
 }
 
 /// All conditions but Ready, for the intent as it will be.
-pub fn conditions(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> Vec<Condition> {
+pub fn conditions(
+    seen: &Observed,
+    intent: &IntentStatus,
+    hardware: Option<&HardwareChange>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let before = seen.before().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let generation = seen.machine.metadata.generation;
     let now = seconds(now);
@@ -93,6 +98,7 @@ pub fn conditions(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> Vec
         (PROFILE_READY, profile(seen)),
         (WINDOW_OPEN, window(seen, intent)),
         (BOOTED, booted(seen, intent)),
+        (HARDWARE_AS_BEFORE, as_before(seen, hardware)),
         (CLAIMED, claimed(seen, intent)),
         (UNCONTESTED, uncontested(seen, intent)),
         (JOINED, joined(seen, before)),
@@ -185,6 +191,17 @@ fn booted(seen: &Observed, intent: &IntentStatus) -> Says {
     match reached {
         Some(step) => (False, reason::WAITING, format!("the last step of the boot is {}", step.as_str())),
         None => (False, reason::NOT_SEEN, format!("the box has not been seen since intent {} opened", intent.id)),
+    }
+}
+
+fn as_before(seen: &Observed, change: Option<&HardwareChange>) -> Says {
+    match (change, &seen.inventory) {
+        (Some(HardwareChange { at, changes }), _) => {
+            let told = changes.join("; ");
+            (False, reason::HARDWARE_CHANGED, format!("since the boot before, as seen at {}: {told}", at.0))
+        }
+        (None, Some(_)) => (True, reason::AS_DECLARED, "the box is made of what it was before".to_owned()),
+        (None, None) => (Status::Unknown, reason::NOT_TOLD, "no agent has told yet what the box is made of".to_owned()),
     }
 }
 

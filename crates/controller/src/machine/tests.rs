@@ -28,14 +28,14 @@ fn created() -> Observed {
 }
 
 fn observed(machine: Machine) -> Observed {
-    let labels = node::wanted_labels(&machine, Some(&crate::fixtures::profile()));
+    let marks = node::marks::wanted(&machine, Some(&crate::fixtures::profile()), None);
     let profile = ProfileSeen {
         name: "p".into(),
         revision: "0123456789".into(),
         join: JoinMode::Certificate,
         trouble: None,
         unreported: false,
-        labels,
+        marks,
         update: magnetite_api::update::UpdateSpec::default(),
         admission: None,
     };
@@ -53,7 +53,7 @@ fn observed(machine: Machine) -> Observed {
 }
 
 /// A boot that began at `began`, with steps at their seconds.
-fn boot(began: i64, steps: &[(BootStepName, i64)]) -> BootRecord {
+pub(super) fn boot(began: i64, steps: &[(BootStepName, i64)]) -> BootRecord {
     let step = |(name, at): &(BootStepName, i64)| BootStep {
         name: *name,
         first_at: Time(t(*at)),

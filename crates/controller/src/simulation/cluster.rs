@@ -202,27 +202,32 @@ impl Cluster {
         self.commit(kind, name, Some(object), by)
     }
 
-    /// Server-side apply of labels, which is all that the controller applies.
-    pub fn apply_labels(&mut self, kind: Kind, name: &str, patch: &Value, manager: &str, by: Actor) -> Answer {
+    /// Server-side apply of labels and annotations, which is all that the controller applies.
+    pub fn apply_marks(&mut self, kind: Kind, name: &str, patch: &Value, manager: &str, by: Actor) -> Answer {
         // With a UID, nothing is created where there is nothing: that is a conflict to the API server.
         let mut object = self.stored(kind, name).map_err(|_| CONFLICT)?;
         self.same_version(&object, patch)?;
         let managed = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
         let (mine, mut others): (Vec<_>, Vec<_>) =
             managed.into_iter().partition(|entry| entry["manager"] == manager && entry["operation"] == "Apply");
-        let old = mine.iter().filter_map(|entry| entry.pointer("/fieldsV1/f:metadata/f:labels")?.as_object());
-        let old: Vec<String> = old.flat_map(Map::keys).map(|key| key.trim_start_matches("f:").to_owned()).collect();
-        let wanted = patch["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-        if object["metadata"]["labels"].is_null() {
-            object["metadata"]["labels"] = json!({});
+        let mut owned = Map::new();
+        for field in ["labels", "annotations"] {
+            let managed = format!("f:{field}");
+            let old = mine.iter().filter_map(|entry| entry["fieldsV1"]["f:metadata"][&managed].as_object());
+            let old: Vec<String> = old.flat_map(Map::keys).map(|key| key.trim_start_matches("f:").to_owned()).collect();
+            let wanted = patch["metadata"][field].as_object().cloned().unwrap_or_default();
+            if object["metadata"][field].is_null() {
+                object["metadata"][field] = json!({});
+            }
+            let there = object["metadata"][field].as_object_mut().ok_or(INVALID)?;
+            there.retain(|key, _| !old.contains(key) || wanted.contains_key(key));
+            there.extend(wanted.clone());
+            let keys: Map<String, Value> = wanted.keys().map(|key| (format!("f:{key}"), json!({}))).collect();
+            owned.insert(managed, keys.into());
         }
-        let labels = object["metadata"]["labels"].as_object_mut().ok_or(INVALID)?;
-        labels.retain(|key, _| !old.contains(key) || wanted.contains_key(key));
-        labels.extend(wanted.clone());
-        let fields: Map<String, Value> = wanted.keys().map(|key| (format!("f:{key}"), json!({}))).collect();
         others.push(json!({
             "manager": manager, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
-            "fieldsV1": { "f:metadata": { "f:labels": fields } },
+            "fieldsV1": { "f:metadata": owned },
         }));
         object["metadata"]["managedFields"] = others.into();
         self.commit(kind, name, Some(object), by)

@@ -24,7 +24,9 @@ use super::{
     server::{self, AgentLink, Question},
     world::{Step, World},
 };
-use crate::{claim::request::certificate_key, fixtures::Csr};
+use magnetite_request::certificate_key;
+
+use crate::fixtures::Csr;
 
 /// What a boot server answered.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@
 
 mod archive;
 mod base;
+pub mod disk;
 mod initrd;
 mod rootfs;
 

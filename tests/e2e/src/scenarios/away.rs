@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::ensure;
+use crate::clock;
 use crate::magnetite::{self, Binaries, Magnetite};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
@@ -17,7 +18,7 @@ use crate::wait;
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
     let mut site = Site::start(prepared, progress, &SiteOptions::new("away"))?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
-    let spec = VmSpec::new("box", Firmware::Bios, 0).with_disk(64);
+    let spec = VmSpec::new("box", Firmware::Bios, 0).with_disk(64).with_clock(clock::wrong::YEAR_AHEAD);
     site.apply(&magnetite::profile(&prepared.guest)?)?;
     site.apply(&magnetite::machine(&spec))?;
     wait::until("the box's config", Duration::from_secs(60), || Ok(rogue::loot(&site, &spec.mac).ok()))?;
@@ -54,6 +55,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         steps.iter().any(|step| step["name"] == "ScriptServed"),
         "the steps of the time without are lost: {steps:?}"
     );
+    clock::was_put_right(&site, &machine)?;
     step.done("Ready, and the steps of the time without are in its status");
     magnetite.check()
 }

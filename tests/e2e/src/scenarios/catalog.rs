@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 
 use super::ensure;
 use super::firmware::{find, record};
+use super::not_yet::patient;
+use crate::gate::Gate;
 use crate::lan::{Lan, LanOptions};
 use crate::magnetite::{self, Binaries};
 use crate::prepare::Prepared;
@@ -15,15 +17,15 @@ use crate::rogue;
 use crate::vm::{Firmware, VmSpec};
 use crate::wait;
 
+/// For how long iPXE and Ignition are told to come again; `cargo xtask e2e not-yet` takes ten minutes.
+const NOT_YET: Duration = Duration::from_secs(20);
+
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
     let lan = Lan::start(prepared, &LanOptions::new("catalog", 2))?;
     let spec = VmSpec::new("first", Firmware::Bios, 0);
     let catalog = lan.run().join("catalog");
     std::fs::create_dir_all(&catalog)?;
-    let profile =
-        magnetite::profile(&prepared.guest)?.replace("    apiServer: https://172.30.0.1:6443\n", "    mode: None\n");
-    ensure!(profile.contains("mode: None"), "the Profile joins something");
-    std::fs::write(catalog.join("profile.yaml"), profile)?;
+    std::fs::write(catalog.join("profile.yaml"), magnetite::profile_without_join(&prepared.guest)?)?;
     std::fs::write(
         catalog.join("broken.yaml"),
         "apiVersion: magnetite.dev/v1alpha1\nkind: Machine\nmetadata: {name: x\nspec: {}\n",
@@ -50,7 +52,8 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     })?;
     ensure!(rogue::discover(lan.network(), "52:54:00:99:99:99")?.is_none(), "a box that nobody declared was answered");
 
-    let step = progress.step("booting a box with no cluster anywhere near");
+    let step = progress.step("booting a box with no cluster anywhere near, told \"not yet\" three times for a while");
+    let gate = Gate::put(&lan, NOT_YET)?;
     let mut machine = lan.machine(spec)?;
     machine.power_on()?;
     let report = lan.run().join("bootserver/machines/first.json");
@@ -61,8 +64,10 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     .with_context(|| {
         format!("{}\n{}", crate::proc::tail(&server.output(), 20), crate::proc::tail(&machine.console_text(), 10))
     })?;
-    step.done("SystemBooted, as its file says");
-    drop(machine);
+    let held = gate.held()?;
+    patient(&machine)?;
+    step.done(format!("SystemBooted, as its file says; refused before: {held}"));
+    drop((machine, gate));
     nasty(prepared, &lan, &catalog, progress)
 }
 
@@ -75,8 +80,7 @@ fn nasty(prepared: &Prepared, lan: &Lan, catalog: &Path, progress: &Progress) ->
     let step = progress.step(format!("real iPXE reads {} nasty arguments", words.len()));
     let spec = VmSpec::new("nasty", Firmware::Bios, 1).with_cpus(1).with_memory(512);
     let arguments: String = (0..words.len()).map(|index| format!("      - '{{{{ vars.n{index} }}}}'\n")).collect();
-    let profile = magnetite::profile(&prepared.guest)?
-        .replace("    apiServer: https://172.30.0.1:6443\n", "    mode: None\n")
+    let profile = magnetite::profile_without_join(&prepared.guest)?
         .replace("  name: workers\n", "  name: nasty\n")
         .replace("  selector:\n    matchLabels:\n      role: worker\n", "")
         .replace("      - magnetite.root={{ files.rootfs }}\n", "      - nasty=begin\n")

@@ -9,6 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::ensure;
 use super::join::{conflict_is_told, rogue_has_certificate};
+use crate::clock;
 use crate::magnetite::{self, Binaries, Magnetite};
 use crate::prepare::Prepared;
 use crate::proc::{Cmd, tail};
@@ -21,7 +22,7 @@ use crate::wait;
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
     let mut site = Site::start(prepared, progress, &SiteOptions::new("conflict"))?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
-    let spec = VmSpec::new("victim", Firmware::Bios, 0).with_disk(64);
+    let spec = VmSpec::new("victim", Firmware::Bios, 0).with_disk(64).with_clock(clock::wrong::MINUTES_BEHIND);
     site.apply(&magnetite::profile(&prepared.guest)?)?;
     site.apply(&magnetite::machine(&spec))?;
 
@@ -89,6 +90,7 @@ fn settle(
     magnetite::wait_phase(site, &name, "Ready", Duration::from_secs(240)).with_context(|| magnetite.last_words())?;
     let status = magnetite::machine_status(site, &name)?;
     ensure!(status["identity"]["level"] == "approved", "identity: {}", status["identity"]);
+    clock::was_put_right(site, machine)?;
     step.done(format!("{key} is kept: Ready, without a restart"));
     Ok(())
 }
@@ -147,7 +149,9 @@ fn approve(
         let intent = &object["status"]["intent"];
         (intent["id"] == "approved-anew" && intent["state"] == "Open").then_some(())
     })?;
-    machine.reset()?;
+    machine.power_off();
+    machine.set_clock(clock::wrong::MONTH_BEHIND);
+    machine.power_on()?;
     site.wait_until("the box to wait for a person", Duration::from_secs(240), |site| {
         Ok((magnetite::machine_status(site, &name)?["reason"] == "AwaitingApproval").then_some(()))
     })
@@ -161,6 +165,7 @@ fn approve(
     let (done, told) = plugin(site, binaries, &["approve", &name, &key])?;
     ensure!(done, "it could not be approved:\n{told}");
     magnetite::wait_phase(site, &name, "Ready", Duration::from_secs(240)).with_context(|| magnetite.last_words())?;
+    clock::was_put_right(site, machine)?;
     step.done(format!("it waited with {key} on its console, and is Ready"));
     Ok(())
 }

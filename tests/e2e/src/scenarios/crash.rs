@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::ensure;
+use crate::clock;
 use crate::magnetite::{self, Binaries, Magnetite};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
@@ -14,7 +15,7 @@ use crate::vm::{Firmware, VmSpec};
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
     let mut site = Site::start(prepared, progress, &SiteOptions::new("crash"))?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
-    let spec = VmSpec::new("box", Firmware::Uefi, 0).with_disk(64);
+    let spec = VmSpec::new("box", Firmware::Uefi, 0).with_disk(64).with_clock(clock::wrong::HALF_A_DAY_BEHIND);
     site.apply(&magnetite::profile(&prepared.guest)?)?;
     site.apply(&magnetite::machine(&spec))?;
     let mut machine = site.machine(spec.clone())?;
@@ -42,6 +43,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let step = progress.step("waiting for Ready");
     magnetite::wait_phase(&mut site, &spec.name, "Ready", Duration::from_secs(300))
         .with_context(|| magnetite.last_words())?;
+    clock::was_put_right(&site, &machine)?;
     let claims = site.admin().json(&["get", "machineclaims"])?;
     ensure!(claims["items"].as_array().is_some_and(|items| items.len() == 1), "not one claim: {claims}");
     let requests = site.admin().json(&["get", "csr"])?;

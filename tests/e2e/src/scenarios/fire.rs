@@ -104,14 +104,39 @@ fn witness(site: &Site, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// R4: what is lost is asked for again, by firmware's timers and by ours.
+/// R4: what is lost is asked for again, by firmware's timers and by ours. Two sites at once: both wait for timers most of the time.
 pub(super) fn loss(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
-    let mut site = Site::build(prepared, binaries, "loss", 1, 1000)?;
-    site.start_server(0)?;
-    let kinds = [IpxeRom, Uefi, IpxeRom, Bios];
     // At 20 % a question and its answer both arrive 64 times of 100: of 500 boxes that ask six times for a size and six times for the
     // file, two hear nothing at all by chance. Once a server was heard, none may fail at any loss.
-    for (percent, one, three, unheard) in [(5, 99.0, 100.0, 0), (20, 90.0, 99.5, 10)] {
+    let levels = [
+        Loss { percent: 5, in_one: 99.0, in_three: 100.0, unheard: 0 },
+        Loss { percent: 20, in_one: 90.0, in_three: 99.5, unheard: 10 },
+    ];
+    std::thread::scope(|scope| {
+        let sites = levels.map(|loss| (loss.percent, scope.spawn(move || loss.boots(prepared, binaries, progress))));
+        sites.into_iter().try_for_each(|(percent, site)| match site.join() {
+            Ok(result) => result.with_context(|| format!("at {percent} %")),
+            Err(_) => Err(anyhow::anyhow!("the site at {percent} % panicked")),
+        })
+    })
+}
+
+/// A share of packets that is lost each way, and what of 1,000 boxes must boot all the same.
+#[derive(Clone, Copy)]
+struct Loss {
+    percent: u32,
+    /// Percent of the boxes in their first attempt, and within three.
+    in_one: f64,
+    in_three: f64,
+    /// Transfers that may fail because none of their tries was heard.
+    unheard: usize,
+}
+
+impl Loss {
+    fn boots(self, prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
+        let Self { percent, in_one, in_three, unheard } = self;
+        let mut site = Site::build(prepared, binaries, &format!("loss-{percent}"), 1, 1000)?;
+        site.start_server(0)?;
         let step = progress.step(format!("1,000 boxes boot while {percent} % of all packets are lost, each way"));
         site.lose(percent)?;
         let bad = Boot {
@@ -120,17 +145,16 @@ pub(super) fn loss(prepared: &Prepared, binaries: &Binaries, progress: &Progress
             patience: Duration::from_secs(600),
             delay: Duration::from_millis(20),
         };
-        let report = site.boot(boxes(0, 1000, &kinds), &bad, &step)?;
-        site.lose(0)?;
+        let report = site.boot(boxes(0, 1000, &[IpxeRom, Uefi, IpxeRom, Bios]), &bad, &step)?;
         step.done(report.to_string());
-        let enough = report.percent(1) >= one && report.percent(3) >= three;
+        let enough = report.percent(1) >= in_one && report.percent(3) >= in_three;
         ensure!(enough, "too few booted: {report}");
         ensure!(report.within(5) == report.boxes, "some never booted: {report}");
         let (broken, silent) = report.transfers_failed();
         ensure!(broken == 0, "transfers that had begun failed: {report}");
         ensure!(silent <= unheard, "more transfers never began than chance explains: {report}");
+        Ok(())
     }
-    Ok(())
 }
 
 /// S14 and R14: what nobody declared must not keep out what somebody did.

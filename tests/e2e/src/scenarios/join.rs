@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::ensure;
+use crate::clock;
 use crate::demo::pod_that;
 use crate::kube_build::KUBERNETES;
 use crate::kubectl::condition;
@@ -37,8 +38,8 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         ])?;
     }
     let specs = [
-        VmSpec::new("bios", Firmware::Bios, 0).with_cpus(1).with_disk(64),
-        VmSpec::new("uefi", Firmware::Uefi, 1).with_cpus(1).with_disk(64),
+        VmSpec::new("bios", Firmware::Bios, 0).with_cpus(1).with_disk(64).with_clock(clock::wrong::EPOCH),
+        VmSpec::new("uefi", Firmware::Uefi, 1).with_cpus(1).with_disk(64).with_clock(clock::wrong::TEN_YEARS_AHEAD),
     ];
     secret(&site, SECRETS[0])?;
     let files = format!(
@@ -59,7 +60,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     for machine in &mut boxes {
         machine.power_on()?;
     }
-    for spec in &specs {
+    for (spec, machine) in specs.iter().zip(&boxes) {
         let status =
             magnetite::wait_phase(&mut site, &spec.name, "Ready", LONG).with_context(|| magnetite.last_words())?;
         ensure!(status["message"].is_null(), "{} is Ready and says {}", spec.name, status["message"]);
@@ -71,11 +72,12 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         })?;
         check_status(spec, &told)?;
         check_node(&site, spec)?;
+        clock::was_put_right(&site, machine)?;
         step.note(format!("{} is Ready", spec.name));
     }
     step.done("both, with their kubelets at the wanted version");
     plugin(&site, binaries, &specs, progress)?;
-    pods(&site, &specs, progress)?;
+    pods(&site, &magnetite, &specs, &loot, progress)?;
     // It takes up to two minutes, in which the rest goes on.
     secret(&site, SECRETS[1])?;
     dhcp_as_before(&site, &specs)?;
@@ -188,29 +190,53 @@ fn check_node(site: &Site, spec: &VmSpec) -> Result<()> {
     let labels = &node["metadata"]["labels"];
     ensure!(labels["magnetite.dev/machine"] == spec.name.as_str(), "{}: labels {labels}", spec.name);
     ensure!(labels["example.com/pool"] == "workers", "{}: labels {labels}", spec.name);
+    // What QEMU says of itself in its SMBIOS tables.
+    ensure!(labels["facts.magnetite.dev/vendor"] == "QEMU", "{}: labels {labels}", spec.name);
+    let annotations = &node["metadata"]["annotations"];
+    ensure!(annotations["example.com/owner"] == "the lab", "{}: annotations {annotations}", spec.name);
     let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
     ensure!(taints.iter().any(|taint| taint["key"] == "example.com/new"), "{}: taints {taints:?}", spec.name);
     Ok(())
 }
 
-/// Pods run on both, and the API server reaches the kubelets: their serving certificates were approved.
-fn pods(site: &Site, specs: &[VmSpec], progress: &Progress) -> Result<()> {
+/// Pods run on both, and the API server reaches the kubelets: their serving certificates were approved. What a Pod asks of the boot
+/// server is refused, and told.
+fn pods(site: &Site, magnetite: &Magnetite, specs: &[VmSpec], loot: &rogue::Loot, progress: &Progress) -> Result<()> {
     let step = progress.step("running a pod on each");
+    let link = loot.config_link().context("the link of the config")?;
+    // From elsewhere on the network the same link is good.
+    rogue::fetch(site, link)?;
     for spec in specs {
         let name = format!("hello-{}", spec.name);
-        let script = "echo hello from a pod; while :; do cat /node/secret; echo; sleep 2; done";
-        site.apply(&pod_that(&name, &spec.name, script))?;
+        route_to_pods(site, &spec.name)?;
+        let script = format!(
+            "echo hello from a pod; wget -O /dev/null '{link}' 2>&1; echo asked; while :; do cat /node/secret; echo; sleep 2; done"
+        );
+        site.apply(&pod_that(&name, &spec.name, &script))?;
         site.kubectl(&["wait", "--for=condition=Ready", "--timeout=110s", &format!("pod/{name}")])?;
-        wait::until("kubectl logs", Duration::from_secs(60), || {
-            Ok(site
-                .kubectl(&["logs", &name])
-                .ok()
-                .filter(|log| log.contains("hello from a pod") && log.contains(SECRETS[0])))
+        let log = wait::until("kubectl logs", Duration::from_secs(60), || {
+            let told = |log: &String| log.contains("asked") && log.contains(SECRETS[0]);
+            Ok(site.kubectl(&["logs", &name]).ok().filter(told))
         })
         .with_context(|| format!("CSRs:\n{}", site.kubectl(&["get", "csr"]).unwrap_or_default()))?;
+        ensure!(log.contains("404 Not Found"), "what the boot server told a Pod:\n{log}");
     }
-    step.done("Ready, `kubectl logs` reaches them, and the Profile's secret file was there");
+    let metrics = magnetite.bootserver_metrics(site)?;
+    let counted = metrics.lines().find(|line| line.contains("fenced") && line.contains("\"http\""));
+    ensure!(counted.is_some_and(|line| !line.ends_with(" 0")), "nothing was counted: {counted:?}");
+    let said = magnetite.bootserver_log();
+    let told = said.lines().any(|line| line.contains("10.85.0.") && line.contains("--refuse-network"));
+    ensure!(told, "the boot server did not say that it refused a Pod");
+    step.done("Ready, `kubectl logs` reaches them, the Profile's secret file was there; the boot server refused both, and says so");
     Ok(())
+}
+
+/// Pods' addresses are not hidden behind their node's, as in a cluster whose network routes them: so answers need a way back.
+fn route_to_pods(site: &Site, node: &str) -> Result<()> {
+    let status = magnetite::machine_status(site, node)?;
+    let address = status["boot"]["address"].as_str().context("the box's address")?;
+    let ip = crate::proc::Cmd::new("ip").netns(site.network().server());
+    ip.args(["route", "replace", magnetite::PODS, "via", address]).run().map(drop)
 }
 
 /// Makes the Secret that the Profile hands to its machines, or changes it.

@@ -4,11 +4,13 @@ mod away;
 mod catalog;
 mod conflict;
 mod crash;
+mod disk;
 mod fire;
 mod firmware;
 mod https;
 mod ipv6;
 mod join;
+mod not_yet;
 mod relay;
 mod rollout;
 mod schema;
@@ -30,7 +32,7 @@ pub struct Scenario {
     pub run: fn(&Prepared, &Binaries, &Progress) -> Result<()>,
 }
 
-/// All of them, the quick ones first.
+/// Those of the test run, the quick ones first.
 pub const ALL: &[Scenario] = &[
     Scenario {
         name: "schema",
@@ -94,6 +96,11 @@ pub const ALL: &[Scenario] = &[
         run: join::run,
     },
     Scenario {
+        name: "disk",
+        about: "a UEFI box joins from its disk, and boots from it again although its firmware tries the network first",
+        run: disk::run,
+    },
+    Scenario {
         name: "conflict",
         about: "a rogue claims a box's identity first: found out, frozen, and settled by a new intent",
         run: conflict::run,
@@ -119,6 +126,13 @@ pub const ALL: &[Scenario] = &[
         run: away::run,
     },
 ];
+
+/// Those that take too long for the test run, each with its figure in docs/security/requirements.md: `cargo xtask e2e NAME` runs one.
+pub const BY_HAND: &[Scenario] = &[Scenario {
+    name: "not-yet",
+    about: "half an hour: real iPXE and real Ignition are told \"not yet\" for ten minutes each, and finish",
+    run: not_yet::run,
+}];
 
 /// Fails with a sentence unless something holds.
 macro_rules! ensure {

@@ -17,10 +17,12 @@ use crate::wait;
 
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
     let site = Site::start(prepared, progress, &SiteOptions::new("schema"))?;
+    site.apply(KUBEADM).context("apply kubeadm's bindings")?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
     refused(&site, progress)?;
     examples(&site)?;
     conditions(&site, prepared)?;
+    beside_us(&site, &mut magnetite, binaries, progress)?;
     rights(&site)?;
     rights::lists(&site)?;
     let calls = rights::calls_with_the_token(&site)?;
@@ -32,6 +34,51 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     magnetite.check()?;
     progress.line("examples accepted; conditions name field and machine; nobody has more rights than the chart grants");
     without_a_controller(&site, &mut magnetite, progress)
+}
+
+/// What kubeadm binds when it sets up a cluster.
+const KUBEADM: &str = include_str!("../../manifests/kubeadm.yaml");
+
+/// S6: who may have a node's certificate beside us is told on the Profile and by doctor, and no more once the bindings are gone.
+fn beside_us(site: &Site, magnetite: &mut Magnetite, binaries: &Binaries, progress: &Progress) -> Result<()> {
+    let bypass = ["JoinBypassPossible", "AutoRenewBypass"];
+    let bindings = ["kubeadm:node-autoapprove-bootstrap", "kubeadm:node-autoapprove-certificate-rotation"];
+    let doctor = || -> Result<String> {
+        let (_, out, err) = site.admin().plugin(&binaries.dir, "magnetite").arg("doctor").ask()?;
+        Ok(out + &err)
+    };
+    for (kind, binding) in bypass.into_iter().zip(bindings) {
+        says(site, "profile", "workers", kind, "True", binding)?;
+        site.kubectl(&["get", "clusterrolebinding", binding])?;
+    }
+    let told = doctor()?;
+    ensure!(bindings.iter().all(|binding| told.contains(binding)), "doctor does not say what to delete:\n{told}");
+    for binding in bindings {
+        site.kubectl(&["delete", "clusterrolebinding", binding])?;
+    }
+    // A controller asks again after five minutes. One that starts asks at once.
+    magnetite.kill_controller()?;
+    magnetite.start_controller(site)?;
+    for kind in bypass {
+        says(site, "profile", "workers", kind, "False", "but")?;
+    }
+    let told = doctor()?;
+    ensure!(bindings.iter().all(|binding| !told.contains(binding)), "doctor still says so:\n{told}");
+    progress.line("kubeadm's bindings: told on the Profile and by doctor; deleted: no more");
+    Ok(())
+}
+
+/// Waits until a condition has a status, and words in its message.
+fn says(site: &Site, kind: &str, name: &str, condition: &str, status: &str, words: &str) -> Result<()> {
+    site.admin()
+        .wait_for(&format!("{kind} {name} to say {words:?}"), &[kind, name], Duration::from_secs(60), |object| {
+            let conditions = object["status"]["conditions"].as_array()?;
+            let found = conditions.iter().find(|one| one["type"] == condition && one["status"] == status)?;
+            found["message"].as_str()?.contains(words).then_some(())
+        })
+        .with_context(|| {
+            format!("its status: {}", site.admin().json(&["get", kind, name]).unwrap_or_default()["status"])
+        })
 }
 
 /// Each bad object is refused by the schema, in words that name what is wrong.
@@ -108,17 +155,8 @@ fn conditions(site: &Site, prepared: &Prepared) -> Result<()> {
         )
     };
     site.apply(&machine("one", "52:54:00:aa:00:01"))?;
-    let says = |kind: &str, name: &str, condition: &str, status: &str, words: &str| -> Result<()> {
-        let args = [kind, name];
-        site.admin()
-            .wait_for(&format!("{kind} {name} to say {words:?}"), &args, std::time::Duration::from_secs(60), |object| {
-                let conditions = object["status"]["conditions"].as_array()?;
-                let found = conditions.iter().find(|one| one["type"] == condition && one["status"] == status)?;
-                found["message"].as_str()?.contains(words).then_some(())
-            })
-            .with_context(|| {
-                format!("its status: {}", site.admin().json(&["get", kind, name]).unwrap_or_default()["status"])
-            })
+    let says = |kind: &str, name: &str, condition: &str, status: &str, words: &str| {
+        says(site, kind, name, condition, status, words)
     };
     says("profile", "workers", "Rendered", "False", "commandLine[1]")?;
     says("machine", "one", "ProfileReady", "False", "commandLine[1]")?;

@@ -9,6 +9,7 @@ use magnetite_tpm::client::Keys;
 use serde_json::Value;
 
 use super::ensure;
+use crate::clock;
 use crate::magnetite::{self, Binaries, Magnetite};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
@@ -22,7 +23,8 @@ const LONG: Duration = Duration::from_secs(300);
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
     let mut site = Site::start(prepared, progress, &SiteOptions::new("tpm"))?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
-    let spec = VmSpec::new("sealed", Firmware::Bios, 0).with_disk(64).with_tpm();
+    let spec =
+        VmSpec::new("sealed", Firmware::Bios, 0).with_disk(64).with_tpm().with_clock(clock::wrong::HALF_A_DAY_AHEAD);
     let mut machine = site.machine(spec.clone())?;
     let key = fingerprint(&machine)?;
     site.apply(&format!("{}  minIdentity: tpm-enrolled\n", magnetite::profile(&prepared.guest)?))?;
@@ -42,6 +44,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let status = magnetite::wait_phase(&mut site, &spec.name, "Ready", LONG).with_context(|| magnetite.last_words())?;
     ensure!(status["identity"]["level"] == "tpm-enrolled", "identity {}", status["identity"]);
     ensure!(status["tpm"]["endorsementKey"] == key.as_str(), "TPM {}", status["tpm"]);
+    clock::was_put_right(&site, &machine)?;
     step.done("Ready, at the level tpm-enrolled");
 
     let step = progress.step("its disk goes into another box, and a person asks for the machine anew");

@@ -21,7 +21,7 @@ use crate::{
         observe::ClaimSeen,
         plan::{Action, Plan, plan},
     },
-    node::{NodeSeen, Readiness},
+    node::{NodeSeen, Readiness, marks::Marks},
     profile::renders::Trouble,
 };
 
@@ -437,7 +437,7 @@ fn leaving() {
 fn labels_are_set_and_kept() {
     let joined = World::joined();
     let actions = joined.plan(90).actions;
-    let [Action::LabelNode { labels, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    let [Action::MarkNode { marks: Marks { labels, .. }, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     assert_eq!(labels["magnetite.dev/machine"], "box-1");
     assert_eq!(labels["magnetite.dev/machine-uid"], "uid-1");
     assert_eq!(labels["magnetite.dev/profile"], "p");

@@ -17,7 +17,7 @@ use crate::{
         observe::ClaimSeen,
         plan::{Action, Plan, plan},
     },
-    node::{NodeSeen, Readiness},
+    node::{NodeSeen, Readiness, marks::Marks},
     profile::renders::Trouble,
 };
 
@@ -159,10 +159,12 @@ fn obey(mut seen: Observed, plan: &Plan) -> Observed {
         match action {
             Action::AddFinalizer => finalizers.push(magnetite_api::names::FINALIZER.into()),
             Action::RemoveFinalizer => finalizers.clear(),
-            Action::LabelNode { node: _, uid: _, labels } => {
+            Action::MarkNode { node: _, uid: _, marks: Marks { labels, annotations } } => {
                 let node = seen.node.as_mut().unwrap();
                 node.labels.extend(labels.clone());
-                node.managed = labels.keys().cloned().collect();
+                node.annotations.extend(annotations.clone());
+                node.managed.labels = labels.keys().cloned().collect();
+                node.managed.annotations = annotations.keys().cloned().collect();
                 node.owner = labels.get(magnetite_api::names::LABEL_MACHINE_UID).cloned();
             }
             Action::DeleteClaim { name } => seen.claims.retain(|claim| claim.name != *name),
@@ -250,7 +252,15 @@ proptest! {
         let issued = seen.before().and_then(|status| status.identity.as_ref()).is_some_and(|i| i.issued_at.is_some());
         let foreign = seen.node.as_ref().is_some_and(|node| node.owner.as_deref() == Some("uid-9"));
         let touches = plan(&seen, t(second)).actions.iter().any(|action| {
-            matches!(action, Action::LabelNode { .. } | Action::RemoveNode { .. })
+            matches!(
+                action,
+                Action::MarkNode { .. }
+                    | Action::RemoveNode { .. }
+                    | Action::Cordon { .. }
+                    | Action::Uncordon { .. }
+                    | Action::Evict { .. }
+                    | Action::Restart { .. }
+            )
         });
         prop_assert!(!touches || (issued && !foreign));
     }
@@ -261,7 +271,7 @@ proptest! {
         let ready = status.phase == Some(Phase::Ready);
         prop_assert_eq!(status.reason.is_none(), ready);
         prop_assert_eq!(status.message.as_ref().is_none_or(String::is_empty), ready, "{:?}", status);
-        prop_assert_eq!(status.conditions.len(), 9);
+        prop_assert_eq!(status.conditions.len(), 10);
         for condition in &status.conditions {
             prop_assert!(!condition.reason.is_empty() && condition.message.len() < 32_768);
         }

@@ -100,9 +100,11 @@ impl World {
                 }
             }
             Action::Restart { id, .. } => node.restart = id.clone(),
-            Action::LabelNode { labels, .. } => {
-                node.labels.extend(labels.clone());
-                node.managed = labels.keys().cloned().collect();
+            Action::MarkNode { marks, .. } => {
+                node.labels.extend(marks.labels.clone());
+                node.annotations.extend(marks.annotations.clone());
+                node.managed.labels = marks.labels.keys().cloned().collect();
+                node.managed.annotations = marks.annotations.keys().cloned().collect();
             }
             other => panic!("{other:?}"),
         }

@@ -102,7 +102,7 @@ pub fn handle(cluster: &mut Cluster, call: &Call, by: Actor) -> Answer {
         }
         (&Method::PUT, Some(name), Some(part)) => cluster.replace(kind, name, &call.body, part, by),
         (&Method::PATCH, Some(name), None) if call.patch => {
-            cluster.apply_labels(kind, name, &call.body, &call.manager, by)
+            cluster.apply_marks(kind, name, &call.body, &call.manager, by)
         }
         (&Method::PATCH, Some(name), None) => cluster.merge(kind, name, &call.body, by),
         (&Method::DELETE, Some(name), None) => {
