@@ -23,6 +23,7 @@ use crate::{
     error::{Class, Error},
     lease::Leader,
     metrics::Metrics,
+    power::{self, pace::Pace},
     preflight::Preflight,
     profile::renders::Renders,
     stores::Stores,
@@ -72,6 +73,8 @@ pub struct Context {
     pub renders: Renders,
     /// Ways into the cluster that pass beside us.
     pub preflight: Preflight,
+    /// When each machine's power is looked at next.
+    pub pace: Pace,
     /// The time. An argument of everything that decides.
     pub clock: fn() -> Timestamp,
     reporter: Reporter,
@@ -90,8 +93,8 @@ impl Context {
     ) -> Self {
         let reporter = magnetite_api::names::MANAGER_CONTROLLER.into();
         let failures = Mutex::default();
-        let (renders, preflight) = (Renders::default(), Preflight::default());
-        Self { client, stores, settings, leader, metrics, renders, preflight, clock, reporter, failures }
+        let (renders, preflight, pace) = (Renders::default(), Preflight::default(), Pace::default());
+        Self { client, stores, settings, leader, metrics, renders, preflight, pace, clock, reporter, failures }
     }
 
     /// Publishes an Event. That it cannot is logged and no more: no decision hangs on it.
@@ -170,10 +173,11 @@ where
         return Ok(Action::requeue(FOLLOW + jitter(&object.name_any(), FOLLOW)));
     }
     let name = object.name_any();
+    let limit = if kind == power::KIND { power::LIMIT } else { LIMIT };
     let work = reconcile(object, Arc::clone(&ctx));
-    let result = match tokio::time::timeout(LIMIT, work).await {
+    let result = match tokio::time::timeout(limit, work).await {
         Ok(result) => result,
-        Err(_) => Err(Error::Timeout { seconds: LIMIT.as_secs() }),
+        Err(_) => Err(Error::Timeout { seconds: limit.as_secs() }),
     };
     match &result {
         Ok(_) => {

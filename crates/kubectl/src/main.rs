@@ -8,6 +8,7 @@ mod cluster;
 mod declared;
 mod doctor;
 mod error;
+mod power;
 mod preview;
 mod records;
 mod sides;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Command::Preview(args) => preview(&args),
         Command::Approve(args) => approve(&args.machine, args.fingerprint, &args.cluster),
         Command::Conflict(args) => approve(&args.machine, args.keep, &args.cluster),
+        Command::Power(args) => power(&args),
         Command::Doctor(args) => doctor(&args),
     };
     match answered {
@@ -128,6 +130,23 @@ fn approve(machine: &str, key: Option<Fingerprint>, cluster: &args::Cluster) -> 
         };
         let word = approve::word(&known, &sides, key, clock::now())?;
         cluster::change(&client, &known, &word.patch).await?;
+        write(&word.told)?;
+        Ok(true)
+    })
+}
+
+/// Writes what a box's power should be, or shows what it is; true if its BMC has nothing to complain of.
+fn power(args: &args::Power) -> Result<bool, Error> {
+    let args::Power { machine, verb, cluster } = args;
+    wait(async {
+        let client = cluster::client(cluster).await?;
+        let known = cluster::machine(&client, machine).await?;
+        let Some(word) = power::word(&known, *verb, clock::now())? else {
+            write(&power::text(&known, Style::of_stdout()))?;
+            return Ok(power::is_well(&known));
+        };
+        // Not guarded by what was read: a status that changes meanwhile is no reason to leave a box off.
+        cluster::set(&client, &known, &word.patch).await?;
         write(&word.told)?;
         Ok(true)
     })

@@ -15,6 +15,7 @@
 //! this process's id in its name and is removed at the end, or by the next lab ([`net`]).
 
 pub mod apt;
+pub mod bmc;
 pub mod capture;
 pub mod control_plane;
 pub mod crowd;
@@ -34,6 +35,7 @@ pub mod pki;
 pub mod prepare;
 pub mod proc;
 pub mod progress;
+pub mod rack;
 pub mod rogue;
 pub mod run_dir;
 pub mod scenarios;

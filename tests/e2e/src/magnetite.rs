@@ -19,7 +19,8 @@ use crate::wait;
 pub const NAMESPACE: &str = "magnetite";
 /// The Secret that Profiles of the lab may hand to their machines, and its key.
 pub const SECRET: (&str, &str) = ("for-machines", "text");
-const VALUES: [&str; 4] = ["--set", "bootserver.interface=eth0", "--set", "controller.secretNames={for-machines}"];
+const VALUES: [&str; 4] =
+    ["--set", "bootserver.interface=eth0", "--set", "controller.secretNames={for-machines,lab-bmc}"];
 const BOOTSERVER_ADMIN: &str = "127.0.0.1:9091";
 const CONTROLLER_ADMIN: &str = "127.0.0.1:9090";
 
@@ -124,6 +125,11 @@ impl Magnetite {
     /// The boot server's metrics, as text.
     pub fn bootserver_metrics(&self, site: &Site) -> Result<String> {
         http_get(site, &format!("http://{BOOTSERVER_ADMIN}/metrics"))
+    }
+
+    /// The controller's metrics, as text.
+    pub fn controller_metrics(&self, site: &Site) -> Result<String> {
+        http_get(site, &format!("http://{CONTROLLER_ADMIN}/metrics"))
     }
 
     /// What the binaries logged last, for a failure's report.

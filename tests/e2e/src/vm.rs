@@ -94,6 +94,8 @@ pub struct VmSpec {
     pub cpus: u32,
     /// The size of its disk, MiB, if it has one (`/dev/vda`).
     pub disk: Option<u32>,
+    /// Whether its firmware boots its disk, and the network only when it is told so.
+    pub disk_first: bool,
     /// Whether it has a TPM 2.0.
     pub tpm: bool,
     /// Its network card.
@@ -120,6 +122,7 @@ impl VmSpec {
             memory: 1536,
             cpus: 2,
             disk: None,
+            disk_first: false,
             tpm: false,
             card: Card::Virtio,
             code: None,
@@ -163,6 +166,13 @@ impl VmSpec {
         self
     }
 
+    /// With a firmware that boots the disk and nothing else, as long as nobody tells it otherwise.
+    #[must_use]
+    pub fn with_disk_first(mut self) -> Self {
+        self.disk_first = true;
+        self
+    }
+
     /// With a TPM 2.0: one that nobody else has.
     #[must_use]
     pub fn with_tpm(mut self) -> Self {
@@ -194,6 +204,8 @@ pub struct Vm {
     scratch: PathBuf,
     process: Option<Process>,
     tpm: Option<Process>,
+    /// The next boot, and only that, is from the network.
+    network_once: bool,
 }
 
 impl Vm {
@@ -210,7 +222,15 @@ impl Vm {
             disk.set_len(u64::from(mib) << 20)?;
         }
         std::fs::create_dir_all(scratch.join("tpm"))?;
-        Ok(Self { netns: network.switch(), dir: dir.to_owned(), scratch, spec, process: None, tpm: None })
+        Ok(Self {
+            netns: network.switch(),
+            dir: dir.to_owned(),
+            scratch,
+            spec,
+            process: None,
+            tpm: None,
+            network_once: false,
+        })
     }
 
     /// What it is.
@@ -238,6 +258,7 @@ impl Vm {
         })?;
         // A machine has no last wishes: QEMU may go at once.
         self.process = Some(process.grace(Duration::ZERO));
+        self.network_once = false;
         Ok(())
     }
 
@@ -283,7 +304,29 @@ impl Vm {
 
     /// Presses the reset button.
     pub fn reset(&mut self) -> Result<()> {
+        if self.network_once && self.spec.disk_first {
+            // QEMU's boot order is fixed while it runs.
+            self.power_off();
+            return self.power_on();
+        }
+        self.network_once = false;
         self.tell("system_reset")
+    }
+
+    /// Presses the power button, as a person does who wants the system to shut down.
+    pub fn press_power_button(&mut self) -> Result<()> {
+        self.tell("system_powerdown")
+    }
+
+    /// The next boot, and only that, is from the network; or is not.
+    pub fn boot_network_once(&mut self, network: bool) {
+        self.network_once = network;
+    }
+
+    /// Whether it would boot from the network if it were switched on now.
+    #[must_use]
+    pub fn boots_network_next(&self) -> bool {
+        self.network_once || !self.spec.disk_first
     }
 
     /// Whether it is on. A machine that switched itself off is off.
@@ -352,7 +395,9 @@ impl Vm {
             Card::Virtio => "virtio-net-pci",
             Card::E1000 => "e1000",
         };
-        let mut card = format!("{kind},netdev=n0,mac={},bootindex=1", spec.mac);
+        let network = self.boots_network_next();
+        let first = |is_first: bool| if is_first { ",bootindex=1" } else { "" };
+        let mut card = format!("{kind},netdev=n0,mac={}{}", spec.mac, first(network));
         let mut cmd = Cmd::new(format!("qemu-system-{qemu}")).netns(&self.netns);
         cmd = cmd.args(["-machine", machine, "-cpu", cpu, "-rtc", "base=utc"]);
         cmd = cmd.args(["-m", &spec.memory.to_string(), "-smp", &spec.cpus.to_string()]);
@@ -394,7 +439,7 @@ impl Vm {
         }
         if spec.disk.is_some() {
             cmd = cmd.arg("-drive").arg(format!("if=none,id=disk,format=raw,cache=unsafe,file={scratch}/disk.raw"));
-            cmd = cmd.args(["-device", "virtio-blk-pci,drive=disk"]);
+            cmd = cmd.arg("-device").arg(format!("virtio-blk-pci,drive=disk{}", first(!network)));
         }
         cmd
     }

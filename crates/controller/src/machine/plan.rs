@@ -175,6 +175,8 @@ fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (Machi
         identity: before.identity,
         addresses: before.addresses,
         tpm: before.tpm,
+        // And this is the power reconciler's.
+        power: before.power,
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
         conditions,
