@@ -35,12 +35,16 @@ pub fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress, option
     let (mut specs, mut boxes) = (Vec::new(), Vec::new());
     for port in 0..options.machines {
         let (kind, firmware) = if port % 2 == 0 { ("bios", Firmware::Bios) } else { ("uefi", Firmware::Uefi) };
-        let spec = VmSpec::new(&format!("box-{}-{kind}", port + 1), firmware, port).with_cpus(1).with_disk(64).with_disk_first();
+        let spec = VmSpec::new(&format!("box-{}-{kind}", port + 1), firmware, port)
+            .with_cpus(1)
+            .with_disk(64)
+            .with_disk_first();
         boxes.push(site.machine(spec.clone())?);
         specs.push(spec);
     }
     let rack = Rack::new(site.lan(), boxes)?;
-    let step = progress.step(format!("putting {} boxes into the rack, switched off, behind a BMC that speaks Redfish", specs.len()));
+    let step = progress
+        .step(format!("putting {} boxes into the rack, switched off, behind a BMC that speaks Redfish", specs.len()));
     let mut redfish = Redfish::start(&tools, site.lan(), &rack)?;
     bmc::secret(&site, SECRET, PASSWORD, redfish.ca())?;
     step.done(format!("{}, by sushy-tools; empty disks, and firmware that boots them first", redfish.url()));
@@ -119,8 +123,10 @@ fn watch(
             }
         }
         if ready == names.len() {
-            progress
-                .line(format!("all {ready} boxes are Ready, {:.0} s after kubectl apply", start.elapsed().as_secs_f64()));
+            progress.line(format!(
+                "all {ready} boxes are Ready, {:.0} s after kubectl apply",
+                start.elapsed().as_secs_f64()
+            ));
             return Ok(());
         }
         if start.elapsed() > timeout {

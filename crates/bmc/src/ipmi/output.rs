@@ -5,13 +5,21 @@
 use crate::{Power, error::Error, said::said};
 
 /// Lines that say nothing.
-const REMARKS: [&str; 3] =
-    ["Loading IANA PEN Registry", "Unable to Get Channel Cipher Suites", "Unable to establish IPMI v2 / RMCP+ session"];
+const REMARKS: [&str; 7] = [
+    "Loading IANA PEN Registry",
+    "Unable to Get Channel Cipher Suites",
+    "Unable to establish IPMI v2 / RMCP+ session",
+    "Running Get VSO Capabilities",
+    "Invalid completion code received",
+    "Discovered IPMB address",
+    "Close Session command failed",
+];
 /// What it says when the BMC does not believe us, in parts of lines.
 const NOT_BELIEVED: [&str; 5] =
     ["RAKP 2 HMAC is invalid", "unauthorized name", "nsufficient privilege", "unauthorized role", "Invalid user name"];
 /// What it says when nobody answered, in parts of lines.
-const NOBODY: [&str; 6] = [
+const NOBODY: [&str; 7] = [
+    "No valid response received",
     "Get Auth Capabilities error",
     "Error issuing Get Channel Authentication Capabilities",
     "Address lookup for",
@@ -94,6 +102,11 @@ mod tests {
         "Set Chassis Power Control to Reset failed: Command not supported in present state",
         "Command not supported in present state",
         Happened::No
+    )]
+    #[case(
+        "Running Get VSO Capabilities my_addr 0x20, transit 0, target 0x20\nNo valid response received\nUnable to set Chassis Power Control to Reset\nClose Session command failed",
+        "cannot be reached",
+        Happened::Perhaps
     )]
     #[case("", "no answer", Happened::Perhaps)]
     fn failures_are_told_apart(#[case] text: &str, #[case] words: &str, #[case] happened: Happened) {

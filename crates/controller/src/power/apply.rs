@@ -81,7 +81,7 @@ pub async fn act(machine: &Machine, seen: &Seen, step: Step, ctx: &Context) -> R
         Act::Reset => ("Reset", "reset"),
     };
     counted(ctx, seen.protocol, count, seen.bmc.act(act).await)?;
-    tracing::info!(machine = %machine.name_any(), act = count, network, "the BMC was told");
+    tracing::info!(machine = %machine.name_any(), action = count, "the BMC was told");
     let from = if network { ", and to boot from the network once" } else { "" };
     let note = format!("the BMC took it to {}{from}", act.as_str());
     ctx.publish(&regarding, EventType::Normal, word, "Power", &note).await;
