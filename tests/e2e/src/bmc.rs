@@ -106,7 +106,7 @@ impl Redfish {
     /// How many requests it had that its log shows with this text.
     #[must_use]
     pub fn requests(&self, text: &str) -> usize {
-        self.process.output().lines().filter(|line| line.contains("HTTP/1.1\"") && line.contains(text)).count()
+        self.process.output().lines().filter(|line| line.contains("HTTP/1.1") && line.contains(text)).count()
     }
 
     /// An error if it has ended.

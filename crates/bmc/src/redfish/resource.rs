@@ -148,7 +148,7 @@ pub fn boot_override(how: NetworkBoot, targets: Option<&[String]>) -> Result<Val
     Ok(json!({ "Boot": boot }))
 }
 
-/// What the BMC says about an error: its own messages, or else its summary.
+/// What the BMC says about an error: its own messages, or else its summary, or else their names.
 pub fn error_said(document: &Value) -> String {
     let error = &document["error"];
     let extended = [&error["@Message.ExtendedInfo"], &document["@Message.ExtendedInfo"]];
@@ -158,9 +158,13 @@ pub fn error_said(document: &Value) -> String {
         one @ Value::Object(_) => std::slice::from_ref(one),
         _ => &[],
     });
-    let text = |entry: &Value| entry["Message"].as_str().or_else(|| entry["MessageId"].as_str()).map(str::to_owned);
-    let messages: Vec<_> = entries.take(3).filter_map(text).filter(|text| !text.trim().is_empty()).collect();
-    if messages.is_empty() { said(error["message"].as_str().unwrap_or_default()) } else { said(&messages.join(" ")) }
+    let entries: Vec<_> = entries.take(3).collect();
+    let of = |field: &str| {
+        let all: Vec<_> = entries.iter().filter_map(|entry| entry[field].as_str()).collect();
+        said(&all.join(" "))
+    };
+    let summary = || said(error["message"].as_str().unwrap_or_default());
+    [of("Message"), summary(), of("MessageId")].into_iter().find(|text| !text.is_empty()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -252,6 +256,9 @@ mod tests {
         "@Message.ExtendedInfo": [{ "MessageId": "Base.1.8.AccessDenied", "Message": "The authentication credentials included with this request are missing or invalid." }] } }),
         "The authentication credentials included with this request are missing or invalid.")]
     #[case(json!({ "error": { "@Message.ExtendedInfo": { "MessageId": "iLO.2.14.UnauthorizedLoginAttempt" } } }), "iLO.2.14.UnauthorizedLoginAttempt")]
+    // sushy-tools: the message is in the summary alone.
+    #[case(json!({ "error": { "message": "Incorrect username or password", "@Message.ExtendedInfo": [{ "MessageId": "Base.1.0.GeneralError" }] } }),
+        "Incorrect username or password")]
     #[case(json!({ "error": { "message": "Busy\u{1b}[2J" } }), "Busy [2J")]
     #[case(json!({ "error": "no" }), "")]
     #[case(json!(null), "")]
