@@ -20,6 +20,10 @@ pub const CLAIMED: &str = "Claimed";
 pub const UNCONTESTED: &str = "Uncontested";
 /// Machine: the kubelet's certificate was issued and its Node is registered.
 pub const JOINED: &str = "Joined";
+/// Machine: its BMC answers, and takes what it is told. Only where the spec names a BMC.
+pub const BMC_REACHABLE: &str = "BmcReachable";
+/// Event: a BMC fails. What is wrong is in its text, and in the condition.
+pub const BMC_TROUBLE: &str = "BmcTrouble";
 /// Machine and Profile: everything that was asked for is so.
 pub const READY: &str = "Ready";
 /// Machine: it runs the current revision of its Profile.
@@ -120,6 +124,30 @@ pub mod reason {
     pub const SECRET_NOT_READABLE: &str = "SecretNotReadable";
     /// A role binding of the cluster does it, which is not ours.
     pub const FOREIGN_BINDING: &str = "ForeignBinding";
+    /// The BMC does not know these credentials, or does not let them do this.
+    pub const BMC_UNAUTHORIZED: &str = "BmcUnauthorized";
+    /// Nobody answers at the BMC's address, or not in time.
+    pub const BMC_UNREACHABLE: &str = "BmcUnreachable";
+    /// The certificate of whoever answers there is not one that is trusted.
+    pub const BMC_CERTIFICATE: &str = "BmcCertificate";
+    /// The BMC answered, and would not do it.
+    pub const BMC_REFUSED: &str = "BmcRefused";
+    /// The BMC said what is not Redfish or IPMI.
+    pub const BMC_UNINTELLIGIBLE: &str = "BmcUnintelligible";
+    /// The system that `spec.bmc` means is not there, or it does not say which of several.
+    pub const BMC_SYSTEM_NOT_FOUND: &str = "BmcSystemNotFound";
+    /// The BMC took what it was told, and the box does not do it.
+    pub const BMC_NO_EFFECT: &str = "BmcNoEffect";
+    /// The Secret with the BMC's credentials is missing, lacks a key, may not be read, or is not meant for this BMC.
+    pub const BMC_SECRET_MISSING: &str = "BmcSecretMissing";
+    /// Another Machine names the same system of the same BMC.
+    pub const BMC_SHARED: &str = "BmcShared";
+    /// The controller has no ipmitool.
+    pub const BMC_TOOL_MISSING: &str = "BmcToolMissing";
+    /// Event: the BMC does not take it that the next boot is to come from the network.
+    pub const NETWORK_BOOT_NOT_SET: &str = "NetworkBootNotSet";
+    /// The BMC has not been asked yet.
+    pub const BMC_NOT_ASKED: &str = "BmcNotAsked";
     /// The Machine is being deleted.
     pub const DELETING: &str = "Deleting";
     /// The machine runs an older revision of its Profile, and nobody updates it.

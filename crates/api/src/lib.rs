@@ -12,6 +12,7 @@ pub mod join;
 pub mod machine;
 pub mod names;
 pub mod netboot;
+pub mod power;
 pub mod profile;
 pub mod report;
 pub mod time;

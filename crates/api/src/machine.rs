@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     netboot::{NetbootSpec, NetworkSpec},
+    power::{BmcSpec, PowerStatus, PowerWanted, RestartSpec},
     profile::Taint,
     report::{BootRecord, Inventory},
     time::Time,
@@ -35,6 +36,7 @@ use crate::{
     printcolumn(name = "UpToDate", type_ = "string", json_path = ".status.conditions[?(@.type==\"UpToDate\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Power", type_ = "string", json_path = ".status.power.state", priority = 1),
     printcolumn(name = "MAC", type_ = "string", json_path = ".status.boot.mac", priority = 1),
     printcolumn(name = "UUID", type_ = "string", json_path = ".status.boot.uuid", priority = 1),
     printcolumn(name = "Address", type_ = "string", json_path = ".status.boot.address", priority = 1),
@@ -49,6 +51,7 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(has(self.macs) && self.macs.size() > 0) || has(self.uuid) || has(self.serial)").message("a Machine needs at least one of spec.macs, spec.uuid and spec.serial: without it no box can be recognised"))]
 #[x_kube(validation = Rule::new("has(self.nodeName) == has(oldSelf.nodeName) && (!has(self.nodeName) || self.nodeName == oldSelf.nodeName)").message("spec.nodeName is immutable: delete the Machine and create it again to give its Node another name"))]
+#[x_kube(validation = Rule::new("has(self.bmc) || (!has(self.power) && !has(self.restart))").message("spec.power and spec.restart need spec.bmc: who should switch the box?"))]
 pub struct MachineSpec {
     /// Ethernet addresses of the box's network cards. Any one of them identifies the box. At most 32.
     /// An address that another Machine also lists makes both say `DuplicateIdentity`, and neither boots.
@@ -154,6 +157,19 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub maintenance: bool,
 
+    /// The box's BMC, by which it is switched on and off, and its power is watched.
+    // In a box: of ten thousand Machines without one it costs a word each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<Box<BmcSpec>>,
+
+    /// What the box's power should be: `On` or `Off`. Absent (default): it is looked at and never touched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerWanted>,
+
+    /// A restart of the box. A changed id restarts it once. Nothing is drained before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartSpec>,
+
     /// What happens to the Node when the Machine is deleted. In both cases the window closes and the
     /// kubelet's certificate is not renewed again.
     #[serde(default)]
@@ -181,6 +197,9 @@ impl Default for MachineSpec {
             address: None,
             network: None,
             maintenance: false,
+            bmc: None,
+            power: None,
+            restart: None,
             deletion_policy: DeletionPolicy::default(),
         }
     }
@@ -287,12 +306,15 @@ pub struct MachineStatus {
     /// How the box changed between two boots. Absent: not since it was first seen, or the newest boot found it as the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware_change: Option<HardwareChange>,
+    /// What the box's BMC says, and what it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<Box<PowerStatus>>,
     /// IP addresses from which the box was seen to claim its identity.
     /// The kubelet's serving certificate may name these and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
     /// Conditions: IdentityUnique, ProfileReady, WindowOpen, Booted, HardwareAsBefore, Claimed, Uncontested, Joined, UpToDate,
-    /// Ready; and Maintenance where the spec asks for it.
+    /// Ready; Maintenance where the spec asks for it, and BmcReachable where it names a BMC.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

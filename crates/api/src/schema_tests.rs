@@ -48,8 +48,36 @@ const MAC: &str = "52:54:00:30:00:10";
 #[case(json!({ "macs": [MAC], "nodeAnnotations": { "example.com/team": "storage: 1" } }), None)]
 #[case(json!({ "macs": [MAC], "nodeAnnotations": { "magnetite.dev/restart": "x" } }), Some("magnetite.dev/"))]
 #[case(json!({ "macs": [MAC], "nodeAnnotations": { "a b": "" } }), Some("no annotation's key"))]
+#[case(json!({ "macs": [MAC], "bmc": redfish() }), None)]
+#[case(json!({ "macs": [MAC], "bmc": redfish(), "power": "On", "restart": { "id": "a" } }), None)]
+#[case(json!({ "macs": [MAC], "power": "On" }), Some("need spec.bmc"))]
+#[case(json!({ "macs": [MAC], "restart": { "id": "a" } }), Some("need spec.bmc"))]
 fn machine_rules(#[case] spec: Value, #[case] refused: Option<&str>) {
     check(machine(spec).validate_cel().err(), refused);
+}
+
+fn redfish() -> Value {
+    json!({ "redfish": { "url": "https://10.0.8.21" }, "credentials": "bmc" })
+}
+
+#[rstest]
+#[case(redfish(), None)]
+#[case(json!({ "ipmi": { "host": "10.0.8.21" }, "credentials": "bmc" }), None)]
+#[case(json!({ "credentials": "bmc" }), Some("exactly one of redfish and ipmi"))]
+#[case(json!({ "redfish": { "url": "https://a" }, "ipmi": { "host": "a" }, "credentials": "bmc" }), Some("exactly one of redfish and ipmi"))]
+fn a_bmc_speaks_one_language(#[case] bmc: Value, #[case] refused: Option<&str>) {
+    check(machine(json!({ "macs": [MAC], "bmc": bmc })).validate_cel().err(), refused);
+}
+
+#[test]
+fn what_a_bmc_s_fields_are_when_nobody_says() {
+    let bmc: crate::power::BmcSpec =
+        serde_json::from_value(json!({ "ipmi": { "host": "b" }, "credentials": "c" })).unwrap();
+    assert_eq!((bmc.shutdown_seconds, bmc.ipmi.map(|ipmi| (ipmi.port, ipmi.efi))), (300, Some((623, false))));
+    let bmc: crate::power::RedfishSpec = serde_json::from_value(json!({ "url": "https://b" })).unwrap();
+    assert_eq!((bmc.network_boot, bmc.insecure_skip_tls_verify), (crate::power::NetworkBoot::Pxe, false));
+    let restart: crate::power::RestartSpec = serde_json::from_value(json!({ "id": "a" })).unwrap();
+    assert_eq!(restart.how, crate::power::RestartHow::Cycle);
 }
 
 #[rstest]

@@ -24,6 +24,7 @@ use crate::{
     error::{Class, Error},
     lease::Leader,
     metrics::Metrics,
+    power::{self, pace::Pace},
     preflight::Preflight,
     profile::renders::Renders,
     rollout::{ApiServerVersion, Places},
@@ -82,6 +83,8 @@ pub struct Context {
     pub places: Places,
     /// The API server's version.
     pub api_server: ApiServerVersion,
+    /// When each machine's power is looked at next.
+    pub pace: Pace,
     /// The time. An argument of everything that decides.
     pub clock: fn() -> Timestamp,
     reporter: Reporter,
@@ -100,7 +103,7 @@ impl Context {
     ) -> Self {
         let reporter = magnetite_api::names::MANAGER_CONTROLLER.into();
         let failures = Mutex::default();
-        let (renders, preflight) = (Renders::default(), Preflight::default());
+        let (renders, preflight, pace) = (Renders::default(), Preflight::default(), Pace::default());
         let (refusals, places, api_server) = (Refusals::default(), Places::default(), ApiServerVersion::default());
         Self {
             client,
@@ -113,6 +116,7 @@ impl Context {
             refusals,
             places,
             api_server,
+            pace,
             clock,
             reporter,
             failures,
@@ -195,10 +199,11 @@ where
         return Ok(Action::requeue(FOLLOW + jitter(&object.name_any(), FOLLOW)));
     }
     let name = object.name_any();
+    let limit = if kind == power::KIND { power::LIMIT } else { LIMIT };
     let work = reconcile(object, Arc::clone(&ctx));
-    let result = match tokio::time::timeout(LIMIT, work).await {
+    let result = match tokio::time::timeout(limit, work).await {
         Ok(result) => result,
-        Err(_) => Err(Error::Timeout { seconds: LIMIT.as_secs() }),
+        Err(_) => Err(Error::Timeout { seconds: limit.as_secs() }),
     };
     match &result {
         Ok(_) => {

@@ -12,6 +12,7 @@ mod lease;
 mod machine;
 mod metrics;
 mod node;
+mod power;
 mod preflight;
 mod profile;
 mod rollout;
@@ -148,11 +149,12 @@ fn authorities(path: &Path) -> anyhow::Result<Authorities> {
     Authorities::from_pem(&text).with_context(|| format!("reading --tpm-authorities {}", path.display()))
 }
 
-fn reconcilers(queues: Queues, ctx: &Arc<Context>, stop: &CancellationToken) -> [Task; 4] {
-    let Queues { machines, profiles, claims, requests } = queues;
+fn reconcilers(queues: Queues, ctx: &Arc<Context>, stop: &CancellationToken) -> [Task; 5] {
+    let Queues { machines, power, profiles, claims, requests } = queues;
     let s = &ctx.stores;
     [
         reconciler("Machine", machines, &s.machines, ctx, stop, machine::reconcile),
+        reconciler(power::KIND, power, &s.machines, ctx, stop, power::reconcile),
         reconciler("Profile", profiles, &s.profiles, ctx, stop, profile::reconcile),
         reconciler("MachineClaim", claims, &s.claims, ctx, stop, claim::reconcile),
         reconciler("CertificateSigningRequest", requests, &s.requests, ctx, stop, csr::reconcile),

@@ -23,6 +23,13 @@ struct Decided {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    protocol: &'static str,
+    request: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
     verdict: &'static str,
     reason: &'static str,
@@ -34,17 +41,20 @@ pub struct Metrics {
     reconciles: Family<Reconciled, Counter>,
     claims: Family<Decided, Counter>,
     requests: Family<Answered, Counter>,
+    bmc: Family<Asked, Counter>,
     invalid: Counter,
 }
 
 impl Metrics {
     /// Adds the counters to a registry.
     pub fn register(&self, registry: &mut Registry) {
-        let Self { reconciles, claims, requests, invalid } = self;
+        let Self { reconciles, claims, requests, bmc, invalid } = self;
         registry.register("magnetite_controller_reconciles", "Reconciles by kind and result", reconciles.clone());
         registry.register("magnetite_controller_claims", "Claims by decision and reason", claims.clone());
         let help = "Certificate requests of kubelets by verdict and reason";
         registry.register("magnetite_controller_certificate_requests", help, requests.clone());
+        let help = "What BMCs were asked, by protocol and result: ok, or the reason of the condition BmcReachable";
+        registry.register("magnetite_controller_bmc_requests", help, bmc.clone());
         let help = "Objects that could not be read and were left out";
         registry.register("magnetite_controller_unreadable_objects", help, invalid.clone());
     }
@@ -62,6 +72,11 @@ impl Metrics {
     /// A certificate request was answered.
     pub fn request(&self, verdict: &'static str, reason: &'static str) {
         self.requests.get_or_create(&Answered { verdict, reason }).inc();
+    }
+
+    /// A BMC was asked for something.
+    pub fn bmc(&self, protocol: &'static str, request: &'static str, result: &'static str) {
+        self.bmc.get_or_create(&Asked { protocol, request, result }).inc();
     }
 
     /// An object of a watch could not be read.

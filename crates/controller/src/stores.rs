@@ -150,6 +150,7 @@ where
 #[derive(Clone)]
 pub struct Triggers {
     machines: mpsc::Sender<ReconcileRequest<Machine>>,
+    power: mpsc::Sender<ReconcileRequest<Machine>>,
     profiles: mpsc::Sender<ReconcileRequest<Profile>>,
     claims: mpsc::Sender<ReconcileRequest<MachineClaim>>,
     requests: mpsc::Sender<ReconcileRequest<CertificateSigningRequest>>,
@@ -159,6 +160,8 @@ pub struct Triggers {
 pub struct Queues {
     /// Machines to look at.
     pub machines: Queue<Machine>,
+    /// Machines whose power to look at.
+    pub power: Queue<Machine>,
     /// Profiles to look at.
     pub profiles: Queue<Profile>,
     /// Claims to look at.
@@ -171,12 +174,18 @@ impl Triggers {
     /// Queues, and both of their ends.
     pub fn new() -> (Self, Queues) {
         let (machines, machines_out) = mpsc::channel(1024);
+        let (power, power_out) = mpsc::channel(1024);
         let (profiles, profiles_out) = mpsc::channel(1024);
         let (claims, claims_out) = mpsc::channel(1024);
         let (requests, requests_out) = mpsc::channel(1024);
-        let triggers = Self { machines, profiles, claims, requests };
-        let queues =
-            Queues { machines: machines_out, profiles: profiles_out, claims: claims_out, requests: requests_out };
+        let triggers = Self { machines, power, profiles, claims, requests };
+        let queues = Queues {
+            machines: machines_out,
+            power: power_out,
+            profiles: profiles_out,
+            claims: claims_out,
+            requests: requests_out,
+        };
         (triggers, queues)
     }
 
@@ -188,6 +197,8 @@ impl Triggers {
     async fn put(&self, concerned: Concerned) {
         let Concerned { machines, profiles, claims, requests } = concerned;
         put(&self.profiles, profiles).await;
+        let switched = machines.iter().filter(|machine| has_power(machine)).map(Arc::clone).collect();
+        put(&self.power, switched).await;
         put(&self.machines, machines).await;
         put(&self.claims, claims).await;
         put(&self.requests, requests).await;
@@ -368,6 +379,11 @@ pub(crate) fn machine_changed(
     }
     concerned.claims = stores.claims.state_filter(|claim| claim.spec.machine == name && !is_decided(claim));
     concerned
+}
+
+/// True if somebody switches its box, or did.
+fn has_power(machine: &Machine) -> bool {
+    machine.spec.bmc.is_some() || machine.status.as_ref().is_some_and(|status| status.power.is_some())
 }
 
 fn is_decided(claim: &MachineClaim) -> bool {

@@ -23,6 +23,7 @@ use magnetite_api::Fingerprint;
   kubectl magnetite conflict r7-u01                    two keys claimed it: both sides
   kubectl magnetite rollout status workers --watch     how far a changed Profile is with its machines
   kubectl magnetite maintenance r7-u01                 empty its Node, and keep it so
+  kubectl magnetite power r7-u01 cycle                 switch a box off and on again, by its BMC
   kubectl magnetite doctor                             the whole installation at a glance
   kubectl magnetite --completion bash > ~/.local/share/bash-completion/completions/kubectl-magnetite
 
@@ -46,6 +47,7 @@ pub enum Command {
     Preview(Preview),
     Approve(Approve),
     Conflict(Conflict),
+    Power(Power),
     Doctor(Doctor),
     Rollout(Rollout),
     Maintenance(Maintenance),
@@ -150,6 +152,46 @@ pub struct Conflict {
 
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+/// Switch a box on or off by its BMC, restart it, or show what its BMC says.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kubectl magnetite power r7-u01                            what its BMC says
+  kubectl magnetite power r7-u01 on                         and it stays on: it is switched on whenever it is found off
+  kubectl magnetite power r7-u01 off                        its system is shut down first
+  kubectl magnetite power r7-u01 cycle                      once; nothing is drained before
+  kubectl magnetite power r7-u01 restart                    once; its system is shut down first
+
+It sets spec.power or spec.restart of the Machine, which a file in a repository can do as well; the controller does the rest.
+Exit codes: 0 written, or the BMC answers; 1 the BMC does not, or it could not be written; 2 wrong arguments.")]
+pub struct Power {
+    /// Name of the Machine.
+    pub machine: String,
+
+    /// What to do.
+    #[arg(value_enum, default_value_t = PowerVerb::Status)]
+    pub verb: PowerVerb,
+
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// What to do with a box's power.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerVerb {
+    /// It should be on: spec.power: On.
+    On,
+    /// It should be off: spec.power: Off.
+    Off,
+    /// Cut its power, and switch it on again, once.
+    Cycle,
+    /// Press its reset button, once.
+    Reset,
+    /// Shut its system down, and switch it on again, once.
+    Restart,
+    /// Show what its BMC says.
+    Status,
 }
 
 /// Look the whole installation over: controller, boot servers, Profiles, Machines that wait or failed, and ways into the
@@ -315,6 +357,7 @@ mod tests {
     #[case(&["preview", "box", "--catalog", "/d", "--kubeconfig", "/k"])]
     #[case(&["approve", "box", "7f3a"])]
     #[case(&["conflict", "box", "--keep"])]
+    #[case(&["power", "box", "explode"])]
     #[case(&["no-such-command"])]
     #[case(&[])]
     fn wrong_arguments_are_2(#[case] args: &[&str]) {

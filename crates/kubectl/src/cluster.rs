@@ -158,9 +158,21 @@ pub async fn claims(client: &Client, machine: &str) -> Result<Vec<MachineClaim>,
 /// # Errors
 /// If somebody did, or it may not be changed.
 pub async fn change(client: &Client, machine: &Machine, patch: &Value) -> Result<(), Error> {
+    written(client, machine, patch, json!({ "resourceVersion": machine.resource_version() })).await
+}
+
+/// Changes a Machine, whoever else does, if it is still the one that was read.
+///
+/// # Errors
+/// If it is not, or it may not be changed.
+pub async fn set(client: &Client, machine: &Machine, patch: &Value) -> Result<(), Error> {
+    written(client, machine, patch, json!({ "uid": machine.uid() })).await
+}
+
+async fn written(client: &Client, machine: &Machine, patch: &Value, metadata: Value) -> Result<(), Error> {
     let name = machine.name_any();
     let mut patch = patch.clone();
-    patch["metadata"] = json!({ "resourceVersion": machine.resource_version() });
+    patch["metadata"] = metadata;
     let api: Api<Machine> = Api::all(client.clone());
     match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => Ok(()),

@@ -45,6 +45,14 @@ pub enum Error {
         /// The keys that came.
         came: Vec<String>,
     },
+    /// Nobody to ask about its power.
+    #[error("the Machine {0:?} names no BMC: set spec.bmc (docs/power.md)")]
+    NoBmc(String),
+    /// A restart that would not happen.
+    #[error(
+        "the Machine {0:?} should be off (spec.power: Off), so nothing would be restarted; kubectl magnetite power {0} on"
+    )]
+    ShouldBeOff(String),
     /// It may not be changed.
     #[error("the Machine {0:?} could not be changed: {1}")]
     Change(String, String),

@@ -8,6 +8,7 @@ mod cluster;
 mod declared;
 mod doctor;
 mod error;
+mod power;
 mod preview;
 mod records;
 mod rollout;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         Command::Preview(args) => preview(&args),
         Command::Approve(args) => approve(&args.machine, args.fingerprint, &args.cluster),
         Command::Conflict(args) => approve(&args.machine, args.keep, &args.cluster),
+        Command::Power(args) => power(&args),
         Command::Doctor(args) => doctor(&args),
         Command::Rollout(args) => rollout(&args),
         Command::Maintenance(args) => maintenance(&args),
@@ -200,6 +202,23 @@ fn maintenance(args: &args::Maintenance) -> Result<bool, Error> {
             )
         };
         write(&told)?;
+        Ok(true)
+    })
+}
+
+/// Writes what a box's power should be, or shows what it is; true if its BMC has nothing to complain of.
+fn power(args: &args::Power) -> Result<bool, Error> {
+    let args::Power { machine, verb, cluster } = args;
+    wait(async {
+        let client = cluster::client(cluster).await?;
+        let known = cluster::machine(&client, machine).await?;
+        let Some(word) = power::word(&known, *verb, clock::now())? else {
+            write(&power::text(&known, Style::of_stdout()))?;
+            return Ok(power::is_well(&known));
+        };
+        // Not guarded by what was read: a status that changes meanwhile is no reason to leave a box off.
+        cluster::set(&client, &known, &word.patch).await?;
+        write(&word.told)?;
         Ok(true)
     })
 }

@@ -15,6 +15,7 @@
 //! this process's id in its name and is removed at the end, or by the next lab ([`net`]).
 
 pub mod apt;
+pub mod bmc;
 pub mod capture;
 pub mod clock;
 pub mod control_plane;
@@ -36,6 +37,7 @@ pub mod pki;
 pub mod prepare;
 pub mod proc;
 pub mod progress;
+pub mod rack;
 pub mod rogue;
 pub mod run_dir;
 pub mod scenarios;

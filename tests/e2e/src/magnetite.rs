@@ -19,7 +19,8 @@ use crate::wait;
 pub const NAMESPACE: &str = "magnetite";
 /// The Secret that Profiles of the lab may hand to their machines, and its key.
 pub const SECRET: (&str, &str) = ("for-machines", "text");
-const VALUES: [&str; 4] = ["--set", "bootserver.interface=eth0", "--set", "controller.secretNames={for-machines}"];
+const VALUES: [&str; 4] =
+    ["--set", "bootserver.interface=eth0", "--set", "controller.secretNames={for-machines,lab-bmc}"];
 /// The addresses of Pods, as every machine of the lab has them (etc/cni/net.d). They are fenced off, as docs/fences.md says.
 pub const PODS: &str = "10.85.0.0/24";
 const BOOTSERVER_ADMIN: &str = "127.0.0.1:9091";
@@ -140,6 +141,11 @@ impl Magnetite {
     #[must_use]
     pub fn bootserver_log(&self) -> String {
         self.bootserver.as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// The controller's metrics, as text.
+    pub fn controller_metrics(&self, site: &Site) -> Result<String> {
+        http_get(site, &format!("http://{CONTROLLER_ADMIN}/metrics"))
     }
 
     /// What the binaries logged last, for a failure's report.

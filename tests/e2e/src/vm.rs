@@ -84,6 +84,8 @@ pub enum Boots {
     NetworkFirst,
     /// The disk, then the network.
     DiskFirst,
+    /// The disk and nothing else, unless it is told to boot from the network once.
+    Disk,
 }
 
 /// A machine as it stands in the rack.
@@ -234,6 +236,8 @@ pub struct Vm {
     process: Option<Process>,
     tpm: Option<Process>,
     on_since: Option<Timestamp>,
+    /// The next boot, and only that, is from the network.
+    network_once: bool,
 }
 
 impl Vm {
@@ -258,6 +262,7 @@ impl Vm {
             process: None,
             tpm: None,
             on_since: None,
+            network_once: false,
         })
     }
 
@@ -288,6 +293,7 @@ impl Vm {
         })?;
         // A machine has no last wishes: QEMU may go at once.
         self.process = Some(process.grace(Duration::ZERO));
+        self.network_once = false;
         Ok(())
     }
 
@@ -333,6 +339,12 @@ impl Vm {
 
     /// Presses the reset button.
     pub fn reset(&mut self) -> Result<()> {
+        if self.network_once && self.spec.boots == Boots::Disk {
+            // QEMU's boot order is fixed while it runs.
+            self.power_off();
+            return self.power_on();
+        }
+        self.network_once = false;
         self.tell("system_reset")
     }
 
@@ -356,6 +368,22 @@ impl Vm {
     /// Gives it another clock. The machine must be off.
     pub fn set_clock(&mut self, clock: Clock) {
         self.spec.clock = clock;
+    }
+
+    /// Presses the power button, as a person does who wants the system to shut down.
+    pub fn press_power_button(&mut self) -> Result<()> {
+        self.tell("system_powerdown")
+    }
+
+    /// The next boot, and only that, is from the network; or is not.
+    pub fn boot_network_once(&mut self, network: bool) {
+        self.network_once = network;
+    }
+
+    /// Whether it would boot from the network if it were switched on now.
+    #[must_use]
+    pub fn boots_network_next(&self) -> bool {
+        self.network_once || self.spec.boots != Boots::Disk
     }
 
     /// Whether it is on. A machine that switched itself off is off.
@@ -425,11 +453,14 @@ impl Vm {
             Card::E1000 => "e1000",
         };
         let (card_index, disk_index) = match spec.boots {
-            Boots::Network => (1, None),
-            Boots::NetworkFirst => (1, Some(2)),
-            Boots::DiskFirst => (2, Some(1)),
+            _ if self.network_once => (Some(1), None),
+            Boots::Network => (Some(1), None),
+            Boots::NetworkFirst => (Some(1), Some(2)),
+            Boots::DiskFirst => (Some(2), Some(1)),
+            Boots::Disk => (None, Some(1)),
         };
-        let mut card = format!("{kind},netdev=n0,mac={},bootindex={card_index}", spec.mac);
+        let index = |index: Option<u8>| index.map_or(String::new(), |index| format!(",bootindex={index}"));
+        let mut card = format!("{kind},netdev=n0,mac={}{}", spec.mac, index(card_index));
         let mut cmd = Cmd::new(format!("qemu-system-{qemu}")).netns(&self.netns);
         cmd = cmd.args(["-machine", machine, "-cpu", cpu, "-rtc", &spec.clock.rtc(now)]);
         cmd = cmd.args(["-m", &spec.memory.to_string(), "-smp", &spec.cpus.to_string()]);
@@ -471,8 +502,8 @@ impl Vm {
         }
         if spec.disk.is_some() {
             cmd = cmd.arg("-drive").arg(format!("if=none,id=disk,format=raw,cache=unsafe,file={scratch}/disk.raw"));
-            let index = disk_index.map(|index| format!(",bootindex={index}")).unwrap_or_default();
-            cmd = cmd.arg("-device").arg(format!("virtio-blk-pci,drive=disk,serial={}{index}", spec.disk_serial()));
+            let (serial, index) = (spec.disk_serial(), index(disk_index));
+            cmd = cmd.arg("-device").arg(format!("virtio-blk-pci,drive=disk,serial={serial}{index}"));
         }
         cmd
     }

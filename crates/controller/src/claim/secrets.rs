@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource, ResourceExt, runtime::events::EventType};
 use magnetite_api::{
     Machine, MachineClaim, MachineClaimSpec, MachineClaimStatus, Profile, Sha256, conditions::reason,
-    join::SealedFiles, profile::SecretFile,
+    join::SealedFiles, power::SECRET_TYPE, profile::SecretFile,
 };
 use magnetite_seal::{PlainFile, seal};
 
@@ -77,6 +77,12 @@ async fn gather(wanted: &[SecretFile], ctx: &Context) -> Result<Result<Gathered,
             }
         }
         let Some(found) = read.get(name) else { continue };
+        if found.type_.as_deref() == Some(SECRET_TYPE) {
+            return Ok(Err(Trouble {
+                reason: reason::SECRET_NOT_READABLE,
+                message: format!("the Secret {name} is for a BMC (type {SECRET_TYPE}), and no machine is given it"),
+            }));
+        }
         let Some(contents) = found.data.as_ref().and_then(|data| data.get(&secret.key)) else {
             return Ok(Err(missing(format!("the Secret {name} has no key {}", secret.key))));
         };

@@ -1,5 +1,6 @@
 //! What to tell about a change of a Machine's status. Pure: the difference of two statuses.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use magnetite_api::{
     Phase,
     conditions::{self, reason},
@@ -30,7 +31,8 @@ pub fn notes(before: Option<&MachineStatus>, after: &MachineStatus) -> Vec<Note>
     let phase = phase(before.and_then(|status| status.phase), after);
     let update = update(before.and_then(|status| status.update.as_deref()), after.update.as_deref());
     let hardware = hardware(before.and_then(|status| status.hardware_change.as_ref()), after.hardware_change.as_ref());
-    window.into_iter().chain(update).chain(hardware).chain(phase).collect()
+    let bmc = bmc(before.map(|status| status.conditions.as_slice()).unwrap_or_default(), &after.conditions);
+    window.into_iter().chain(update).chain(hardware).chain(phase).chain(bmc).collect()
 }
 
 fn update(before: Option<&UpdateStatus>, after: Option<&UpdateStatus>) -> Option<Note> {
@@ -76,6 +78,24 @@ fn window(before: Option<&IntentStatus>, after: Option<&IntentStatus>) -> Option
 fn hardware(before: Option<&HardwareChange>, after: Option<&HardwareChange>) -> Option<Note> {
     let HardwareChange { at: _, changes } = after.filter(|after| before != Some(*after))?;
     Some(Note { warning: true, reason: reason::HARDWARE_CHANGED, text: changes.join("; ") })
+}
+
+/// A BMC that fails in another way than before, or does not any more.
+fn bmc(before: &[Condition], after: &[Condition]) -> Option<Note> {
+    let after = conditions::find(after, conditions::BMC_REACHABLE)?;
+    let before = conditions::find(before, conditions::BMC_REACHABLE);
+    let failed = before.is_some_and(|before| before.status == "False");
+    match after.status.as_str() {
+        "False" if !before.is_some_and(|before| failed && before.reason == after.reason) => Some(Note {
+            warning: true,
+            reason: conditions::BMC_TROUBLE,
+            text: format!("{}: {}", after.reason, after.message),
+        }),
+        "True" if failed => {
+            Some(Note { warning: false, reason: conditions::BMC_REACHABLE, text: after.message.clone() })
+        }
+        _ => None,
+    }
 }
 
 fn phase(before: Option<Phase>, after: &MachineStatus) -> Option<Note> {

@@ -7,6 +7,7 @@ use magnetite_api::{
     Phase,
     conditions::{self, CLAIMED, IDENTITY_UNIQUE, JOINED, PROFILE_READY, WINDOW_OPEN, reason},
     machine::{IntentState, IntentStatus},
+    power::{PowerState, PowerWanted},
     profile::JoinMode,
     report::{BootFailure, BootRecord, BootStepName},
 };
@@ -197,7 +198,7 @@ fn joining(facts: &Facts<'_>) -> Verdict {
 fn expired(facts: &Facts<'_>) -> Verdict {
     let Facts { seen, conditions: _, intent, now } = *facts;
     let last = match seen.boot_of(intent) {
-        None => format!("the box was never seen: {}", Reason::NeverAsked.hint()),
+        None => format!("the box was never seen: {}{}", Reason::NeverAsked.hint(), bmc_says(seen)),
         Some(boot) => match boot.standing_failure() {
             Some(failure) => format!("{} failed: {}: {}", failure.step.as_str(), failure.reason, failure.message),
             None => format!("last step: {}{}", last_step(boot), says_why(&diagnose(boot, now))),
@@ -222,7 +223,7 @@ fn open(facts: &Facts<'_>) -> Verdict {
             (None, Some(node)) => format!("power-cycle the box; the Node {} runs on as before", node.name),
             (None, None) => "power the box on".to_owned(),
         };
-        let message = format!("the boot window is open until {}: {still}", intent.expires_at.0);
+        let message = format!("the boot window is open until {}: {still}{}", intent.expires_at.0, bmc_says(seen));
         return verdict(Phase::Pending, reason::NOT_SEEN, message);
     };
     if let Some(claimed) = conditions::find(conditions, CLAIMED).filter(|c| c.reason == reason::CLAIM_REFUSED) {
@@ -239,6 +240,23 @@ fn open(facts: &Facts<'_>) -> Verdict {
             Some(waits) => verdict(Phase::Provisioning, reason::AWAITING_APPROVAL, &waits.message),
             None => under_way(boot, None, now),
         },
+    }
+}
+
+/// What the BMC says about a box that was not seen, where that explains it.
+fn bmc_says(seen: &Observed) -> String {
+    let Some(power) = seen.before().and_then(|status| status.power.as_deref()) else { return String::new() };
+    let will = seen.machine.spec.power == Some(PowerWanted::On);
+    match (&power.message, power.state) {
+        (Some(message), _) => format!("; {message}"),
+        (None, Some(PowerState::Off)) if will => {
+            "; its BMC says that it is off, and is told to switch it on".to_owned()
+        }
+        (None, Some(PowerState::Off)) => "; its BMC says that it is off: spec.power: On switches it on".to_owned(),
+        (None, Some(PowerState::On)) => {
+            "; its BMC says that it is on: a new spec.restart.id restarts it, from the network".to_owned()
+        }
+        (None, Some(PowerState::PoweringOn | PowerState::PoweringOff) | None) => String::new(),
     }
 }
 

@@ -242,6 +242,8 @@ fn next_status(
         identity: before.identity,
         addresses: before.addresses,
         tpm: before.tpm,
+        // And this is the power reconciler's.
+        power: before.power,
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
         hardware_change,

@@ -5,8 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use magnetite_api::{
     claim::Decision,
     conditions::{
-        self, BOOTED, CLAIMED, HARDWARE_AS_BEFORE, IDENTITY_UNIQUE, JOINED, MAINTENANCE, PROFILE_READY, Status,
-        Status::{False, True},
+        self, BMC_REACHABLE, BOOTED, CLAIMED, HARDWARE_AS_BEFORE, IDENTITY_UNIQUE, JOINED, MAINTENANCE, PROFILE_READY,
+        Status,
+        Status::{False, True, Unknown},
         UNCONTESTED, UP_TO_DATE, WINDOW_OPEN, reason,
     },
     machine::{HardwareChange, IntentState, IntentStatus, MachineStatus},
@@ -93,7 +94,7 @@ pub fn conditions(
     let before = seen.before().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let generation = seen.machine.metadata.generation;
     let now = seconds(now);
-    let each = [
+    let mut each = vec![
         (IDENTITY_UNIQUE, unique(seen)),
         (PROFILE_READY, profile(seen)),
         (WINDOW_OPEN, window(seen, intent)),
@@ -103,6 +104,9 @@ pub fn conditions(
         (UNCONTESTED, uncontested(seen, intent)),
         (JOINED, joined(seen, before)),
     ];
+    if seen.machine.spec.bmc.is_some() {
+        each.push((BMC_REACHABLE, bmc(seen)));
+    }
     let condition = |(kind, (status, reason, message)): (&str, Says)| {
         conditions::condition(before, kind, status, reason, message, generation, &now)
     };
@@ -253,6 +257,34 @@ fn uncontested(seen: &Observed, intent: &IntentStatus) -> Says {
             (False, reason::CLAIM_CONFLICT, message)
         }
     }
+}
+
+/// What the power reconciler wrote down, as a condition.
+fn bmc(seen: &Observed) -> Says {
+    let power = seen.before().and_then(|status| status.power.as_deref());
+    let said = power.and_then(|power| Some((power.reason.as_deref()?, power.message.clone().unwrap_or_default())));
+    match (said, power.and_then(|power| power.state)) {
+        (Some((reason, message)), _) => (False, bmc_reason(reason), message),
+        (None, Some(state)) => (True, reason::AS_DECLARED, format!("the BMC answers; the box is {}", state.as_str())),
+        (None, None) => (Unknown, reason::BMC_NOT_ASKED, "the BMC has not been asked yet".to_owned()),
+    }
+}
+
+/// The word, if it is one of those that there are: a status can be written by others.
+fn bmc_reason(word: &str) -> &'static str {
+    let all = [
+        reason::BMC_UNAUTHORIZED,
+        reason::BMC_UNREACHABLE,
+        reason::BMC_CERTIFICATE,
+        reason::BMC_REFUSED,
+        reason::BMC_UNINTELLIGIBLE,
+        reason::BMC_SYSTEM_NOT_FOUND,
+        reason::BMC_NO_EFFECT,
+        reason::BMC_SECRET_MISSING,
+        reason::BMC_SHARED,
+        reason::BMC_TOOL_MISSING,
+    ];
+    all.into_iter().find(|known| *known == word).unwrap_or(reason::BMC_UNREACHABLE)
 }
 
 fn joined(seen: &Observed, before: &[Condition]) -> Says {

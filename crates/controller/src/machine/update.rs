@@ -216,6 +216,9 @@ impl Pass<'_> {
         }
         let deadline = (since + RESTART_LIMIT).min(self.intent.expires_at.0);
         let message = match self.seen.own_node() {
+            _ if self.seen.machine.power_is_kept() => {
+                "its BMC is told to restart the box: status.power says how far that is"
+            }
             Some(_) => "its agent was asked to restart the box",
             None => "restart the box: it has no Node through which its agent could be asked",
         };
@@ -365,7 +368,10 @@ pub fn at_the_node(seen: &Observed, next: Option<&UpdateStatus>) -> Vec<Action> 
     } else if node.cordoned && !away(stage(next)) {
         actions.push(Action::Uncordon { node: name.clone(), uid: uid.clone() });
     }
-    let asks = stage(written) == Some(UpdateStage::Restarting) && stage(next) == Some(UpdateStage::Restarting);
+    // Of two that restart one box, the second would end the boot that the first began.
+    let by_agent = !seen.machine.power_is_kept();
+    let asks =
+        by_agent && stage(written) == Some(UpdateStage::Restarting) && stage(next) == Some(UpdateStage::Restarting);
     let wanted = written.filter(|_| asks).and_then(|update| match asked_boot(node, &update.intent) {
         // Asked already. That the boot is another now means that it was done.
         Some(_) => node.restart.clone(),

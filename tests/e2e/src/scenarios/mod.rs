@@ -11,6 +11,7 @@ mod https;
 mod ipv6;
 mod join;
 mod not_yet;
+mod power;
 mod relay;
 mod rollout;
 mod schema;
@@ -54,6 +55,11 @@ pub const ALL: &[Scenario] = &[
         name: "odd-networks",
         about: "a loader that fails is followed by the next; port 67 is taken; no DHCP server, addresses are reserved",
         run: firmware::odd,
+    },
+    Scenario {
+        name: "power",
+        about: "boxes are switched by their BMCs, by Redfish and IPMI: on from the network, off, round once; what a BMC has against it is told",
+        run: power::run,
     },
     Scenario {
         name: "relay",

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use magnetite_api::{
     conditions::{self, MAINTENANCE, UP_TO_DATE, reason},
     machine::{IdentityStatus, IntentState},
+    power::{BmcSpec, PowerWanted, RestartHow, RestartSource},
     report::BootStepName::{AgentStarted, FirmwareSeen, NodeReady, ScriptServed},
     update::UpdateStage,
 };
@@ -158,6 +159,30 @@ impl World {
         let node = self.seen.node.as_ref().unwrap();
         !node.unschedulable && !node.cordoned && node.restart.is_none()
     }
+}
+
+/// A box whose power is the controller's is restarted by its BMC, and by that alone.
+#[test]
+fn a_bmc_restarts_the_box_where_its_power_is_ours() {
+    let by_bmc = |power: Option<PowerWanted>| {
+        let mut world = World::new();
+        world.obeys = false;
+        let spec = &mut world.machine().spec;
+        let bmc = BmcSpec { redfish: None, ipmi: None, credentials: "bmc".into(), shutdown_seconds: 300 };
+        (spec.bmc, spec.power) = (Some(Box::new(bmc)), power);
+        for _ in 0..20 {
+            world.pass(0);
+        }
+        assert_eq!(world.stages.last(), Some(&UpdateStage::Restarting));
+        let asked = world.seen.node.as_ref().is_some_and(|node| node.restart.is_some());
+        (asked, world.seen.machine.wanted_restart())
+    };
+    let (asked, wanted) = by_bmc(Some(PowerWanted::On));
+    let wanted = wanted.expect("its BMC is to restart it");
+    assert!(!asked, "the agent is not asked as well");
+    assert_eq!((wanted.source, wanted.how), (RestartSource::Update, RestartHow::Graceful));
+    assert_eq!(wanted.id, format!("created.{NEW}.1"));
+    assert_eq!(by_bmc(None), (true, None), "power that is only looked at is not touched");
 }
 
 #[test]
