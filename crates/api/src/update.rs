@@ -19,7 +19,7 @@ pub struct UpdateSpec {
     /// (rounded down, at least 1). Default 1. A machine that is not Ready for whatever reason counts. Never more than the
     /// controller's own ceiling (`--update-ceiling`), whatever is written here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 10000 : string(self).matches('^([1-9][0-9]?|100)%$')").message("maxUnavailable is a number from 1, or a percentage such as 10%"))]
+    #[x_kube(validation = Rule::new("string(self).matches('^([1-9][0-9]{0,3}|10000|([1-9][0-9]?|100)%)$')").message("maxUnavailable is a number from 1, or a percentage such as 10%"))]
     pub max_unavailable: Option<IntOrString>,
 
     /// RollingUpdate: no further machine begins while this is true. What has begun is finished.
@@ -82,10 +82,11 @@ impl UpdateSpec {
         let wanted = match &self.max_unavailable {
             None => 1,
             Some(IntOrString::Int(number)) => usize::try_from(*number).unwrap_or(0),
-            Some(IntOrString::String(text)) => {
-                let percent: usize = text.strip_suffix('%').and_then(|number| number.parse().ok()).unwrap_or(0);
-                machines.saturating_mul(percent.min(100)) / 100
-            }
+            Some(IntOrString::String(text)) => match text.strip_suffix('%') {
+                Some(percent) => machines.saturating_mul(percent.parse::<usize>().unwrap_or(0).min(100)) / 100,
+                // A number that somebody put into quotes.
+                None => text.parse().unwrap_or(0),
+            },
         };
         wanted.max(1)
     }
@@ -216,6 +217,7 @@ mod tests {
     #[case(Some(IntOrString::String("10%".into())), 50, 5)]
     #[case(Some(IntOrString::String("10%".into())), 9, 1)]
     #[case(Some(IntOrString::String("34%".into())), 3, 1)]
+    #[case(Some(IntOrString::String("4".into())), 50, 4)]
     #[case(Some(IntOrString::String("nonsense".into())), 50, 1)]
     fn how_many_may_be_down(
         #[case] max_unavailable: Option<IntOrString>,

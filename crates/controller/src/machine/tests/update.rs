@@ -106,6 +106,7 @@ impl World {
                 node.annotations.extend(marks.annotations.clone());
                 node.managed.labels = marks.labels.keys().cloned().collect();
                 node.managed.annotations = marks.annotations.keys().cloned().collect();
+                node.owner = marks.labels.get(magnetite_api::names::LABEL_MACHINE_UID).cloned();
             }
             other => panic!("{other:?}"),
         }
