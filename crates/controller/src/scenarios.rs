@@ -165,6 +165,59 @@ async fn a_secret_is_sealed_to_the_key_that_was_bound_and_again_when_it_changes(
     }
 }
 
+#[tokio::test]
+async fn a_bmc_s_secret_is_no_machine_s() {
+    let keys = Keys::new();
+    let mut theirs = secret("1");
+    theirs["type"] = json!(magnetite_api::power::SECRET_TYPE);
+    let (ctx, _stores, mut writers, server) = scenario(vec![get(SECRET, theirs)]);
+    let claim = approved(&keys, &mut writers);
+    let profile = ctx.stores.profiles.state().first().cloned().unwrap();
+    let sealed = claim::secrets::sealed(&claim.spec, &profile, None, &ctx).await.unwrap();
+    assert_eq!(sealed.unwrap_err().reason, magnetite_api::conditions::reason::SECRET_NOT_READABLE);
+    end(ctx, server).await;
+}
+
+const BMC_SECRET: &str = "/api/v1/namespaces/magnetite/secrets/bmc";
+
+#[tokio::test]
+async fn what_is_wrong_with_a_bmc_is_written_though_the_status_changed_meanwhile_and_is_not_asked_again_at_once() {
+    let mut machine = fixtures::machine();
+    let bmc = json!({ "redfish": { "url": "https://10.0.8.21" }, "credentials": "bmc" });
+    machine.spec.bmc = serde_json::from_value(bmc).unwrap();
+    let mut newer = machine.clone();
+    newer.metadata.resource_version = Some("8".into());
+    let trouble = |version: &str| json!({ "metadata": { "resourceVersion": version }, "status": { "power": { "reason": "BmcSecretMissing" } } });
+    let (ctx, _stores, _writers, server) = scenario(vec![
+        get(BMC_SECRET, Value::Null).refused(StatusCode::NOT_FOUND),
+        put(MACHINE_STATUS, trouble("7"), Value::Null).refused(StatusCode::CONFLICT),
+        get(MACHINE, &newer),
+        put(MACHINE_STATUS, trouble("8"), &newer),
+    ]);
+    let machine = Arc::new(machine);
+    crate::power::reconcile(Arc::clone(&machine), Arc::clone(&ctx)).await.unwrap();
+    // Its own write brings it back here, and that costs nothing.
+    crate::power::reconcile(machine, Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+#[tokio::test]
+async fn what_was_decided_on_another_spec_is_not_written() {
+    let mut machine = fixtures::machine();
+    let bmc = json!({ "redfish": { "url": "https://10.0.8.21" }, "credentials": "bmc" });
+    machine.spec.bmc = serde_json::from_value(bmc).unwrap();
+    let mut newer = machine.clone();
+    newer.metadata.generation = Some(2);
+    let (ctx, _stores, _writers, server) = scenario(vec![
+        get(BMC_SECRET, Value::Null).refused(StatusCode::NOT_FOUND),
+        put(MACHINE_STATUS, Value::Null, Value::Null).refused(StatusCode::CONFLICT),
+        get(MACHINE, &newer),
+    ]);
+    let error = crate::power::reconcile(Arc::new(machine), Arc::clone(&ctx)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Conflict);
+    end(ctx, server).await;
+}
+
 /// Ends a scenario: every call was made, and none besides.
 async fn end(ctx: Arc<Context>, server: JoinHandle<()>) {
     drop(ctx);

@@ -65,11 +65,15 @@ impl Rack {
         self.boxes().iter().find(|machine| machine.spec().name == name).map(Vm::console_text).unwrap_or_default()
     }
 
-    /// What was done to a box by its BMC, in its order, such as `boot pxe`, `on`.
+    /// What was done to a box by its BMC, in its order, such as `boot pxe`, `on`. What was already so is no deed: who hears no answer at once
+    /// says it again.
     #[must_use]
     pub fn acts(&self, name: &str) -> Vec<String> {
         let acts = self.inside.acts.lock().unwrap_or_else(PoisonError::into_inner);
-        acts.iter().filter_map(|act| act.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned)).collect()
+        let mut acts: Vec<_> =
+            acts.iter().filter_map(|act| act.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned)).collect();
+        acts.dedup();
+        acts
     }
 }
 
@@ -122,7 +126,9 @@ impl Inside {
             ("state", []) => return Ok(if machine.is_on() { "on" } else { "off" }.to_owned()),
             ("boot", []) => return Ok(if machine.boots_network_next() { "pxe" } else { "disk" }.to_owned()),
             ("boot", [from]) => machine.boot_network_once(*from == "pxe"),
+            ("on", []) if machine.is_on() => return Ok("ok".to_owned()),
             ("on", []) => machine.power_on()?,
+            ("off", []) if !machine.is_on() => return Ok("ok".to_owned()),
             ("off", []) => machine.power_off(),
             ("shutdown", []) if machine.is_on() => machine.press_power_button()?,
             ("shutdown", []) => {}

@@ -16,7 +16,8 @@ use crate::vm::{Boots, Firmware, VmSpec};
 
 /// For what a controller does at once, or a few seconds later.
 const SOON: Duration = Duration::from_secs(60);
-const BOOT: Duration = Duration::from_secs(120);
+/// For what takes a lease's time, or a boot's.
+const LONG: Duration = Duration::from_secs(240);
 const IPMI_PORT: u16 = 6230;
 
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
@@ -41,8 +42,10 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     for (name, words) in [("red", "Incorrect username or password"), ("old", "RAKP 2 HMAC is invalid")] {
         let message = bmc_condition(&mut site, name, "False", "BmcUnauthorized")?;
         ensure!(message.contains(words), "{name} does not say what its BMC said: {message}");
-        let pending = magnetite::machine_status(&site, name)?;
-        ensure!(pending["message"].as_str().is_some_and(|text| text.contains(words)), "{name}: {}", pending["message"]);
+        site.wait_until(&format!("{name} to say so itself"), SOON, |site| {
+            let status = magnetite::machine_status(site, name)?;
+            Ok(status["message"].as_str().is_some_and(|text| text.contains(words)).then_some(()))
+        })?;
     }
     bmc::secret(&site, SECRET, PASSWORD, site.control_plane().authority().pem())?;
     nudge(&site, "red", "a")?;
@@ -149,7 +152,7 @@ fn state(site: &mut Site, name: &str, state: &str) -> Result<()> {
 }
 
 fn restarted(site: &mut Site, name: &str) -> Result<()> {
-    site.wait_until(&format!("the restart of {name} to be done"), SOON, |site| {
+    site.wait_until(&format!("the restart of {name} to be done"), LONG, |site| {
         let status = magnetite::machine_status(site, name)?;
         let restarts: Vec<Value> = status["power"]["restarts"].as_array().cloned().unwrap_or_default();
         Ok(restarts.iter().any(|one| one["stage"] == "Done").then_some(()))
@@ -158,7 +161,7 @@ fn restarted(site: &mut Site, name: &str) -> Result<()> {
 }
 
 fn reached(site: &mut Site, name: &str, step: &str) -> Result<()> {
-    site.wait_until(&format!("step {step} of {name}"), BOOT, |site| {
+    site.wait_until(&format!("step {step} of {name}"), LONG, |site| {
         let status = magnetite::machine_status(site, name)?;
         let steps = status["boot"]["steps"].as_array().cloned().unwrap_or_default();
         Ok(steps.iter().any(|one| one["name"] == step).then_some(()))

@@ -461,3 +461,31 @@ fn time_alone_is_waited_for() {
     assert_eq!(World::new().plan(3590).requeue, Some(std::time::Duration::from_secs(11)));
     assert_eq!(World::joined().plan(90).requeue, Some(crate::machine::plan::REST));
 }
+
+#[test]
+fn what_a_bmc_says_is_a_condition_an_event_and_the_reason_why_a_box_is_not_seen() {
+    let told = |power: serde_json::Value| {
+        World::new().machine(|machine| {
+            let bmc = serde_json::json!({ "redfish": { "url": "https://b" }, "credentials": "c" });
+            machine.spec.bmc = serde_json::from_value(bmc).unwrap();
+            machine.status.get_or_insert_default().power = serde_json::from_value(power).unwrap();
+        })
+    };
+    let condition = |world: &World| world.condition(10, conditions::BMC_REACHABLE);
+    let new = told(serde_json::Value::Null);
+    assert_eq!(condition(&new).0, "Unknown");
+    let off = told(serde_json::json!({ "state": "Off" }));
+    assert_eq!((condition(&off).0.as_str(), condition(&off).1.as_str()), ("True", reason::AS_DECLARED));
+    off.says(10, Phase::Pending, reason::NOT_SEEN, "its BMC says that it is off: spec.power: On switches it on");
+    let away = told(serde_json::json!({ "state": "Off", "reason": "BmcUnreachable", "message": "nobody at b" }));
+    assert_eq!(condition(&away), ("False".into(), reason::BMC_UNREACHABLE.into(), "nobody at b".into()));
+    away.says(10, Phase::Pending, reason::NOT_SEEN, "nobody at b");
+    let (well, ill) = (off.at(10), away.at(10));
+    let words =
+        |before, after| notes(before, after).into_iter().map(|note| (note.reason, note.warning)).collect::<Vec<_>>();
+    assert_eq!(words(Some(&well), &ill), [(conditions::BMC_TROUBLE, true)]);
+    assert_eq!(words(Some(&ill), &well), [(conditions::BMC_REACHABLE, false)]);
+    assert!(words(Some(&ill), &ill).is_empty());
+    // Without a BMC there is nothing to say.
+    assert!(conditions::find(&World::new().at(10).conditions, conditions::BMC_REACHABLE).is_none());
+}
