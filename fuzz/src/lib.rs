@@ -11,6 +11,7 @@ pub mod image;
 pub mod join;
 pub mod link;
 pub mod pxe;
+pub mod qcow2;
 pub mod reply;
 pub mod template;
 pub mod tftp;
@@ -26,7 +27,7 @@ pub struct Target {
 }
 
 /// All targets; a new decoder gets its line here, its `[[bin]]` in Cargo.toml and its seeds in `examples/seed.rs`.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "dhcp", check: dhcp::check },
     Target { name: "dhcpv6", check: dhcpv6::check },
     Target { name: "icmpv6", check: icmpv6::check },
@@ -34,6 +35,7 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "join", check: join::check },
     Target { name: "link", check: link::check },
     Target { name: "pxe", check: pxe::check },
+    Target { name: "qcow2", check: qcow2::check },
     Target { name: "reply", check: reply::check },
     Target { name: "template", check: template::check },
     Target { name: "tftp", check: tftp::check },

@@ -5,6 +5,7 @@ mod crowd;
 mod fences;
 mod flood;
 mod guards;
+mod installs;
 mod limits;
 mod reports;
 

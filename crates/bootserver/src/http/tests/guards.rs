@@ -61,8 +61,12 @@ async fn every_route_has_its_guard() {
     ];
     assert_eq!(told(public(&site.app)), public_routes);
     assert_eq!(told(public(&site.app).over_tls()), public_routes);
-    let private_routes =
-        ["POST /a/{id}/{cap}/claim agent", "POST /a/{id}/{cap}/report agent", "GET /a/{id}/{cap}/files sealed"];
+    let private_routes = [
+        "POST /a/{id}/{cap}/claim agent",
+        "POST /a/{id}/{cap}/report agent",
+        "GET /a/{id}/{cap}/install/{arch} agent",
+        "GET /a/{id}/{cap}/files sealed",
+    ];
     assert_eq!(told(private(&site.app)), private_routes);
 }
 
