@@ -11,6 +11,7 @@ pub mod image;
 pub mod join;
 pub mod link;
 pub mod pxe;
+pub mod qcow2;
 pub mod reply;
 pub mod request;
 pub mod template;
@@ -27,7 +28,7 @@ pub struct Target {
 }
 
 /// All targets; a new decoder gets its line here, its `[[bin]]` in Cargo.toml and its seeds in `examples/seed.rs`.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "dhcp", check: dhcp::check },
     Target { name: "dhcpv6", check: dhcpv6::check },
     Target { name: "icmpv6", check: icmpv6::check },
@@ -35,6 +36,7 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "join", check: join::check },
     Target { name: "link", check: link::check },
     Target { name: "pxe", check: pxe::check },
+    Target { name: "qcow2", check: qcow2::check },
     Target { name: "reply", check: reply::check },
     Target { name: "request", check: request::check },
     Target { name: "template", check: template::check },

@@ -1,7 +1,7 @@
 //! `magnetite-agent`: runs once on a machine that Magnetite booted, and makes it a node of its cluster.
 //!
 //! `observe` looks, `plan` decides, `apply` and `claim` do; `run` is the loop around them. Reports go their own way
-//! (`report`) and never hold up the join.
+//! (`report`) and never hold up the join. In a system that lives in memory to install another, `install` takes the place of all that.
 
 mod apply;
 mod args;
@@ -9,6 +9,7 @@ mod claim;
 mod clock;
 mod console;
 mod files;
+mod install;
 mod inventory;
 mod keys;
 mod kubelet;
@@ -32,12 +33,14 @@ use magnetite_daemon::{crypto, log, signals};
 use tokio::select;
 
 use crate::{
-    args::Args,
+    args::{Args, Task},
     clock::BoxClock,
     files::Paths,
+    install::Install,
     run::{Agent, Memory, RunError},
     server::BootServer,
     sign::Signer,
+    systemd::Systemctl,
 };
 
 /// Exit codes: see [`args`]. 2 is clap's.
@@ -70,6 +73,17 @@ async fn join(args: &Args) -> anyhow::Result<()> {
     let paths = Paths::new(&args.root, &args.state_dir);
     let server = BootServer::new(&args.server, args.pin).context("TLS to the boot server cannot be set up")?;
     let (reporter, reports) = report::reporter(server.clone(), Signer::new(&paths, &args.machine, &args.intent));
+    if args.task == Task::Install {
+        let install = Install::new(args, &paths, &server, reporter).context("nothing can be fetched")?;
+        // The box is restarted once all that was said was heard.
+        let all = async { tokio::join!(install.run(), reports).0 };
+        select! {
+            () = all => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        Systemctl(args.systemctl.clone()).restart_box().await.context("the box cannot be restarted")?;
+        return Ok(());
+    }
     let clock = BoxClock::new(paths.is_real());
     let agent = Agent { args, paths: &paths, server: &server, reporter, clock, memory: Memory::default() };
     // The reports end after the agent, which is what says them.

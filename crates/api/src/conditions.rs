@@ -100,6 +100,8 @@ pub mod reason {
     pub const AGENT_FAILED: &str = "AgentFailed";
     /// The Profile joins no cluster, and the box booted.
     pub const BOOTED_WITHOUT_JOIN: &str = "BootedWithoutJoin";
+    /// The disk says that this intent, or a later one, was installed already.
+    pub const INTENT_ALREADY_DONE: &str = "IntentAlreadyDone";
     /// A Secret that the Profile names is missing, or lacks a key.
     pub const SECRET_MISSING: &str = "SecretMissing";
     /// The controller may not read a Secret that the Profile names.

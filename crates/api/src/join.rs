@@ -4,10 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    install::{ConfigPlace, DiskHints, ImageFormat},
     report::{BootStepName, Inventory},
     time::Time,
     tpm::{TpmEvidence, TpmProof},
-    types::{MacAddr, MachineUuid},
+    types::{MacAddr, MachineUuid, Sha256},
 };
 
 /// What a box says of its own identity. Bounded; not proven.
@@ -149,6 +150,40 @@ impl ReportRequest {
         let digest = crate::types::Sha256::of(&json);
         format!("magnetite-report-v1\n{machine}\n{intent}\n{number}\n{digest}\n").into_bytes()
     }
+}
+
+/// 200 answer to an agent that asks what to install. It comes over the pinned TLS, so that the image, which may come by any way, is believed by
+/// its sum alone.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallOrder {
+    /// What the disk will say of itself: UID of the Machine, or its name where there is no cluster.
+    pub machine: String,
+    /// The intent.
+    pub intent: String,
+    /// When its window opened.
+    pub opened_at: Time,
+    /// URL of the image.
+    pub image: String,
+    /// Its sum.
+    pub sha256: Sha256,
+    /// What it is.
+    pub format: ImageFormat,
+    /// Which disk it is written to.
+    pub disk: DiskHints,
+    /// The config of the first boot, and where it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<InstallConfig>,
+}
+
+/// The config of the first boot of an installed system.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallConfig {
+    /// Where it goes.
+    pub place: ConfigPlace,
+    /// The Ignition config itself, JSON.
+    pub ignition: String,
 }
 
 /// Why a step failed on the box.

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    install::{InstallState, InstallStatus},
     netboot::{NetbootSpec, NetworkSpec},
     report::{BootRecord, Inventory},
     time::Time,
@@ -227,6 +228,9 @@ pub struct MachineStatus {
     /// What the agent found the box to be made of. Told by the box: not proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Box<Inventory>>,
+    /// The system that was installed to the box's disk, and in which intent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<Box<InstallStatus>>,
     /// IP addresses from which the box was seen to claim its identity.
     /// The kubelet's serving certificate may name these and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -328,6 +332,13 @@ impl Machine {
     /// Name of the Node that the box becomes.
     pub fn node_name(&self) -> String {
         self.spec.node_name.clone().unwrap_or_else(|| self.name_any())
+    }
+
+    /// True if the system of the intent that the spec asks for is on the box's disk, as far as the status knows.
+    pub fn is_installed(&self) -> bool {
+        let install = self.status.as_ref().and_then(|status| status.install.as_ref());
+        install
+            .is_some_and(|install| install.state == InstallState::Installed && install.intent == self.wanted_intent())
     }
 
     /// Name of the intent that the spec asks for.

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    install::InstallStatus,
     time::Time,
     types::{Architecture, MacAddr, MachineUuid},
 };
@@ -40,6 +41,9 @@ pub struct BootReportSpec {
     /// Machine: what its agent found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
+    /// Machine: what its agent said of its installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<InstallStatus>,
     /// Profile: the state of its artifacts at this server. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -198,6 +202,10 @@ pub enum BootStepName {
     AgentFetched,
     /// The agent runs and reported.
     AgentStarted,
+    /// The agent writes the system to a disk.
+    Installing,
+    /// The system is on the disk, and so is the mark that says so; the box restarts.
+    Installed,
     /// The box claims its identity.
     Claiming,
     /// The certificate is on the box.
@@ -225,6 +233,8 @@ impl BootStepName {
             Self::ConfigFetched => "ConfigFetched",
             Self::AgentFetched => "AgentFetched",
             Self::AgentStarted => "AgentStarted",
+            Self::Installing => "Installing",
+            Self::Installed => "Installed",
             Self::Claiming => "Claiming",
             Self::CertificateReceived => "CertificateReceived",
             Self::KubeletStarted => "KubeletStarted",

@@ -9,7 +9,8 @@ use axum::{
 };
 use kube::ResourceExt;
 use magnetite_api::{
-    Machine,
+    Machine, Sha256,
+    install::InstallState,
     join::ReportRequest,
     report::{BootStepName, Inventory},
 };
@@ -60,12 +61,28 @@ pub async fn report(
         app.records.inventory(&machine, bounded(inventory), now);
     }
     match failure {
-        Some(failure) => app.records.fail(&machine, step, &failure.reason, &failure.message, now),
+        Some(failure) => {
+            if step == BootStepName::Installing {
+                let why = format!("{}: {}", failure.reason, failure.message);
+                app.records.install(&machine, InstallState::Failed, None, Some(why), None, now);
+            }
+            app.records.fail(&machine, step, &failure.reason, &failure.message, now);
+        }
         None => {
+            if let Some(state) = match step {
+                BootStepName::Installing => Some(InstallState::Installing),
+                BootStepName::Installed => Some(InstallState::Installed),
+                _ => None,
+            } {
+                let disk = detail.clone().filter(|_| state == InstallState::Installed);
+                app.records.install(&machine, state, disk, None, image_of(&app, &machine), now);
+            }
             let detail = Detail { words: detail, ..Detail::default() }.at_peer(peer.ip());
             app.records.step(&machine, step, detail, now);
-            if step == BootStepName::SystemBooted {
-                booted(&app, &machine).await;
+            match step {
+                BootStepName::SystemBooted => booted(&app, &machine).await,
+                BootStepName::Installed => installed(&app, &machine).await,
+                _ => {}
             }
         }
     }
@@ -89,6 +106,22 @@ async fn booted(app: &App, machine: &Machine) {
     if let Err(error) = written {
         tracing::error!(machine = name, error = chain(&error), "that the machine booted is not remembered");
     }
+}
+
+/// That a machine is installed is on disk before the box hears that its report was taken, and restarts: whatever the API server says or
+/// forgets, it is then sent on to its disk.
+async fn installed(app: &App, machine: &Machine) {
+    let name = machine.name_any();
+    let Some(entry) = app.records.get(&name) else { return };
+    if let Err(error) = app.folder.write(app, &name, entry, true).await {
+        tracing::error!(machine = name, error = chain(&error), "that the machine is installed is not remembered here");
+    }
+}
+
+/// The image that a machine installs, as its Profile says now.
+fn image_of(app: &App, machine: &Machine) -> Option<Sha256> {
+    let architecture = app.records.get(&machine.name_any())?.boot.architecture?;
+    Some(app.view().profile(machine).ok()?.spec.image(architecture)?.sha256)
 }
 
 /// What a box says it is made of, cut to what the schema takes.

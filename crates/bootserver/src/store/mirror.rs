@@ -19,10 +19,11 @@ pub trait Trim: Resource<DynamicType = ()> + Clone + Debug + PartialEq {
 impl Trim for Machine {
     fn trim(&mut self) {
         // What is told of a Machine's boot comes from boot servers in the first place.
-        self.status = self.status.take().map(|MachineStatus { intent, identity, tpm, .. }| MachineStatus {
+        self.status = self.status.take().map(|MachineStatus { intent, identity, tpm, install, .. }| MachineStatus {
             intent,
             identity,
             tpm,
+            install,
             ..MachineStatus::default()
         });
     }

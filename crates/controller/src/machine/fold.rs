@@ -3,6 +3,7 @@
 
 use magnetite_api::{
     BootReport, Machine,
+    install::{InstallState, InstallStatus},
     report::{
         BootFailure, BootRecord, BootStep, Disk, EarlierBoot, Inventory, MOST_PREVIOUS, Nic, PciDevice, SubjectKind,
     },
@@ -46,6 +47,30 @@ pub fn inventory_of(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Op
     let newest = specs.max_by_key(|spec| spec.boot.as_ref().map(|boot| boot.started_at.0));
     let reported = newest.and_then(|spec| spec.inventory.clone()).map(inventory);
     reported.or_else(|| machine.status.as_ref()?.inventory.as_deref().cloned())
+}
+
+/// What is known of a Machine's installation: of the wanted intent before all others, that it is done before all else, and what is newer.
+/// What the status kept of an earlier intent stays until something is known of this one: it is what is on the disk.
+pub fn install_of(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Option<InstallStatus> {
+    let kept = machine.status.as_ref().and_then(|status| status.install.as_deref().cloned());
+    let reported = reports.iter().filter_map(|report| report.as_ref().spec.install.clone()).map(install);
+    let wanted = machine.wanted_intent();
+    let rank =
+        |install: &InstallStatus| (install.intent == wanted, install.state == InstallState::Installed, install.at.0);
+    // Of two that are alike the one that was kept: a status does not change without news.
+    reported.chain(kept).max_by_key(rank)
+}
+
+fn install(install: InstallStatus) -> InstallStatus {
+    let InstallStatus { intent, state, disk, image, at, message } = install;
+    InstallStatus {
+        intent: clean(&intent, 63),
+        state,
+        disk: disk.map(|text| clean(&text, 200)),
+        image,
+        at: moment(at),
+        message: message.map(|text| clean(&text, 300)),
+    }
 }
 
 fn moment(time: Time) -> Time {

@@ -8,6 +8,7 @@ use magnetite_api::{
     Fingerprint, Machine, MachineClaim, Profile,
     claim::Decision,
     conditions::reason,
+    install::InstallStatus,
     profile::JoinMode,
     report::{BootRecord, Inventory},
 };
@@ -44,6 +45,8 @@ pub struct Observed {
     pub boot: Option<BootRecord>,
     /// What it is made of.
     pub inventory: Option<Inventory>,
+    /// What is on its disk, or on the way there.
+    pub install: Option<InstallStatus>,
     /// The Node of its node name.
     pub node: Option<NodeSeen>,
     /// Its claims.
@@ -135,6 +138,7 @@ pub fn observe(machine: &Arc<Machine>, ctx: &Context) -> Observed {
         profile: profile(machine, ctx),
         boot: fold::newest_boot(machine, &reports),
         inventory: fold::inventory_of(machine, &reports),
+        install: fold::install_of(machine, &reports),
         node: stores.node(&node_name).map(|node| NodeSeen::of(&node)),
         claims,
         open_requests: requests.iter().map(|csr| csr.name_any()).collect(),

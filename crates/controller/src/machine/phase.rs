@@ -259,6 +259,8 @@ fn under_way(boot: &BootRecord, prefix: Option<&str>, now: Timestamp) -> Verdict
         BootStepName::ConfigFetched
         | BootStepName::AgentFetched
         | BootStepName::AgentStarted
+        | BootStepName::Installing
+        | BootStepName::Installed
         | BootStepName::Claiming
         | BootStepName::SystemBooted => Phase::Provisioning,
         BootStepName::CertificateReceived

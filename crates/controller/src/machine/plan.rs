@@ -177,6 +177,7 @@ fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (Machi
         tpm: before.tpm,
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
+        install: seen.install.clone().map(Box::new),
         conditions,
     };
     (status, verdict.until)

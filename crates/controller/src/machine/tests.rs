@@ -42,6 +42,7 @@ fn observed(machine: Machine) -> Observed {
         profile: Ok(profile),
         boot: None,
         inventory: None,
+        install: None,
         node: None,
         claims: vec![],
         open_requests: vec![],

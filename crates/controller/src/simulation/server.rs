@@ -21,7 +21,7 @@ use magnetite_boot::{
     capability::{CapabilityKey, Purpose, machine_key},
     client::{ClientClass, Request},
     fleet::{Fleet, Found, Identity},
-    plan::{self, Loaders, Next},
+    plan::{self, Loaders, Next, Task},
     select::Profiles,
     site::Site,
 };
@@ -353,9 +353,10 @@ impl World {
                 let profile = Profiles::read(&profiles).of(&machine);
                 let intent = machine.status.as_ref().and_then(|status| status.intent.as_ref());
                 let conflicted = !server.fleet().conflicts(&machine).is_empty();
-                let mut next = plan::next(&machine, profile.as_deref(), intent, conflicted, now);
+                let mut next =
+                    plan::next(&machine, profile.as_deref(), intent, conflicted, machine.is_installed(), now);
                 if self.cluster.broken == Some(Broken::ServesAlways) {
-                    next = Next::Boot;
+                    next = Next::Boot(Task::Boot);
                 }
                 self.laws.served(self.now, &machine, &next);
                 self.say(format!("server {number} tells box {box_} ({}) {next:?}", machine.name_any()));
@@ -511,6 +512,7 @@ impl World {
             server: format!("server-{number}"),
             boot: Some(record.clone()),
             inventory: None,
+            install: None,
             artifacts: vec![],
         };
         let name = format!("{machine}.server-{number}");
