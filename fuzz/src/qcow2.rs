@@ -2,7 +2,10 @@
 
 use std::io::{self, Read};
 
-use magnetite_api::{Sha256, install::{ImageFormat, WipeMethod}};
+use magnetite_api::{
+    Sha256,
+    install::{ImageFormat, WipeMethod},
+};
 use magnetite_disk::{image, source::Source, sparse::HEAD, target::Target};
 
 /// Size of the disk.
