@@ -25,6 +25,7 @@ mod state;
 mod systemd;
 mod tls;
 mod tpm;
+mod wipe;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ use crate::{
     server::BootServer,
     sign::Signer,
     systemd::Systemctl,
+    wipe::{After, Wipe},
 };
 
 /// Exit codes: see [`args`]. 2 is clap's.
@@ -73,16 +75,31 @@ async fn join(args: &Args) -> anyhow::Result<()> {
     let paths = Paths::new(&args.root, &args.state_dir);
     let server = BootServer::new(&args.server, args.pin).context("TLS to the boot server cannot be set up")?;
     let (reporter, reports) = report::reporter(server.clone(), Signer::new(&paths, &args.machine, &args.intent));
-    if args.task == Task::Install {
-        let install = Install::new(args, &paths, &server, reporter).context("nothing can be fetched")?;
-        // The box is restarted once all that was said was heard.
-        let all = async { tokio::join!(install.run(), reports).0 };
-        select! {
-            () = all => {}
-            () = stop.cancelled() => return Ok(()),
+    let systemctl = Systemctl(args.systemctl.clone());
+    // The box is restarted, or switched off, once all that was said was heard.
+    match args.task {
+        Task::Join => {}
+        Task::Install => {
+            let install = Install::new(args, &paths, &server, reporter).context("nothing can be fetched")?;
+            let all = async { tokio::join!(install.run(), reports).0 };
+            select! {
+                () = all => systemctl.restart_box().await.context("the box cannot be restarted")?,
+                () = stop.cancelled() => {}
+            }
+            return Ok(());
         }
-        Systemctl(args.systemctl.clone()).restart_box().await.context("the box cannot be restarted")?;
-        return Ok(());
+        Task::Wipe => {
+            let wipe = Wipe { args, paths: &paths, server: &server, reporter };
+            let all = async { tokio::join!(wipe.run(), reports).0 };
+            select! {
+                after = all => match after {
+                    After::Off => systemctl.switch_off().await.context("the box cannot be switched off")?,
+                    After::Restart => systemctl.restart_box().await.context("the box cannot be restarted")?,
+                },
+                () = stop.cancelled() => {}
+            }
+            return Ok(());
+        }
     }
     let clock = BoxClock::new(paths.is_real());
     let agent = Agent { args, paths: &paths, server: &server, reporter, clock, memory: Memory::default() };

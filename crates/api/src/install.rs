@@ -128,6 +128,41 @@ pub enum InstallState {
     Failed,
 }
 
+/// How far a machine that is being deleted is with wiping its disks.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WipeStatus {
+    /// The intent in which the box boots to be wiped. Nothing but the deletion of a Machine with `deletionPolicy: Wipe` opens it.
+    pub intent: String,
+    /// How far it is.
+    pub state: WipeState,
+    /// The disks that were wiped, once all are. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub disks: Vec<WipedDisk>,
+    /// When it came to this state.
+    pub at: Time,
+    /// For a person: why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub message: Option<String>,
+}
+
+/// How far the wiping of a machine is.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WipeState {
+    /// Others come first: only so many machines are wiped at once.
+    Pending,
+    /// The box has to be restarted, and boots from the network then.
+    Waiting,
+    /// The agent is at it.
+    Wiping,
+    /// The last try failed. The box tries again.
+    Failed,
+    /// Every disk that is the box's own reads as zeros.
+    Wiped,
+}
+
 /// What was done to one disk.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    install::{ConfigPlace, DiskHints, ImageFormat},
+    install::{ConfigPlace, DiskHints, ImageFormat, WipedDisk},
     report::{BootStepName, Inventory},
     time::Time,
     tpm::{TpmEvidence, TpmProof},
@@ -123,6 +123,9 @@ pub struct ReportRequest {
     /// What the box is made of; sent with the first report of a boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
+    /// The disks that were wiped, with the step `Wiped`. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wiped: Vec<WipedDisk>,
     /// By the claim key, as soon as the box has one. Once that key has claimed the machine, a report without it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<ReportSignature>,
@@ -174,6 +177,16 @@ pub struct InstallOrder {
     /// The config of the first boot, and where it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<InstallConfig>,
+}
+
+/// 200 answer to an agent that asks whether it is to wipe its box. It comes over the pinned TLS: nobody on the way can ask for it.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WipeOrder {
+    /// Name of the Machine whose box is to be wiped.
+    pub machine: String,
+    /// The intent of that.
+    pub intent: String,
 }
 
 /// The config of the first boot of an installed system.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    install::{InstallState, InstallStatus},
+    install::{InstallState, InstallStatus, WipeStatus},
     netboot::{NetbootSpec, NetworkSpec},
     report::{BootRecord, Inventory},
     time::Time,
@@ -167,6 +167,10 @@ pub enum DeletionPolicy {
     Retain,
     /// The Node object is removed. The box itself is not touched.
     RemoveNode,
+    /// The box's disks are wiped, then the Node object is removed and the Machine goes. For that the box has to be restarted, and boots over the
+    /// network; until then the Machine stays and says what it waits for. Removable disks are not touched. While it waits another policy may
+    /// be set, to let it go unwiped.
+    Wipe,
 }
 
 /// Where a machine is, for `kubectl get`. Derived from the conditions; nothing reads it back.
@@ -231,6 +235,9 @@ pub struct MachineStatus {
     /// The system that was installed to the box's disk, and in which intent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub install: Option<Box<InstallStatus>>,
+    /// The wiping of the box's disks, where the Machine is being deleted and its policy says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wipe: Option<Box<WipeStatus>>,
     /// IP addresses from which the box was seen to claim its identity.
     /// The kubelet's serving certificate may name these and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -341,8 +348,17 @@ impl Machine {
             .is_some_and(|install| install.state == InstallState::Installed && install.intent == self.wanted_intent())
     }
 
-    /// Name of the intent that the spec asks for.
+    /// The wipe that is wanted now: the Machine is being deleted, its policy says so, and the controller took it up.
+    pub fn wanted_wipe(&self) -> Option<&WipeStatus> {
+        let wanted = self.metadata.deletion_timestamp.is_some() && self.spec.deletion_policy == DeletionPolicy::Wipe;
+        self.status.as_ref()?.wipe.as_deref().filter(|_| wanted)
+    }
+
+    /// Name of the intent that is asked for: by the spec, or by the deletion of a Machine that is to be wiped.
     pub fn wanted_intent(&self) -> &str {
+        if let Some(wipe) = self.wanted_wipe() {
+            return &wipe.intent;
+        }
         self.spec.boot_intent.as_deref().unwrap_or(CREATED)
     }
 }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    install::InstallStatus,
+    install::{InstallStatus, WipeStatus},
     time::Time,
     types::{Architecture, MacAddr, MachineUuid},
 };
@@ -44,6 +44,9 @@ pub struct BootReportSpec {
     /// Machine: what its agent said of its installation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub install: Option<InstallStatus>,
+    /// Machine: what its agent said of the wiping of its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wipe: Option<WipeStatus>,
     /// Profile: the state of its artifacts at this server. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -206,6 +209,10 @@ pub enum BootStepName {
     Installing,
     /// The system is on the disk, and so is the mark that says so; the box restarts.
     Installed,
+    /// The agent wipes the box's disks.
+    Wiping,
+    /// All of them read as zeros; the box switches itself off.
+    Wiped,
     /// The box claims its identity.
     Claiming,
     /// The certificate is on the box.
@@ -235,6 +242,8 @@ impl BootStepName {
             Self::AgentStarted => "AgentStarted",
             Self::Installing => "Installing",
             Self::Installed => "Installed",
+            Self::Wiping => "Wiping",
+            Self::Wiped => "Wiped",
             Self::Claiming => "Claiming",
             Self::CertificateReceived => "CertificateReceived",
             Self::KubeletStarted => "KubeletStarted",

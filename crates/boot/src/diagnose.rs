@@ -138,6 +138,9 @@ fn patience(step: BootStepName) -> SignedDuration {
         // The agent says every few seconds how far it is; a server's firmware takes minutes to come back.
         BootStepName::Installing => 120,
         BootStepName::Installed => 600,
+        // A drive that erases itself says nothing until it is done: hours, if it turns.
+        BootStepName::Wiping => 12 * 3600,
+        BootStepName::Wiped => 600,
         BootStepName::CertificateReceived | BootStepName::KubeletStarted => 300,
         BootStepName::NodeRegistered => 600,
         BootStepName::NodeReady | BootStepName::SystemBooted => 0,
@@ -159,6 +162,8 @@ fn goes_round(step: &BootStep) -> bool {
         | BootStepName::AgentStarted
         | BootStepName::Installing
         | BootStepName::Installed
+        | BootStepName::Wiping
+        | BootStepName::Wiped
         | BootStepName::Claiming
         | BootStepName::CertificateReceived
         | BootStepName::KubeletStarted
@@ -204,6 +209,7 @@ fn failed(failure: &BootFailure) -> Diagnosis {
         BootStepName::Claiming if reason == api::NODE_NAME_TAKEN => Reason::NodeNameTaken,
         BootStepName::Claiming if !ON_THE_BOX.contains(&reason.as_str()) => Reason::ClaimRefused,
         BootStepName::Installing | BootStepName::Installed => Reason::InstallFailed,
+        BootStepName::Wiping | BootStepName::Wiped => Reason::WipeFailed,
         BootStepName::NodeRegistered => Reason::NodeNotRegistered,
         BootStepName::NodeReady => Reason::NodeNotReady,
         BootStepName::Claiming
@@ -291,6 +297,8 @@ fn message(boot: &BootRecord, step: &BootStep) -> String {
             let far = step.detail.as_deref().map_or(String::new(), |words| format!(" ({words})"));
             format!("the agent was writing the system to a disk{far}, and says no more")
         }
+        BootStepName::Wiping => "the agent was wiping the box's disks, and says no more".into(),
+        BootStepName::Wiped => "the box's disks are wiped, and it switched itself off".into(),
         BootStepName::Installed => "the system is on the disk, and the box did not come back from its restart".into(),
         BootStepName::Claiming => format!("the box claimed its identity{n} and has no certificate"),
         BootStepName::CertificateReceived => "the certificate is on the box, and its kubelet was not started".into(),

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use magnetite_api::{
     Machine,
+    install::WipeState,
     machine::{IntentState, IntentStatus},
     netboot::NetbootSpec,
     profile::OnReboot,
@@ -93,6 +94,8 @@ pub enum Task {
     Boot,
     /// The agent writes the Profile's system to a disk, and restarts the box.
     Install,
+    /// The agent wipes the box's disks, and switches it off. For a Machine that is being deleted, and no other.
+    Wipe,
 }
 
 /// What a machine does once it runs its script.
@@ -126,7 +129,10 @@ pub fn next(
 ) -> Next {
     let wait = |seconds, why: String| Next::Wait { seconds, why };
     if machine.metadata.deletion_timestamp.is_some() {
-        return Next::Local;
+        // Of two boxes that may both be it neither is wiped; nor one again that is.
+        let wiped = machine.wanted_wipe().is_none_or(|wipe| wipe.state == WipeState::Wiped);
+        let open = intent.is_some_and(|intent| intent.id == machine.wanted_intent() && window_is_open(intent, now));
+        return if open && !wiped && !conflicted && profile.is_ok() { Next::Boot(Task::Wipe) } else { Next::Local };
     }
     if conflicted {
         return wait(60, format!("another Machine claims the same identity as {}", machine.name_any()));
@@ -177,7 +183,7 @@ pub fn opens(
         profile.is_ok_and(|profile| profile.spec.boot.on_reboot == OnReboot::Local || profile.spec.install.is_some());
     match next(machine, profile, intent, conflicted, installed, now) {
         // An installed system fetches its agent in its first boot.
-        Next::Boot(Task::Boot | Task::Install) | Next::Installed => Opens::Yes,
+        Next::Boot(Task::Boot | Task::Install | Task::Wipe) | Next::Installed => Opens::Yes,
         Next::Local => Opens::No,
         // Its window is over, whoever else claims the same identity.
         Next::Wait { .. } if over && local => Opens::No,
@@ -316,6 +322,42 @@ mod tests {
             // That it is installed in another intent is nobody's word for this one.
             assert!(matches!(next(&m, Ok(&p), None, false, installed, at(10)), Next::Wait { .. }));
         }
+    }
+
+    /// Nothing but a deletion with `Wipe`, taken up by the controller, has a box wiped; not outside its window, not twice, and neither of two
+    /// that may be it.
+    #[test]
+    fn a_box_is_wiped_only_where_its_machine_is_deleted_to_be() {
+        use magnetite_api::{
+            install::WipeStatus,
+            machine::{DeletionPolicy, MachineStatus},
+        };
+        let p = profile("p").installing("rootfs").chosen();
+        let wipe =
+            |state| WipeStatus { intent: "wipe-1".into(), state, disks: Vec::new(), at: seconds(at(0)), message: None };
+        let decide = |change: &dyn Fn(&mut Machine), intent: &IntentStatus, conflicted| {
+            let mut m = (*machine("m").mac("52:54:00:00:00:01").arc()).clone();
+            m.metadata.deletion_timestamp = Some(seconds(at(0)));
+            m.spec.deletion_policy = DeletionPolicy::Wipe;
+            let wipe = Some(Box::new(wipe(WipeState::Waiting)));
+            m.status = Some(MachineStatus { wipe, ..MachineStatus::default() });
+            change(&mut m);
+            next(&m, Ok(&p), Some(intent), conflicted, false, at(10))
+        };
+        let open = intent("wipe-1", IntentState::Open);
+        assert_eq!(decide(&|_| {}, &open, false), Next::Boot(Task::Wipe));
+        assert_eq!(decide(&|_| {}, &open, true), Next::Local);
+        assert_eq!(decide(&|_| {}, &intent("wipe-1", IntentState::Expired), false), Next::Local);
+        assert_eq!(decide(&|_| {}, &intent("created", IntentState::Open), false), Next::Local);
+        let of = |policy| move |m: &mut Machine| m.spec.deletion_policy = policy;
+        assert_eq!(decide(&of(DeletionPolicy::Retain), &open, false), Next::Local);
+        assert_eq!(decide(&of(DeletionPolicy::RemoveNode), &open, false), Next::Local);
+        assert_eq!(decide(&|m| m.status = None, &open, false), Next::Local);
+        let done = |m: &mut Machine| m.status.as_mut().unwrap().wipe = Some(Box::new(wipe(WipeState::Wiped)));
+        assert_eq!(decide(&done, &open, false), Next::Local);
+        // One that is not being deleted is never wiped, whatever its status says.
+        let lives = |m: &mut Machine| m.metadata.deletion_timestamp = None;
+        assert!(!matches!(decide(&lives, &open, false), Next::Boot(Task::Wipe)));
     }
 
     #[test]

@@ -221,23 +221,24 @@ pub fn ignition(
     Ok(Value::Object(config).to_string())
 }
 
-/// The Ignition config of the system in memory that installs a machine: the agent, told to install, and nothing else.
+/// The Ignition config of the system in memory that installs or wipes a machine: the agent, told its task, and nothing else.
 ///
 /// # Errors
 /// If the boot server has no agent for the architecture.
-pub fn installer(
+pub fn worker(
     profile: &Chosen,
     machine: &Machine,
     architecture: Architecture,
     agent: Option<&AgentLink>,
+    task: Task,
 ) -> Result<String, RenderError> {
     let Some(agent) = agent else {
-        let message = format!("the boot server has no agent for {architecture}, which would install; see --agent-dir");
-        return Err(RenderError::new("spec.install", message));
+        let message = format!("the boot server has no agent for {architecture}, which would do it; see --agent-dir");
+        return Err(RenderError::new("spec.boot", message));
     };
     let mut config = ignition::empty();
-    ignition::add_agent(&mut config, profile, machine, agent, Task::Install)
-        .map_err(|message| RenderError::new("spec.install", message))?;
+    ignition::add_agent(&mut config, profile, machine, agent, task)
+        .map_err(|message| RenderError::new("spec.boot", message))?;
     Ok(Value::Object(config).to_string())
 }
 

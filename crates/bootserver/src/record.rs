@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use magnetite_api::{
     Machine, Sha256,
     conditions::reason,
-    install::{InstallState, InstallStatus},
+    install::{InstallState, InstallStatus, WipeState, WipeStatus, WipedDisk},
     report::{BootFailure, BootRecord, BootStep, BootStepName, Inventory},
     time::seconds,
 };
@@ -46,6 +46,9 @@ pub struct Entry {
     /// What its agent said of its installation. It outlives boots: an intent that is installed is not installed again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub install: Option<InstallStatus>,
+    /// What its agent said of the wiping of its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wipe: Option<WipeStatus>,
     /// Counts changes.
     #[serde(skip)]
     pub version: u64,
@@ -201,6 +204,29 @@ impl Records {
         });
     }
 
+    /// The agent said how the wiping of its disks goes.
+    pub fn wipe(
+        &self,
+        machine: &Machine,
+        state: WipeState,
+        disks: Vec<WipedDisk>,
+        why: Option<String>,
+        now: Timestamp,
+    ) {
+        self.change(machine, now, |entry| {
+            let intent = machine.wanted_intent().to_owned();
+            let before = entry.wipe.take().filter(|before| before.intent == intent);
+            let done = before.as_ref().is_some_and(|before| before.state == WipeState::Wiped);
+            let same = before.as_ref().filter(|before| before.state == state).map(|before| before.at.clone());
+            entry.wipe = if done {
+                before
+            } else {
+                let (at, message) = (same.unwrap_or_else(|| seconds(now)), why.map(|why| clean(&why, 512)));
+                Some(WipeStatus { intent, state, disks, at, message })
+            };
+        });
+    }
+
     /// True if the system of a Machine's wanted intent is on its disk, by what its agent said here.
     pub fn is_installed(&self, machine: &Machine) -> bool {
         let entries = self.lock();
@@ -255,7 +281,7 @@ fn begin(machine: &Machine, now: Timestamp) -> Entry {
         failed_loaders: Vec::new(),
         previous: Vec::new(),
     };
-    Entry { uid: machine.uid().unwrap_or_default(), boot, inventory: None, install: None, version: 0 }
+    Entry { uid: machine.uid().unwrap_or_default(), boot, inventory: None, install: None, wipe: None, version: 0 }
 }
 
 /// True if a firmware's request now is another boot: the last one had got as far as its script, or is long ago.

@@ -298,6 +298,7 @@ fn machine_report(app: &App, machine: &Machine, entry: &Entry) -> BootReport {
         boot: Some(boot),
         inventory: entry.inventory.clone(),
         install: entry.install.clone(),
+        wipe: entry.wipe.clone(),
         artifacts: Vec::new(),
     };
     let mut report = BootReport::new(&format!("{name}.{}", app.server), spec);
@@ -314,6 +315,7 @@ fn profile_report(app: &App, profile: &Profile) -> BootReport {
         boot: None,
         inventory: None,
         install: None,
+        wipe: None,
         artifacts: artifacts::reports(&app.library, profile),
     };
     let mut report = BootReport::new(&format!("profile.{name}.{}", app.server), spec);

@@ -33,6 +33,11 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_TPM_AUTHORITIES", value_name = "PATH")]
     pub tpm_authorities: Option<PathBuf>,
 
+    /// At most so many machines are wiped at once, where that is less than 10 or 5 % of all, whichever is larger. 0: none is begun, as long as
+    /// it is so; those that are under way go on.
+    #[arg(long, env = "MAGNETITE_WIPES_AT_ONCE", value_name = "COUNT")]
+    pub wipes_at_once: Option<usize>,
+
     /// Write only while holding the Lease `magnetite-controller`. Without it two controllers would get in each
     /// other's way (`--leader-elect=false`, for one that is surely alone).
     #[arg(

@@ -54,6 +54,8 @@ pub struct Settings {
     pub namespace: String,
     /// Makers of TPMs that are believed; none: all are.
     pub tpm_authorities: Option<Authorities>,
+    /// At most so many machines are wiped at once, whatever the size of the site.
+    pub wipes_at_once: Option<usize>,
 }
 
 /// What every reconcile has at hand.

@@ -72,6 +72,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         join_ca_file,
         reserved_node_name,
         tpm_authorities,
+        wipes_at_once,
         leader_elect,
         identity,
         log,
@@ -108,8 +109,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let reserved_node_names = reserved_node_name.into_iter().chain(own).collect();
     let tpm_authorities = tpm_authorities.as_deref().map(authorities).transpose()?;
     let own_namespace = namespace.clone();
-    let settings =
-        Settings { join_api_server, join_ca, reserved_node_names, namespace: own_namespace, tpm_authorities };
+    let settings = Settings {
+        join_api_server,
+        join_ca,
+        reserved_node_names,
+        namespace: own_namespace,
+        tpm_authorities,
+        wipes_at_once,
+    };
     let (triggers, queues) = Triggers::new();
     let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone());
     tasks.push(until(stop.clone(), "watches", watching));

@@ -153,8 +153,15 @@ impl Preview {
         let (task, profile) = profile;
         files_at_hand(declared)?;
         self.script(facts, &profile, architecture, &links)?;
-        if task == Task::Install {
-            self.install(facts, &profile, architecture, &links)?;
+        match task {
+            Task::Boot => {}
+            Task::Install => self.install(facts, &profile, architecture, &links)?,
+            Task::Wipe => {
+                let text =
+                    "Task    wipe: the agent wipes all disks of the box that are not removable, and switches it off\n";
+                self.push(Show::Script, "Wipe, by the agent in the system that the script boots", text);
+                return Ok(());
+            }
         }
         self.ignition(facts, &profile, architecture, &links)?;
         self.join(declared, &profile)

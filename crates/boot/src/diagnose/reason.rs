@@ -50,6 +50,8 @@ pub enum Reason {
     InstallSilent,
     /// The box was sent to its disk, and nobody heard of the system there.
     DiskSilent,
+    /// The agent says why a disk is not wiped.
+    WipeFailed,
     /// A person has to say that the box is the right one.
     AwaitingApproval,
     /// The claim was refused.
@@ -74,7 +76,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the chain.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::NeverAsked,
         Self::DuplicateIdentity,
         Self::ProfileNotReady,
@@ -96,6 +98,7 @@ impl Reason {
         Self::InstallFailed,
         Self::InstallSilent,
         Self::DiskSilent,
+        Self::WipeFailed,
         Self::AwaitingApproval,
         Self::ClaimRefused,
         Self::ClaimConflict,
@@ -132,6 +135,7 @@ impl Reason {
             Self::InstallFailed => "InstallFailed",
             Self::InstallSilent => "InstallSilent",
             Self::DiskSilent => "DiskSilent",
+            Self::WipeFailed => "WipeFailed",
             Self::AwaitingApproval => "AwaitingApproval",
             Self::ClaimRefused => "ClaimRefused",
             Self::ClaimConflict => "ClaimConflict",
@@ -207,6 +211,9 @@ impl Reason {
             Self::InstallSilent => {
                 "look at the box's console, and at its disk; restarted, it installs anew in the same intent"
             }
+            Self::WipeFailed => {
+                "look at the disk that the message names; the agent tries again by itself. To let the Machine go unwiped, set its spec.deletionPolicy to RemoveNode"
+            }
             Self::DiskSilent => {
                 "look at the box's console: can its firmware start this image (BIOS or UEFI), does the disk come after the \
                  network in its boot order, and does the system fetch its Ignition config's files?"
@@ -245,6 +252,7 @@ impl Reason {
             BootStepName::ConfigFetched | BootStepName::AgentFetched => Self::AgentNeverStarted,
             BootStepName::AgentStarted => Self::AgentSilent,
             BootStepName::Installing | BootStepName::Installed => Self::InstallSilent,
+            BootStepName::Wiping | BootStepName::Wiped => Self::WipeFailed,
             BootStepName::Claiming => Self::CertificateNotIssued,
             BootStepName::CertificateReceived | BootStepName::KubeletStarted => Self::NodeNotRegistered,
             BootStepName::NodeRegistered => Self::NodeNotReady,

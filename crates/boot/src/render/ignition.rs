@@ -92,6 +92,7 @@ pub(super) fn add_agent(
         // An agent without the line joins.
         Task::Boot => {}
         Task::Install => environment.push_str("MAGNETITE_TASK=install\n"),
+        Task::Wipe => environment.push_str("MAGNETITE_TASK=wipe\n"),
     }
     // Only where it is asked for: to make its keys takes a TPM seconds.
     if tpm::asked(machine, Some(profile)) {

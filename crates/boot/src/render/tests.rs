@@ -47,14 +47,15 @@ fn an_installer_has_its_task_and_nothing_of_the_profile() {
     let template =
         "ignition: {version: 3.3.0}\nstorage:\n  files:\n  - path: /etc/hostname\n    contents: {source: 'data:,x'}\n";
     let p = profile("workers").ignition(template).installing("rootfs").chosen();
-    let config: Value = serde_json::from_str(&installer(&p, &m, ARCH, Some(&AgentLink::sample())).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_str(&worker(&p, &m, ARCH, Some(&AgentLink::sample()), Task::Install).unwrap()).unwrap();
     let files = config["storage"]["files"].as_array().unwrap();
     let paths: Vec<_> = files.iter().map(|file| file["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["/opt/magnetite/magnetite-agent", "/etc/magnetite/agent.env"]);
     let environment = files[1]["contents"]["source"].as_str().unwrap().strip_prefix("data:;base64,").unwrap();
     let environment = String::from_utf8(STANDARD.decode(environment).unwrap()).unwrap();
     assert!(environment.contains("MAGNETITE_TASK=install\n"), "{environment}");
-    assert!(installer(&p, &m, ARCH, None).unwrap_err().to_string().contains("--agent-dir"));
+    assert!(worker(&p, &m, ARCH, None, Task::Wipe).unwrap_err().to_string().contains("--agent-dir"));
     let stays = ignition(&p, &m, ARCH, Some(template), &links(), Some(&AgentLink::sample())).unwrap();
     assert!(stays.contains("/etc/hostname") && !stays.contains(&STANDARD.encode(&environment)));
 }

@@ -72,6 +72,7 @@ pub async fn script(
                     let what = match task {
                         Task::Boot => "boots",
                         Task::Install => "boots the installer of",
+                        Task::Wipe => "boots, to be wiped,",
                     };
                     served(format!("{what} profile {}", profile.revision()));
                     text(SCRIPT, script)
@@ -118,7 +119,9 @@ pub async fn ignition(
     let conflicted = !view.fleet.conflicts(&machine).is_empty();
     let installed = app.is_installed(&machine);
     let rendered = match plan::next(&machine, Ok(&profile), intent, conflicted, installed, now) {
-        Next::Boot(Task::Install) => render::installer(&profile, &machine, architecture, agent.as_ref()),
+        Next::Boot(task @ (Task::Install | Task::Wipe)) => {
+            render::worker(&profile, &machine, architecture, agent.as_ref(), task)
+        }
         // Who asks is one that the link was opened to.
         Next::Boot(Task::Boot) | Next::Installed | Next::Local | Next::Wait { .. } => {
             render::ignition(&profile, &machine, architecture, view.ignition(&profile), &links, agent.as_ref())

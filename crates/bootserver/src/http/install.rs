@@ -1,4 +1,4 @@
-//! What an agent in memory is to install. Over TLS pinned by key: by this answer the image is believed, whatever way it comes.
+//! What an agent in memory is to install, and whether it is to wipe. Over TLS pinned by key: by this answer the image is believed, whatever way it comes.
 
 use std::sync::Arc;
 
@@ -8,10 +8,11 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use kube::ResourceExt;
 use magnetite_api::{
     Architecture,
     conditions::reason,
-    join::{InstallConfig, InstallOrder},
+    join::{InstallConfig, InstallOrder, WipeOrder},
 };
 use magnetite_boot::{
     capability::machine_key,
@@ -42,7 +43,7 @@ pub async fn order(
     match plan::next(&machine, Ok(&profile), intent, conflicted, app.is_installed(&machine), now) {
         Next::Boot(Task::Install) => {}
         Next::Installed => return done(reason::INTENT_ALREADY_DONE, "the system of this intent is installed"),
-        Next::Boot(Task::Boot) | Next::Local => {
+        Next::Boot(Task::Boot | Task::Wipe) | Next::Local => {
             return done(reason::WINDOW_EXPIRED, "no boot window is open in which anything is to be installed");
         }
         Next::Wait { seconds, why } => return later("NotYet", why, seconds),
@@ -86,7 +87,22 @@ pub async fn order(
     Json(order).into_response()
 }
 
-/// Nothing is to be installed: the agent restarts its box, which is told what to do instead.
+/// Whether a machine's box is to be wiped: 200 and a `WipeOrder`, or 409.
+pub async fn wipe(State(app): State<Arc<App>>, AgentLink { machine, now }: AgentLink) -> Response {
+    let view = app.view();
+    let profile = view.profile(&machine);
+    let conflicted = !view.fleet.conflicts(&machine).is_empty();
+    match plan::next(&machine, profile.as_deref(), view.intent(&machine), conflicted, app.is_installed(&machine), now) {
+        Next::Boot(Task::Wipe) => {
+            Json(WipeOrder { machine: machine.name_any(), intent: machine.wanted_intent().to_owned() }).into_response()
+        }
+        Next::Boot(Task::Boot | Task::Install) | Next::Installed | Next::Local | Next::Wait { .. } => {
+            done(reason::WAITING, "nobody asks for this box to be wiped now")
+        }
+    }
+}
+
+/// Nothing is to be done: the agent restarts its box, which is told what to do instead.
 fn done(reason: &str, message: &str) -> Response {
     refuse(StatusCode::CONFLICT, reason, message)
 }

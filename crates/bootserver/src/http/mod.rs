@@ -78,6 +78,7 @@ pub fn private(app: &Arc<App>) -> Guarded {
         .post("/a/{id}/{cap}/claim", Guard::Agent, claim::claim)
         .post("/a/{id}/{cap}/report", Guard::Agent, progress::report)
         .get("/a/{id}/{cap}/install/{arch}", Guard::Agent, install::order)
+        .get("/a/{id}/{cap}/wipe", Guard::Agent, install::wipe)
         .get("/a/{id}/{cap}/files", Guard::Sealed, claim::files)
         .finish()
 }
@@ -135,6 +136,7 @@ fn label(path: &str) -> &'static str {
         "report" => "report",
         "files" => "sealed",
         "{arch}" => "install",
+        "wipe" => "wipe",
         "identify" | "identify.ipxe" => "identify",
         _ => "other",
     }

@@ -10,7 +10,7 @@ use axum::{
 use kube::ResourceExt;
 use magnetite_api::{
     Machine, Sha256,
-    install::InstallState,
+    install::{InstallState, WipeState, WipedDisk},
     join::ReportRequest,
     report::{BootStepName, Inventory},
 };
@@ -51,7 +51,7 @@ pub async fn report(
         }
         return refuse(StatusCode::FORBIDDEN, "ReportNotSigned", doubt.to_string());
     }
-    let ReportRequest { step, detail, failure, inventory, signature: _ } = report;
+    let ReportRequest { step, detail, failure, inventory, wiped, signature: _ } = report;
     if !app.limits.reports.admit(machine.name_any(), now) {
         told("too_many");
         return later("Busy", "one report a second", 1);
@@ -65,6 +65,9 @@ pub async fn report(
             if step == BootStepName::Installing {
                 let why = format!("{}: {}", failure.reason, failure.message);
                 app.records.install(&machine, InstallState::Failed, None, Some(why), None, now);
+            } else if step == BootStepName::Wiping {
+                let why = format!("{}: {}", failure.reason, failure.message);
+                app.records.wipe(&machine, WipeState::Failed, Vec::new(), Some(why), now);
             }
             app.records.fail(&machine, step, &failure.reason, &failure.message, now);
         }
@@ -77,11 +80,19 @@ pub async fn report(
                 let disk = detail.clone().filter(|_| state == InstallState::Installed);
                 app.records.install(&machine, state, disk, None, image_of(&app, &machine), now);
             }
+            match step {
+                BootStepName::Wiping => app.records.wipe(&machine, WipeState::Wiping, Vec::new(), None, now),
+                BootStepName::Wiped => {
+                    let disks = wiped.into_iter().take(64).map(bounded_disk).collect();
+                    app.records.wipe(&machine, WipeState::Wiped, disks, None, now);
+                }
+                _ => {}
+            }
             let detail = Detail { words: detail, ..Detail::default() }.at_peer(peer.ip());
             app.records.step(&machine, step, detail, now);
             match step {
                 BootStepName::SystemBooted => booted(&app, &machine).await,
-                BootStepName::Installed => installed(&app, &machine).await,
+                BootStepName::Installed | BootStepName::Wiped => remembered(&app, &machine).await,
                 _ => {}
             }
         }
@@ -108,13 +119,17 @@ async fn booted(app: &App, machine: &Machine) {
     }
 }
 
-/// That a machine is installed is on disk before the box hears that its report was taken, and restarts: whatever the API server says or
-/// forgets, it is then sent on to its disk.
-async fn installed(app: &App, machine: &Machine) {
+/// That a machine is installed, or wiped, is on disk before the box hears that its report was taken, and restarts: whatever the API server says
+/// or forgets, it is then sent on to its disk.
+async fn remembered(app: &App, machine: &Machine) {
     let name = machine.name_any();
     let Some(entry) = app.records.get(&name) else { return };
     if let Err(error) = app.folder.write(app, &name, entry, true).await {
-        tracing::error!(machine = name, error = chain(&error), "that the machine is installed is not remembered here");
+        tracing::error!(
+            machine = name,
+            error = chain(&error),
+            "what the machine did to its disks is not remembered here"
+        );
     }
 }
 
@@ -122,6 +137,22 @@ async fn installed(app: &App, machine: &Machine) {
 fn image_of(app: &App, machine: &Machine) -> Option<Sha256> {
     let architecture = app.records.get(&machine.name_any())?.boot.architecture?;
     Some(app.view().profile(machine).ok()?.spec.image(architecture)?.sha256)
+}
+
+/// What a box says of a disk, cut to what the schema takes.
+fn bounded_disk(disk: WipedDisk) -> WipedDisk {
+    let WipedDisk { name, serial, model, mut methods, bytes, seconds, verified_bytes } = disk;
+    let text = |text: Option<String>| text.map(|text| clean(&text, 128));
+    methods.truncate(4);
+    WipedDisk {
+        name: clean(&name, 64),
+        serial: text(serial),
+        model: text(model),
+        methods,
+        bytes,
+        seconds,
+        verified_bytes,
+    }
 }
 
 /// What a box says it is made of, cut to what the schema takes.

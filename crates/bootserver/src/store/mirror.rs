@@ -19,12 +19,8 @@ pub trait Trim: Resource<DynamicType = ()> + Clone + Debug + PartialEq {
 impl Trim for Machine {
     fn trim(&mut self) {
         // What is told of a Machine's boot comes from boot servers in the first place.
-        self.status = self.status.take().map(|MachineStatus { intent, identity, tpm, install, .. }| MachineStatus {
-            intent,
-            identity,
-            tpm,
-            install,
-            ..MachineStatus::default()
+        self.status = self.status.take().map(|MachineStatus { intent, identity, tpm, install, wipe, .. }| {
+            MachineStatus { intent, identity, tpm, install, wipe, ..MachineStatus::default() }
         });
     }
 }

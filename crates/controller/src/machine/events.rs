@@ -3,6 +3,7 @@
 use magnetite_api::{
     Phase,
     conditions::{self, reason},
+    install::{WipeState, WipeStatus, WipedDisk},
     machine::{IntentState, IntentStatus, MachineStatus},
 };
 
@@ -27,7 +28,20 @@ pub fn notes(before: Option<&MachineStatus>, after: &MachineStatus) -> Vec<Note>
         // Somebody deletes the Machine: that closes its window, and is nothing to be warned of.
         .filter(|note| !(leaving && note.warning));
     let phase = phase(before.and_then(|status| status.phase), after);
-    window.into_iter().chain(phase).collect()
+    let wiped = wiped(before.and_then(|status| status.wipe.as_deref()), after.wipe.as_deref());
+    window.into_iter().chain(phase).chain(wiped).collect()
+}
+
+/// The record of each disk: it outlives the Machine.
+fn wiped(before: Option<&WipeStatus>, after: Option<&WipeStatus>) -> Vec<Note> {
+    let is = |wipe: &&WipeStatus| wipe.state == WipeState::Wiped;
+    match (before.filter(is), after.filter(is)) {
+        (None, Some(wipe)) => {
+            let note = |disk: &WipedDisk| Note { warning: false, reason: "DiskWiped", text: disk.words() };
+            wipe.disks.iter().map(note).collect()
+        }
+        (Some(_), _) | (None, None) => Vec::new(),
+    }
 }
 
 fn window(before: Option<&IntentStatus>, after: Option<&IntentStatus>) -> Option<Note> {

@@ -3,7 +3,7 @@
 
 use magnetite_api::{
     BootReport, Machine,
-    install::{InstallState, InstallStatus},
+    install::{InstallState, InstallStatus, WipeState, WipeStatus, WipedDisk},
     report::{
         BootFailure, BootRecord, BootStep, Disk, EarlierBoot, Inventory, MOST_PREVIOUS, Nic, PciDevice, SubjectKind,
     },
@@ -71,6 +71,25 @@ fn install(install: InstallStatus) -> InstallStatus {
         at: moment(at),
         message: message.map(|text| clean(&text, 300)),
     }
+}
+
+/// What was said of the wiping that is wanted now: that it is done before all else, and what is newer.
+pub fn wipe_of(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Option<WipeStatus> {
+    let wanted = machine.wanted_wipe()?;
+    let reported = reports.iter().filter_map(|report| report.as_ref().spec.wipe.clone());
+    let newest = reported
+        .filter(|wipe| wipe.intent == wanted.intent)
+        .max_by_key(|wipe| (wipe.state == WipeState::Wiped, wipe.at.0))?;
+    let WipeStatus { intent, state, disks, at, message } = newest;
+    let text = |text: Option<String>| text.map(|text| clean(&text, 128));
+    let disk = |disk: WipedDisk| {
+        let WipedDisk { name, serial, model, mut methods, bytes, seconds, verified_bytes } = disk;
+        methods.truncate(4);
+        let (name, serial, model) = (clean(&name, 64), text(serial), text(model));
+        WipedDisk { name, serial, model, methods, bytes, seconds, verified_bytes }
+    };
+    let disks = disks.into_iter().take(LIST).map(disk).collect();
+    Some(WipeStatus { intent, state, disks, at: moment(at), message: message.map(|text| clean(&text, 300)) })
 }
 
 fn moment(time: Time) -> Time {

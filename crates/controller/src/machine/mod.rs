@@ -7,6 +7,7 @@ pub mod observe;
 pub mod phase;
 pub mod plan;
 pub mod status;
+pub mod wipe;
 
 use std::sync::Arc;
 

@@ -261,6 +261,8 @@ fn under_way(boot: &BootRecord, prefix: Option<&str>, now: Timestamp) -> Verdict
         | BootStepName::AgentStarted
         | BootStepName::Installing
         | BootStepName::Installed
+        | BootStepName::Wiping
+        | BootStepName::Wiped
         | BootStepName::Claiming
         | BootStepName::SystemBooted => Phase::Provisioning,
         BootStepName::CertificateReceived

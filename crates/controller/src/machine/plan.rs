@@ -15,7 +15,7 @@ use magnetite_api::{
 use super::{
     observe::{ClaimSeen, Observed},
     phase::{self, Facts},
-    status,
+    status, wipe,
 };
 
 /// Hardware changes without telling: a Machine is looked at again at least this often.
@@ -99,8 +99,14 @@ fn live(seen: &Observed, now: Timestamp) -> Plan {
     Plan { actions, status: Some(status), requeue: Some(wait.map_or(REST, |wait| wait.min(REST))) }
 }
 
-/// A Machine that is being deleted: its window closes before anything else, so that no claim slips in.
+/// A Machine that is being deleted: its window closes before anything else, so that no claim slips in. Where it is to be wiped, it goes once its
+/// box was.
 fn leave(seen: &Observed, now: Timestamp) -> Plan {
+    if seen.machine.spec.deletion_policy == DeletionPolicy::Wipe
+        && let Some(plan) = wipe::plan(seen, now)
+    {
+        return plan;
+    }
     if let Some(intent) = seen.before().and_then(|status| status.intent.clone())
         && intent.state == IntentState::Open
     {
@@ -108,13 +114,21 @@ fn leave(seen: &Observed, now: Timestamp) -> Plan {
         let (status, _) = next_status(seen, &closed, now);
         return Plan { actions: vec![], status: Some(status), requeue: Some(Duration::from_secs(1)) };
     }
-    let deny = seen.open_requests.iter().map(|name| Action::DenyRequest { name: name.clone() });
-    let claims = seen.claims.iter().map(|claim| Action::DeleteClaim { name: claim.name.clone() });
-    let remove = seen.machine.spec.deletion_policy == DeletionPolicy::RemoveNode;
+    let forgotten = forget(seen);
+    let remove = match seen.machine.spec.deletion_policy {
+        DeletionPolicy::Retain => false,
+        DeletionPolicy::RemoveNode | DeletionPolicy::Wipe => true,
+    };
     let node = seen.own_node().filter(|_| remove);
     let node = node.map(|node| Action::RemoveNode { node: node.name.clone(), uid: node.uid.clone() });
-    let actions = deny.chain(claims).chain(node).chain([Action::RemoveFinalizer]).collect();
+    let actions = forgotten.chain(node).chain([Action::RemoveFinalizer]).collect();
     Plan { actions, status: None, requeue: None }
+}
+
+/// What ends for a Machine that leaves, whatever becomes of its box: nobody gets a certificate in its name.
+pub(super) fn forget(seen: &Observed) -> impl Iterator<Item = Action> + '_ {
+    let deny = seen.open_requests.iter().map(|name| Action::DenyRequest { name: name.clone() });
+    deny.chain(seen.claims.iter().map(|claim| Action::DeleteClaim { name: claim.name.clone() }))
 }
 
 /// The intent as it should be: opened when the spec names another, closed by success or by time.
@@ -145,7 +159,11 @@ fn intent(seen: &Observed, now: Timestamp) -> IntentStatus {
     IntentStatus { state, ..intent }
 }
 
-fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (MachineStatus, Option<Timestamp>) {
+pub(super) fn next_status(
+    seen: &Observed,
+    intent: &IntentStatus,
+    now: Timestamp,
+) -> (MachineStatus, Option<Timestamp>) {
     let mut conditions = status::conditions(seen, intent, now);
     let verdict = phase::derive(&Facts { seen, conditions: &conditions, intent, now });
     let ready = verdict.phase == Phase::Ready;
@@ -178,6 +196,8 @@ fn next_status(seen: &Observed, intent: &IntentStatus, now: Timestamp) -> (Machi
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
         install: seen.install.clone().map(Box::new),
+        // Only a Machine that leaves has one, and what it says is `wipe::plan`'s.
+        wipe: before.wipe,
         conditions,
     };
     (status, verdict.until)

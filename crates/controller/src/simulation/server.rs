@@ -513,6 +513,7 @@ impl World {
             boot: Some(record.clone()),
             inventory: None,
             install: None,
+            wipe: None,
             artifacts: vec![],
         };
         let name = format!("{machine}.server-{number}");

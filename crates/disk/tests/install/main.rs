@@ -351,3 +351,62 @@ proptest! {
         prop_assert!(holds(&disk, &image));
     }
 }
+
+/// QEMU's own images, whatever it makes them of. `cargo test -p magnetite-disk --test install -- --ignored`.
+#[test]
+#[ignore = "needs qemu-img"]
+fn what_qemu_makes_is_installed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (raw, made) = (folder.path().join("raw"), folder.path().join("qcow2"));
+    let mut image = system();
+    image.resize(5 << 20, 0);
+    std::fs::write(&raw, &image).expect("written");
+    for options in [
+        &["-o", "compat=0.10"][..],
+        &["-o", "compat=1.1,cluster_size=4k"],
+        &["-o", "cluster_size=2M"],
+        &["-c"],
+        &["-c", "-o", "compression_type=zstd"],
+        &["-c", "-W", "-m", "8"],
+        &["-S", "0"],
+    ] {
+        let mut command = std::process::Command::new("qemu-img");
+        command.args(["convert", "-f", "raw", "-O", "qcow2"]).args(options).arg(&raw).arg(&made);
+        assert!(command.status().expect("qemu-img runs").success());
+        let file = std::fs::read(&made).expect("read");
+        let mut disk = FaultyDisk::used(DISK);
+        let order = order(ImageFormat::Qcow2, &file);
+        run(&mut disk, &mut Fixed(file), &order).expect("installed");
+        assert!(holds(&disk, &image), "{options:?}");
+    }
+}
+
+/// The config of the first boot, by the kernel's own file systems, in a partition of a disk that has no partition table yet.
+#[test]
+#[ignore = "needs root, loop devices, mkfs.vfat and mkfs.ext4"]
+fn a_config_comes_into_its_partition() {
+    use magnetite_disk::config;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (disk, one) = (folder.path().join("disk"), folder.path().join("one"));
+    for tool in [&["mkfs.vfat"][..], &["mkfs.ext4", "-q"]] {
+        let partition = Partition { label: "OEM".into(), kind: String::new(), start: 3 << 20, length: 16 << 20 };
+        std::fs::write(&one, vec![0; partition.length as usize]).expect("written");
+        let mut make = std::process::Command::new(tool[0]);
+        assert!(make.args(&tool[1..]).arg(&one).status().expect("it runs").success());
+        let mut bytes = vec![0; 3 << 20];
+        bytes.extend(std::fs::read(&one).expect("read"));
+        bytes.resize(24 << 20, 0);
+        std::fs::write(&disk, &bytes).expect("written");
+        let place = folder.path().join("place");
+        for text in [&b"first"[..], b"second"] {
+            config::put(&disk, &partition, "/ignition/config.ign", text, &place).expect("written");
+        }
+        assert_eq!(std::fs::read_dir(&place).expect("listed").count(), 0, "unmounted");
+        let bytes = std::fs::read(&disk).expect("read");
+        assert!(bytes.windows(6).any(|part| part == b"second"), "{tool:?}");
+        assert!(bytes[..3 << 20].iter().all(|byte| *byte == 0), "nothing before it was touched");
+        let elsewhere = Partition { start: 0, ..partition };
+        let error = config::put(&disk, &elsewhere, "/x", b"x", &place).expect_err("nothing is there");
+        assert!(error.to_string().contains("could not be mounted"), "{error}");
+    }
+}

@@ -130,6 +130,7 @@ fn report(server: &str, mut boot: BootRecord) -> BootReport {
         boot: Some(boot),
         inventory: None,
         install: None,
+        wipe: None,
         artifacts: vec![],
     };
     BootReport::new(&format!("r7-u01.{server}"), spec)

@@ -65,6 +65,7 @@ async fn every_route_has_its_guard() {
         "POST /a/{id}/{cap}/claim agent",
         "POST /a/{id}/{cap}/report agent",
         "GET /a/{id}/{cap}/install/{arch} agent",
+        "GET /a/{id}/{cap}/wipe agent",
         "GET /a/{id}/{cap}/files sealed",
     ];
     assert_eq!(told(private(&site.app)), private_routes);

@@ -15,7 +15,15 @@ use crate::machine::fold::{clean, inventory_of, is_about, newest_boot};
 fn report(boot: BootRecord) -> Arc<BootReport> {
     let subject = Subject { kind: SubjectKind::Machine, name: "box-1".into(), uid: "uid-1".into() };
     let server = boot.server.clone();
-    let spec = BootReportSpec { subject, server, boot: Some(boot), inventory: None, install: None, artifacts: vec![] };
+    let spec = BootReportSpec {
+        subject,
+        server,
+        boot: Some(boot),
+        inventory: None,
+        install: None,
+        wipe: None,
+        artifacts: vec![],
+    };
     Arc::new(BootReport::new("box-1.server-1", spec))
 }
 
