@@ -303,6 +303,7 @@ fn bodies(seeds: &mut Seeds) -> Result<()> {
         detail: None,
         failure: None,
         inventory: None,
+        wiped: Vec::new(),
         signature: None,
     };
     let failed = ReportRequest {

@@ -12,6 +12,7 @@ pub mod join;
 pub mod link;
 pub mod lldp;
 pub mod pxe;
+pub mod qcow2;
 pub mod reply;
 pub mod request;
 pub mod template;
@@ -28,7 +29,7 @@ pub struct Target {
 }
 
 /// All targets; a new decoder gets its line here, its `[[bin]]` in Cargo.toml and its seeds in `examples/seed.rs`.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target { name: "dhcp", check: dhcp::check },
     Target { name: "dhcpv6", check: dhcpv6::check },
     Target { name: "icmpv6", check: icmpv6::check },
@@ -37,6 +38,7 @@ pub const TARGETS: [Target; 14] = [
     Target { name: "link", check: link::check },
     Target { name: "lldp", check: lldp::check },
     Target { name: "pxe", check: pxe::check },
+    Target { name: "qcow2", check: qcow2::check },
     Target { name: "reply", check: reply::check },
     Target { name: "request", check: request::check },
     Target { name: "template", check: template::check },

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::{build, generate, requirements};
 
 /// Crates that must never be among what a crate stands on: the rule of docs/architecture.md, held to.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("magnetite-wire", &["tokio", "serde", "kube", "magnetite-api", "magnetite-boot", "magnetite-daemon"]),
     ("magnetite-api", &["tokio", "kube-client", "kube-runtime", "hyper", "magnetite-wire", "magnetite-boot"]),
     (
@@ -17,6 +17,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ),
     ("magnetite-tpm", &["tokio", "serde", "kube-core", "magnetite-api", "magnetite-wire", "magnetite-daemon"]),
     ("magnetite-bmc", &["kube-core", "magnetite-api", "magnetite-boot", "magnetite-wire", "aws-lc-rs", "openssl"]),
+    ("magnetite-disk", &["tokio", "hyper", "kube-client", "magnetite-wire", "magnetite-boot", "magnetite-daemon"]),
     ("magnetite-boot", &["tokio", "kube-client", "kube-runtime", "hyper", "magnetite-wire", "magnetite-daemon"]),
     ("magnetite-catalog", &["tokio", "kube-client", "kube-runtime", "hyper", "magnetite-wire", "magnetite-daemon"]),
     ("kubectl-magnetite", &["kube-runtime", "magnetite-bootserver", "magnetite-controller", "aws-lc-rs", "openssl"]),

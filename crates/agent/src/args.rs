@@ -44,6 +44,9 @@ pub struct Args {
     /// How to join.
     #[arg(long, env = "MAGNETITE_JOIN", value_enum, default_value_t = JoinMode::Certificate)]
     pub join: JoinMode,
+    /// What the system that the agent runs in is for.
+    #[arg(long, env = "MAGNETITE_TASK", value_enum, default_value_t = Task::Join)]
+    pub task: Task,
     /// Whether the box has to prove its TPM 2.0.
     #[arg(long, env = "MAGNETITE_TPM", value_enum, default_value_t = TpmUse::No)]
     pub tpm: TpmUse,
@@ -104,6 +107,17 @@ pub enum JoinMode {
     None,
 }
 
+/// What the agent is to do.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// The system is to stay: it joins as its Profile says.
+    Join,
+    /// The system lives in memory: it writes the Profile's own to a disk, and restarts the box.
+    Install,
+    /// The system lives in memory: it wipes the box's disks, and switches the box off.
+    Wipe,
+}
+
 /// Whether the TPM is used.
 #[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TpmUse {
@@ -123,9 +137,9 @@ impl Args {
 
     /// What clap cannot express: a node name is needed only by a box that joins.
     fn check(&self) -> Result<(), clap::Error> {
-        match self.join {
-            JoinMode::None => Ok(()),
-            JoinMode::Certificate => parse_name(&self.node_name).map(drop).map_err(|why| {
+        match (self.join, self.task) {
+            (JoinMode::None, _) | (_, Task::Install | Task::Wipe) => Ok(()),
+            (JoinMode::Certificate, Task::Join) => parse_name(&self.node_name).map(drop).map_err(|why| {
                 let text = format!("--node-name (MAGNETITE_NODE_NAME) is needed with --join certificate: {why}");
                 Self::command().error(ErrorKind::MissingRequiredArgument, text)
             }),
@@ -178,6 +192,7 @@ mod tests {
     fn a_node_name_is_needed_only_to_join() {
         assert!(parse(&[]).is_err());
         assert!(parse(&["--join", "none"]).is_ok());
+        assert!(parse(&["--task", "install"]).is_ok());
         assert!(parse(&["--node-name", "box-1.lab"]).is_ok());
     }
 

@@ -20,6 +20,11 @@ pub fn show_wait(paths: &Paths, machine: &str, key: Fingerprint) {
     show(paths, &format!("waits for approval: kubectl magnetite approve {machine} {key}"));
 }
 
+/// Shows what becomes of the box's disks.
+pub fn show_disk(paths: &Paths, text: &str) {
+    show(paths, text);
+}
+
 /// One line. A box without a console claims as well, so that this fails is no error.
 fn show(paths: &Paths, text: &str) {
     let line = format!("\r\nmagnetite: {text}\r\n");

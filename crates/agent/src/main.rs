@@ -1,7 +1,7 @@
 //! `magnetite-agent`: runs once on a machine that Magnetite booted, and makes it a node of its cluster.
 //!
 //! `observe` looks, `plan` decides, `apply` and `claim` do; `run` is the loop around them. Reports go their own way
-//! (`report`) and never hold up the join.
+//! (`report`) and never hold up the join. In a system that lives in memory to install another, `install` takes the place of all that.
 
 mod apply;
 mod args;
@@ -9,6 +9,7 @@ mod claim;
 mod clock;
 mod console;
 mod files;
+mod install;
 mod inventory;
 mod keys;
 mod kubelet;
@@ -25,6 +26,7 @@ mod state;
 mod systemd;
 mod tls;
 mod tpm;
+mod wipe;
 
 use std::process::ExitCode;
 
@@ -33,12 +35,15 @@ use magnetite_daemon::{crypto, log, signals};
 use tokio::select;
 
 use crate::{
-    args::Args,
+    args::{Args, Task},
     clock::BoxClock,
     files::Paths,
+    install::Install,
     run::{Agent, Memory, RunError},
     server::BootServer,
     sign::Signer,
+    systemd::Systemctl,
+    wipe::{After, Wipe},
 };
 
 /// Exit codes: see [`args`]. 2 is clap's.
@@ -71,6 +76,32 @@ async fn join(args: &Args) -> anyhow::Result<()> {
     let paths = Paths::new(&args.root, &args.state_dir);
     let server = BootServer::new(&args.server, args.pin).context("TLS to the boot server cannot be set up")?;
     let (reporter, reports) = report::reporter(server.clone(), Signer::new(&paths, &args.machine, &args.intent));
+    let systemctl = Systemctl(args.systemctl.clone());
+    // The box is restarted, or switched off, once all that was said was heard.
+    match args.task {
+        Task::Join => {}
+        Task::Install => {
+            let install = Install::new(args, &paths, &server, reporter).context("nothing can be fetched")?;
+            let all = async { tokio::join!(install.run(), reports).0 };
+            select! {
+                () = all => systemctl.restart_box().await.context("the box cannot be restarted")?,
+                () = stop.cancelled() => {}
+            }
+            return Ok(());
+        }
+        Task::Wipe => {
+            let wipe = Wipe { args, paths: &paths, server: &server, reporter };
+            let all = async { tokio::join!(wipe.run(), reports).0 };
+            select! {
+                after = all => match after {
+                    After::Off => systemctl.switch_off().await.context("the box cannot be switched off")?,
+                    After::Restart => systemctl.restart_box().await.context("the box cannot be restarted")?,
+                },
+                () = stop.cancelled() => {}
+            }
+            return Ok(());
+        }
+    }
     let clock = BoxClock::new(paths.is_real());
     let agent = Agent { args, paths: &paths, server: &server, reporter, clock, memory: Memory::default() };
     // The reports end after the agent, which is what says them.

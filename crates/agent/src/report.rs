@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use magnetite_api::{
+    install::WipedDisk,
     join::{ReportRequest, ReportedFailure},
     report::{BootStepName, Inventory},
 };
@@ -48,7 +49,7 @@ impl Reporter {
     /// A step was reached.
     pub fn reached(&self, step: BootStepName, detail: Option<&str>) {
         let detail = detail.map(|text| plain(text, 200));
-        self.say(ReportRequest { step, detail, failure: None, inventory: None, signature: None });
+        self.say(ReportRequest { step, detail, failure: None, inventory: None, wiped: Vec::new(), signature: None });
     }
 
     /// The first report of a boot: the agent runs, and this is what the box is made of.
@@ -56,13 +57,27 @@ impl Reporter {
         let detail = Some(concat!("magnetite-agent ", env!("CARGO_PKG_VERSION")).to_owned());
         let inventory = Some(inventory.clone());
         let step = BootStepName::AgentStarted;
-        self.say(ReportRequest { step, detail, failure: None, inventory, signature: None });
+        self.say(ReportRequest { step, detail, failure: None, inventory, wiped: Vec::new(), signature: None });
+    }
+
+    /// All disks are wiped, and how.
+    pub fn wiped(&self, disks: Vec<WipedDisk>) {
+        let detail = Some(format!("{} disks", disks.len()));
+        let step = BootStepName::Wiped;
+        self.say(ReportRequest { step, detail, failure: None, inventory: None, wiped: disks, signature: None });
     }
 
     /// A step failed, and why.
     pub fn failed(&self, step: BootStepName, reason: &str, message: &str) {
         let failure = ReportedFailure { reason: plain(reason, 64), message: plain(message, 512) };
-        self.say(ReportRequest { step, detail: None, failure: Some(failure), inventory: None, signature: None });
+        self.say(ReportRequest {
+            step,
+            detail: None,
+            failure: Some(failure),
+            inventory: None,
+            wiped: Vec::new(),
+            signature: None,
+        });
     }
 
     /// The boot server's time, from its first answer, if that comes soon.

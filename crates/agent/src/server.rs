@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::tls::{self, Pin, WrongKey};
 
 /// As much of an answer as is read.
-/// The Profile's sealed files are the most of it.
-const BODY_LIMIT: usize = 512 * 1024;
+/// The Profile's sealed files, or its Ignition config, are the most of it.
+const BODY_LIMIT: usize = 1024 * 1024;
 
 /// The boot server, as one machine may ask it.
 #[derive(Debug, Clone)]
@@ -66,6 +66,11 @@ impl BootServer {
     /// Posts a body below the machine's URL.
     pub async fn post(&self, what: &str, body: &impl Serialize, limit: Duration) -> Result<Answer, ServerError> {
         self.answer(self.http.post(format!("{}/{what}", self.base)).json(body).timeout(limit)).await
+    }
+
+    /// Asks for something below the machine's URL.
+    pub async fn get_own(&self, what: &str, limit: Duration) -> Result<Answer, ServerError> {
+        self.answer(self.http.get(format!("{}/{what}", self.base)).timeout(limit)).await
     }
 
     async fn answer(&self, request: RequestBuilder) -> Result<Answer, ServerError> {

@@ -86,6 +86,7 @@ mod tests {
             detail: None,
             failure: None,
             inventory: None,
+            wiped: Vec::new(),
             signature: None,
         };
         let number = |signer: &mut Signer| signer.sign(report.clone()).signature.map(|signature| signature.number);

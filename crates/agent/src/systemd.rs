@@ -44,6 +44,16 @@ impl Systemctl {
         Ok(self.run("is-active", &["--quiet", UNIT]).await?.status.success())
     }
 
+    /// Restarts the box.
+    pub async fn restart_box(&self) -> Result<(), SystemctlError> {
+        self.must("reboot", &[]).await
+    }
+
+    /// Switches the box off.
+    pub async fn switch_off(&self) -> Result<(), SystemctlError> {
+        self.must("poweroff", &[]).await
+    }
+
     /// Reads changed units, enables ours until the next boot (then an agent runs again, and decides), and starts it
     /// with what is in its files now.
     pub async fn start_anew(&self) -> Result<(), SystemctlError> {

@@ -118,6 +118,18 @@ pub mod reason {
     pub const AGENT_FAILED: &str = "AgentFailed";
     /// The Profile joins no cluster, and the box booted.
     pub const BOOTED_WITHOUT_JOIN: &str = "BootedWithoutJoin";
+    /// The disk says that this intent, or a later one, was installed already.
+    pub const INTENT_ALREADY_DONE: &str = "IntentAlreadyDone";
+    /// The Machine is to be wiped, and others come first.
+    pub const WIPE_PENDING: &str = "WipePending";
+    /// The Machine is to be wiped, and its box has to be restarted for that.
+    pub const WIPE_WAITING: &str = "WipeWaiting";
+    /// The box's disks are being wiped.
+    pub const WIPING: &str = "Wiping";
+    /// A disk could not be wiped.
+    pub const WIPE_FAILED: &str = "WipeFailed";
+    /// The box's disks are wiped.
+    pub const WIPED: &str = "Wiped";
     /// A Secret that the Profile names is missing, or lacks a key.
     pub const SECRET_MISSING: &str = "SecretMissing";
     /// The controller may not read a Secret that the Profile names.

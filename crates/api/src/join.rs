@@ -4,10 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    install::{ConfigPlace, DiskHints, ImageFormat, WipedDisk},
     report::{BootStepName, Inventory},
     time::Time,
     tpm::{TpmEvidence, TpmProof},
-    types::{MacAddr, MachineUuid},
+    types::{MacAddr, MachineUuid, Sha256},
 };
 
 /// What a box says of its own identity. Bounded; not proven.
@@ -122,6 +123,9 @@ pub struct ReportRequest {
     /// What the box is made of; sent with the first report of a boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
+    /// The disks that were wiped, with the step `Wiped`. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wiped: Vec<WipedDisk>,
     /// By the claim key, as soon as the box has one. Once that key has claimed the machine, a report without it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<ReportSignature>,
@@ -149,6 +153,50 @@ impl ReportRequest {
         let digest = crate::types::Sha256::of(&json);
         format!("magnetite-report-v1\n{machine}\n{intent}\n{number}\n{digest}\n").into_bytes()
     }
+}
+
+/// 200 answer to an agent that asks what to install. It comes over the pinned TLS, so that the image, which may come by any way, is believed by
+/// its sum alone.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallOrder {
+    /// What the disk will say of itself: UID of the Machine, or its name where there is no cluster.
+    pub machine: String,
+    /// The intent.
+    pub intent: String,
+    /// When its window opened.
+    pub opened_at: Time,
+    /// URL of the image.
+    pub image: String,
+    /// Its sum.
+    pub sha256: Sha256,
+    /// What it is.
+    pub format: ImageFormat,
+    /// Which disk it is written to.
+    pub disk: DiskHints,
+    /// The config of the first boot, and where it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<InstallConfig>,
+}
+
+/// 200 answer to an agent that asks whether it is to wipe its box. It comes over the pinned TLS: nobody on the way can ask for it.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WipeOrder {
+    /// Name of the Machine whose box is to be wiped.
+    pub machine: String,
+    /// The intent of that.
+    pub intent: String,
+}
+
+/// The config of the first boot of an installed system.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallConfig {
+    /// Where it goes.
+    pub place: ConfigPlace,
+    /// The Ignition config itself, JSON.
+    pub ignition: String,
 }
 
 /// Why a step failed on the box.

@@ -8,6 +8,7 @@
 
 pub mod claim;
 pub mod conditions;
+pub mod install;
 pub mod join;
 pub mod machine;
 pub mod names;

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    install::{InstallState, InstallStatus, WipeStatus},
     netboot::{NetbootSpec, NetworkSpec},
     power::{BmcSpec, PowerStatus, PowerWanted, RestartSpec},
     profile::Taint,
@@ -235,6 +236,10 @@ pub enum DeletionPolicy {
     Retain,
     /// The Node object is removed. The box itself is not touched.
     RemoveNode,
+    /// The box's disks are wiped, then the Node object is removed and the Machine goes. For that the box has to be restarted, and boots over the
+    /// network; until then the Machine stays and says what it waits for. Removable disks are not touched. While it waits another policy may
+    /// be set, to let it go unwiped.
+    Wipe,
 }
 
 /// Where a machine is, for `kubectl get`. Derived from the conditions; nothing reads it back.
@@ -309,6 +314,12 @@ pub struct MachineStatus {
     /// What the box's BMC says, and what it was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<Box<PowerStatus>>,
+    /// The system that was installed to the box's disk, and in which intent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<Box<InstallStatus>>,
+    /// The wiping of the box's disks, where the Machine is being deleted and its policy says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wipe: Option<Box<WipeStatus>>,
     /// IP addresses from which the box was seen to claim its identity.
     /// The kubelet's serving certificate may name these and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -424,14 +435,30 @@ impl Machine {
         self.spec.node_name.clone().unwrap_or_else(|| self.name_any())
     }
 
+    /// True if the system of the intent that is asked for is on the box's disk, as far as the status knows.
+    pub fn is_installed(&self) -> bool {
+        let install = self.status.as_ref().and_then(|status| status.install.as_ref());
+        install
+            .is_some_and(|install| install.state == InstallState::Installed && install.intent == self.wanted_intent())
+    }
+
+    /// The wipe that is wanted now: the Machine is being deleted, its policy says so, and the controller took it up.
+    pub fn wanted_wipe(&self) -> Option<&WipeStatus> {
+        let wanted = self.metadata.deletion_timestamp.is_some() && self.spec.deletion_policy == DeletionPolicy::Wipe;
+        self.status.as_ref()?.wipe.as_deref().filter(|_| wanted)
+    }
+
     /// Name of the intent that the spec asks for.
     pub fn declared_intent(&self) -> &str {
         self.spec.boot_intent.as_deref().unwrap_or(CREATED)
     }
 
-    /// Name of the intent by which the box boots: the spec's, or that of an update since. The first window is the spec's to
-    /// open; an update, which `spec.update` of the Profile asks for, opens one more.
+    /// Name of the intent by which the box boots: the spec's, or that of an update since, or that of the deletion of a Machine that is to
+    /// be wiped. The first window is the spec's to open; an update, which `spec.update` of the Profile asks for, opens one more.
     pub fn wanted_intent(&self) -> &str {
+        if let Some(wipe) = self.wanted_wipe() {
+            return &wipe.intent;
+        }
         let declared = self.declared_intent();
         let update = self.status.as_ref().and_then(|status| status.update.as_deref());
         update.filter(|update| update.base == declared).map_or(declared, |update| update.intent.as_str())

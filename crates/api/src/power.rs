@@ -221,6 +221,8 @@ pub enum RestartSource {
     Spec,
     /// The update that is under way: `status.update`.
     Update,
+    /// The deletion of a Machine whose box is to be wiped: `status.wipe`.
+    Wipe,
 }
 
 /// A restart that was begun.
@@ -288,6 +290,11 @@ impl Machine {
 
     /// The restart that the box should have had, or should have now: whether it had it, [`PowerStatus::restarts`] tells.
     pub fn wanted_restart(&self) -> Option<WantedRestart> {
+        if let Some(wipe) = self.wanted_wipe() {
+            let (source, how) = (RestartSource::Wipe, RestartHow::Graceful);
+            let wanted = WantedRestart { source, id: wipe.intent.clone(), how };
+            return Some(wanted).filter(|_| wipe.state.is_under_way() && self.power_is_kept());
+        }
         let update = self.status.as_ref().and_then(|status| status.update.as_deref());
         let restarts = |update: &&UpdateStatus| {
             update.stage == UpdateStage::Restarting && update.base == self.declared_intent() && self.power_is_kept()

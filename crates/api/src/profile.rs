@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    install::InstallSpec,
     machine::IdentityLevel,
     netboot::{NetbootSpec, NetworkSpec},
     types::{Architecture, Sha256},
@@ -40,6 +41,8 @@ use crate::{
 )]
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.install) || ((!has(self.boot.x86_64) || (has(self.boot.x86_64.files) && self.install.image in self.boot.x86_64.files)) && (!has(self.boot.aarch64) || (has(self.boot.aarch64.files) && self.install.image in self.boot.aarch64.files)))").message("install.image must name one of files of each architecture in boot"))]
+#[x_kube(validation = Rule::new("!has(self.install) || !has(self.boot.onReboot) || self.boot.onReboot == 'Local'").message("with install, boot.onReboot must be Local: an installed system boots from its disk"))]
 pub struct ProfileSpec {
     /// Selects Machines that name no Profile by their labels. An empty selector is refused: it would select all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +51,11 @@ pub struct ProfileSpec {
 
     /// What is booted, per architecture.
     pub boot: BootSpec,
+
+    /// The system is installed to a disk, once in an intent, and booted from there; what `boot` names is then only the system that installs it.
+    /// Without it the system lives in memory, or installs itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<InstallSpec>,
 
     /// The Ignition config, a template. Without it the box gets a config that carries only the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -451,6 +459,11 @@ pub struct ProfileStatus {
 }
 
 impl ProfileSpec {
+    /// The image that is installed on one architecture, if one is.
+    pub fn image(&self, architecture: Architecture) -> Option<&Artifact> {
+        self.boot.for_architecture(architecture)?.files.get(&self.install.as_ref()?.image)
+    }
+
     /// How its machines are updated.
     pub fn update(&self) -> UpdateSpec {
         self.update.clone().unwrap_or_default()

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    install::{InstallStatus, WipeStatus},
     time::Time,
     types::{Architecture, MacAddr, MachineUuid},
 };
@@ -40,6 +41,12 @@ pub struct BootReportSpec {
     /// Machine: what its agent found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
+    /// Machine: what its agent said of its installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<InstallStatus>,
+    /// Machine: what its agent said of the wiping of its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wipe: Option<WipeStatus>,
     /// Profile: the state of its artifacts at this server. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -207,6 +214,14 @@ pub enum BootStepName {
     AgentFetched,
     /// The agent runs and reported.
     AgentStarted,
+    /// The agent writes the system to a disk.
+    Installing,
+    /// The system is on the disk, and so is the mark that says so; the box restarts.
+    Installed,
+    /// The agent wipes the box's disks.
+    Wiping,
+    /// All of them read as zeros; the box switches itself off.
+    Wiped,
     /// The box claims its identity.
     Claiming,
     /// The certificate is on the box.
@@ -234,6 +249,10 @@ impl BootStepName {
             Self::ConfigFetched => "ConfigFetched",
             Self::AgentFetched => "AgentFetched",
             Self::AgentStarted => "AgentStarted",
+            Self::Installing => "Installing",
+            Self::Installed => "Installed",
+            Self::Wiping => "Wiping",
+            Self::Wiped => "Wiped",
             Self::Claiming => "Claiming",
             Self::CertificateReceived => "CertificateReceived",
             Self::KubeletStarted => "KubeletStarted",

@@ -101,6 +101,35 @@ fn a_node_s_name_stays(#[case] before: Value, #[case] after: Value, #[case] refu
 }
 
 #[test]
+fn install_rules() {
+    type Case<'a> = (&'a dyn Fn(&mut Value), Option<&'a str>);
+    let cases: [Case<'_>; 8] = [
+        (&|_| {}, None),
+        (&|spec| spec["install"]["image"] = json!("other"), Some("install.image must name one of files")),
+        (&|spec| spec["boot"]["onReboot"] = json!("Network"), Some("onReboot must be Local")),
+        (&|spec| spec["install"]["disk"] = json!({ "minSizeGiB": 20, "maxSizeGiB": 10 }), Some("no disk can be both")),
+        (&|spec| spec["install"]["disk"] = json!({ "minSizeGiB": 10, "maxSizeGiB": 10, "rotational": false }), None),
+        (&|spec| spec["install"]["config"] = json!({ "path": "/config.ign" }), Some("exactly one of partitionLabel")),
+        (&|spec| spec["install"]["config"] = json!({ "partitionLabel": "OEM", "path": "/config.ign" }), None),
+        (
+            &|spec| {
+                let kind = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
+                spec["install"]["config"] = json!({ "partitionLabel": "OEM", "partitionType": kind, "path": "/x" });
+            },
+            Some("exactly one of partitionLabel"),
+        ),
+    ];
+    for (change, refused) in cases {
+        let installing = |spec: &mut Value| {
+            spec["boot"]["aarch64"]["files"] = files("disk");
+            spec["install"] = json!({ "image": "disk" });
+            change(spec);
+        };
+        check(profile(installing).validate_cel().err(), refused);
+    }
+}
+
+#[test]
 fn profile_rules() {
     type Case<'a> = (&'a dyn Fn(&mut Value), Option<&'a str>);
     let cases: [Case<'_>; 35] = [

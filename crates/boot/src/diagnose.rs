@@ -22,6 +22,8 @@ pub use self::{
 pub const WAITS: &str = "waits: ";
 /// Begins the words of a served script that sends the box to its next boot device.
 pub const LOCAL: &str = "local boot";
+/// Begins the words of a served script that sends the box to the disk on which its system was installed.
+pub const INSTALLED: &str = "installed";
 /// The reason of a transfer that did not end.
 pub const TRANSFER_CUT: &str = "TransferCut";
 
@@ -101,7 +103,10 @@ pub fn diagnose(boot: &BootRecord, now: Timestamp) -> Diagnosis {
         let message = format!("every loader was sent in turn ({all}), and none asked for its script");
         return Diagnosis::stopped(step.name, Reason::LoaderSilent, message);
     }
-    let ends = boot.last_seen.0.saturating_add(patience(step.name)).unwrap_or(Timestamp::MAX);
+    // The first boot of an installed system takes its time, and nobody hears of it until its agent starts.
+    let installed = step.detail.as_deref().is_some_and(|words| words.starts_with(INSTALLED));
+    let like = if installed { BootStepName::Installed } else { step.name };
+    let ends = boot.last_seen.0.saturating_add(patience(like)).unwrap_or(Timestamp::MAX);
     let silent = now >= ends;
     let words = step.detail.as_deref().unwrap_or_default();
     if step.name == BootStepName::ScriptServed
@@ -130,6 +135,12 @@ fn patience(step: BootStepName) -> SignedDuration {
         BootStepName::KernelFetched | BootStepName::InitrdFetched | BootStepName::FileFetched => 300,
         BootStepName::ConfigFetched | BootStepName::AgentFetched => 300,
         BootStepName::AgentStarted | BootStepName::Claiming => 180,
+        // The agent says every few seconds how far it is; a server's firmware takes minutes to come back.
+        BootStepName::Installing => 120,
+        BootStepName::Installed => 600,
+        // A drive that erases itself says nothing until it is done: hours, if it turns.
+        BootStepName::Wiping => 12 * 3600,
+        BootStepName::Wiped => 600,
         BootStepName::CertificateReceived | BootStepName::KubeletStarted => 300,
         BootStepName::NodeRegistered => 600,
         BootStepName::NodeReady | BootStepName::SystemBooted => 0,
@@ -149,6 +160,10 @@ fn goes_round(step: &BootStep) -> bool {
         | BootStepName::FileFetched
         | BootStepName::AgentFetched
         | BootStepName::AgentStarted
+        | BootStepName::Installing
+        | BootStepName::Installed
+        | BootStepName::Wiping
+        | BootStepName::Wiped
         | BootStepName::Claiming
         | BootStepName::CertificateReceived
         | BootStepName::KubeletStarted
@@ -164,6 +179,13 @@ fn told(words: &str, silent: bool) -> Option<Diagnosis> {
     if words.starts_with(LOCAL) {
         let message = "the box was sent on to its next boot device, since no boot window is open";
         return Some(Diagnosis::new(Progress::Done, at, Reason::LocalBoot, message));
+    }
+    if words.starts_with(INSTALLED) {
+        let (progress, message) = match silent {
+            false => (Progress::UnderWay, "the box was sent on to its disk, where its system is installed"),
+            true => (Progress::Stopped, "the box was sent on to its disk, and the system there never reported"),
+        };
+        return Some(Diagnosis::new(progress, at, Reason::DiskSilent, message));
     }
     let why = words.strip_prefix(WAITS)?;
     let (progress, message) = match silent {
@@ -186,6 +208,8 @@ fn failed(failure: &BootFailure) -> Diagnosis {
         BootStepName::Claiming if reason == api::CLAIM_CONFLICT => Reason::ClaimConflict,
         BootStepName::Claiming if reason == api::NODE_NAME_TAKEN => Reason::NodeNameTaken,
         BootStepName::Claiming if !ON_THE_BOX.contains(&reason.as_str()) => Reason::ClaimRefused,
+        BootStepName::Installing | BootStepName::Installed => Reason::InstallFailed,
+        BootStepName::Wiping | BootStepName::Wiped => Reason::WipeFailed,
         BootStepName::NodeRegistered => Reason::NodeNotRegistered,
         BootStepName::NodeReady => Reason::NodeNotReady,
         BootStepName::Claiming
@@ -269,6 +293,13 @@ fn message(boot: &BootRecord, step: &BootStep) -> String {
         }
         BootStepName::AgentFetched => "the Ignition config and the agent were fetched; the agent never reported".into(),
         BootStepName::AgentStarted => "the agent started, and neither claimed an identity nor said why not".into(),
+        BootStepName::Installing => {
+            let far = step.detail.as_deref().map_or(String::new(), |words| format!(" ({words})"));
+            format!("the agent was writing the system to a disk{far}, and says no more")
+        }
+        BootStepName::Wiping => "the agent was wiping the box's disks, and says no more".into(),
+        BootStepName::Wiped => "the box's disks are wiped, and it switched itself off".into(),
+        BootStepName::Installed => "the system is on the disk, and the box did not come back from its restart".into(),
         BootStepName::Claiming => format!("the box claimed its identity{n} and has no certificate"),
         BootStepName::CertificateReceived => "the certificate is on the box, and its kubelet was not started".into(),
         BootStepName::KubeletStarted => "the kubelet was started, and the Node did not register".into(),

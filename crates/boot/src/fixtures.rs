@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use magnetite_api::{
     Architecture, Machine, MachineSpec, Profile, ProfileSpec, Sha256,
+    install::InstallSpec,
     profile::{ArchBoot, Artifact, BootSpec, IgnitionSource, OnReboot},
     report::{BootRecord, BootStep, BootStepName, Firmware},
     time::seconds,
@@ -78,6 +79,10 @@ impl ProfileBuilder {
     }
     pub(crate) fn argument(mut self, template: &str) -> Self {
         self.0.spec.boot.x86_64.as_mut().unwrap().command_line.push(template.to_owned());
+        self
+    }
+    pub(crate) fn installing(mut self, image: &str) -> Self {
+        self.0.spec.install = Some(InstallSpec { image: image.to_owned(), ..InstallSpec::default() });
         self
     }
     pub(crate) fn variable(mut self, key: &str, value: &str) -> Self {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use magnetite_api::{
     Machine,
+    install::WipeState,
     machine::{IntentState, IntentStatus},
     netboot::NetbootSpec,
     profile::OnReboot,
@@ -86,13 +87,26 @@ pub fn answer(request: &Request, found: &Found, loaders: &Loaders<'_>) -> Answer
     }
 }
 
+/// What a box is to do in the system that it boots over the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// The system is the Profile's, and its agent joins.
+    Boot,
+    /// The agent writes the Profile's system to a disk, and restarts the box.
+    Install,
+    /// The agent wipes the box's disks, and switches it off. For a Machine that is being deleted, and no other.
+    Wipe,
+}
+
 /// What a machine does once it runs its script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// It boots its Profile.
-    Boot,
-    /// It goes on to its next boot device.
+    /// It boots over the network.
+    Boot(Task),
+    /// It goes on to its next boot device: no window is open.
     Local,
+    /// It goes on to its next boot device, its disk: the system of this intent is installed there, and its window is open for it to join.
+    Installed,
     /// It asks again later.
     Wait {
         /// Seconds until then.
@@ -103,17 +117,22 @@ pub enum Next {
 }
 
 /// What a machine does next. `intent` is the Machine's status in a cluster, the boot server's own record
-/// without one. `conflicted`: another Machine claims the same identity.
+/// without one. `conflicted`: another Machine claims the same identity. `installed`: somebody knows that the system of the wanted intent is on
+/// the box's disk, so that no boot order makes a loop of installs.
 pub fn next(
     machine: &Machine,
     profile: Result<&Chosen, &SelectError>,
     intent: Option<&IntentStatus>,
     conflicted: bool,
+    installed: bool,
     now: Timestamp,
 ) -> Next {
     let wait = |seconds, why: String| Next::Wait { seconds, why };
     if machine.metadata.deletion_timestamp.is_some() {
-        return Next::Local;
+        // Of two boxes that may both be it neither is wiped; nor one again that is.
+        let wiped = machine.wanted_wipe().is_none_or(|wipe| wipe.state == WipeState::Wiped);
+        let open = intent.is_some_and(|intent| intent.id == machine.wanted_intent() && window_is_open(intent, now));
+        return if open && !wiped && !conflicted && profile.is_ok() { Next::Boot(Task::Wipe) } else { Next::Local };
     }
     if conflicted {
         return wait(60, format!("another Machine claims the same identity as {}", machine.name_any()));
@@ -125,12 +144,12 @@ pub fn next(
     let Some(intent) = intent.filter(|intent| intent.id == machine.wanted_intent()) else {
         return wait(5, format!("the controller has not opened a boot window for {} yet", machine.name_any()));
     };
-    if window_is_open(intent, now) {
-        return Next::Boot;
-    }
-    match profile.spec.boot.on_reboot {
-        OnReboot::Local => Next::Local,
-        OnReboot::Network => Next::Boot,
+    match (window_is_open(intent, now), &profile.spec.install, profile.spec.boot.on_reboot) {
+        (true, Some(_), _) if installed => Next::Installed,
+        (true, Some(_), _) => Next::Boot(Task::Install),
+        (true, None, _) | (false, None, OnReboot::Network) => Next::Boot(Task::Boot),
+        // Outside a window nothing is ever installed, whatever `onReboot` says.
+        (false, Some(_), _) | (false, None, OnReboot::Local) => Next::Local,
     }
 }
 
@@ -156,12 +175,15 @@ pub fn opens(
     profile: Result<&Chosen, &SelectError>,
     intent: Option<&IntentStatus>,
     conflicted: bool,
+    installed: bool,
     now: Timestamp,
 ) -> Opens {
     let over = intent.is_some_and(|intent| intent.id == machine.wanted_intent() && !window_is_open(intent, now));
-    let local = profile.is_ok_and(|profile| profile.spec.boot.on_reboot == OnReboot::Local);
-    match next(machine, profile, intent, conflicted, now) {
-        Next::Boot => Opens::Yes,
+    let local =
+        profile.is_ok_and(|profile| profile.spec.boot.on_reboot == OnReboot::Local || profile.spec.install.is_some());
+    match next(machine, profile, intent, conflicted, installed, now) {
+        // An installed system fetches its agent in its first boot.
+        Next::Boot(Task::Boot | Task::Install | Task::Wipe) | Next::Installed => Opens::Yes,
         Next::Local => Opens::No,
         // Its window is over, whoever else claims the same identity.
         Next::Wait { .. } if over && local => Opens::No,
@@ -228,10 +250,10 @@ mod tests {
     }
 
     #[rstest]
-    #[case::inside(IntentState::Open, 3599, OnReboot::Local, Next::Boot)]
+    #[case::inside(IntentState::Open, 3599, OnReboot::Local, Next::Boot(Task::Boot))]
     #[case::one_second_late(IntentState::Open, 3600, OnReboot::Local, Next::Local)]
     #[case::joined_disk(IntentState::Fulfilled, 10, OnReboot::Local, Next::Local)]
-    #[case::joined_live(IntentState::Fulfilled, 10, OnReboot::Network, Next::Boot)]
+    #[case::joined_live(IntentState::Fulfilled, 10, OnReboot::Network, Next::Boot(Task::Boot))]
     #[case::expired(IntentState::Expired, 9999, OnReboot::Local, Next::Local)]
     #[case::frozen(IntentState::Frozen, 10, OnReboot::Local, Next::Local)]
     fn the_window_decides(
@@ -242,7 +264,7 @@ mod tests {
     ) {
         let m = machine("m").mac("52:54:00:00:00:01").arc();
         let p = profile("p").on_reboot(reboot).chosen();
-        assert_eq!(next(&m, Ok(&p), Some(&intent("created", state)), false, at(second)), want);
+        assert_eq!(next(&m, Ok(&p), Some(&intent("created", state)), false, false, at(second)), want);
     }
 
     /// S8, R16: closed outside the window, and never closed for good to a box whose window is open.
@@ -267,15 +289,75 @@ mod tests {
             Opens::Later { .. } => "later",
             Opens::No => "no",
         };
-        assert_eq!(said(opens(&m, Ok(&p), Some(&intent), false, at(second))), want);
+        assert_eq!(said(opens(&m, Ok(&p), Some(&intent), false, false, at(second))), want);
         let contested = if want == "no" { "no" } else { "later" };
-        assert_eq!(said(opens(&m, Ok(&p), Some(&intent), true, at(second))), contested);
+        assert_eq!(said(opens(&m, Ok(&p), Some(&intent), true, false, at(second))), contested);
         // A box that boots its Profile each time waits for it to come back.
         assert_eq!(
-            said(opens(&m, Err(&SelectError::NoneSelects), Some(&intent), false, at(second))),
+            said(opens(&m, Err(&SelectError::NoneSelects), Some(&intent), false, false, at(second))),
             without_a_profile
         );
-        assert_eq!(said(opens(&m, Ok(&p), None, false, at(second))), "later", "the controller is on its way");
+        assert_eq!(said(opens(&m, Ok(&p), None, false, false, at(second))), "later", "the controller is on its way");
+    }
+
+    /// R8: in an open window the system is installed once, and then booted from its disk; outside one it is never installed.
+    #[rstest]
+    #[case::new(IntentState::Open, false, Next::Boot(Task::Install), "yes")]
+    #[case::installed(IntentState::Open, true, Next::Installed, "yes")]
+    #[case::joined(IntentState::Fulfilled, true, Next::Local, "no")]
+    #[case::expired_before(IntentState::Expired, false, Next::Local, "no")]
+    fn a_system_is_installed_once_and_only_in_a_window(
+        #[case] state: IntentState,
+        #[case] installed: bool,
+        #[case] want: Next,
+        #[case] links: &str,
+    ) {
+        let m = machine("m").mac("52:54:00:00:00:01").arc();
+        for reboot in [OnReboot::Local, OnReboot::Network] {
+            let p = profile("p").on_reboot(reboot).installing("rootfs").chosen();
+            let intent = intent("created", state);
+            assert_eq!(next(&m, Ok(&p), Some(&intent), false, installed, at(10)), want);
+            let open = opens(&m, Ok(&p), Some(&intent), false, installed, at(10)) == Opens::Yes;
+            assert_eq!(open, links == "yes");
+            // That it is installed in another intent is nobody's word for this one.
+            assert!(matches!(next(&m, Ok(&p), None, false, installed, at(10)), Next::Wait { .. }));
+        }
+    }
+
+    /// Nothing but a deletion with `Wipe`, taken up by the controller, has a box wiped; not outside its window, not twice, and neither of two
+    /// that may be it.
+    #[test]
+    fn a_box_is_wiped_only_where_its_machine_is_deleted_to_be() {
+        use magnetite_api::{
+            install::WipeStatus,
+            machine::{DeletionPolicy, MachineStatus},
+        };
+        let p = profile("p").installing("rootfs").chosen();
+        let wipe =
+            |state| WipeStatus { intent: "wipe-1".into(), state, disks: Vec::new(), at: seconds(at(0)), message: None };
+        let decide = |change: &dyn Fn(&mut Machine), intent: &IntentStatus, conflicted| {
+            let mut m = (*machine("m").mac("52:54:00:00:00:01").arc()).clone();
+            m.metadata.deletion_timestamp = Some(seconds(at(0)));
+            m.spec.deletion_policy = DeletionPolicy::Wipe;
+            let wipe = Some(Box::new(wipe(WipeState::Waiting)));
+            m.status = Some(MachineStatus { wipe, ..MachineStatus::default() });
+            change(&mut m);
+            next(&m, Ok(&p), Some(intent), conflicted, false, at(10))
+        };
+        let open = intent("wipe-1", IntentState::Open);
+        assert_eq!(decide(&|_| {}, &open, false), Next::Boot(Task::Wipe));
+        assert_eq!(decide(&|_| {}, &open, true), Next::Local);
+        assert_eq!(decide(&|_| {}, &intent("wipe-1", IntentState::Expired), false), Next::Local);
+        assert_eq!(decide(&|_| {}, &intent("created", IntentState::Open), false), Next::Local);
+        let of = |policy| move |m: &mut Machine| m.spec.deletion_policy = policy;
+        assert_eq!(decide(&of(DeletionPolicy::Retain), &open, false), Next::Local);
+        assert_eq!(decide(&of(DeletionPolicy::RemoveNode), &open, false), Next::Local);
+        assert_eq!(decide(&|m| m.status = None, &open, false), Next::Local);
+        let done = |m: &mut Machine| m.status.as_mut().unwrap().wipe = Some(Box::new(wipe(WipeState::Wiped)));
+        assert_eq!(decide(&done, &open, false), Next::Local);
+        // One that is not being deleted is never wiped, whatever its status says.
+        let lives = |m: &mut Machine| m.metadata.deletion_timestamp = None;
+        assert!(!matches!(decide(&lives, &open, false), Next::Boot(Task::Wipe)));
     }
 
     #[test]
@@ -287,13 +369,14 @@ mod tests {
             Next::Wait { why, .. } => why,
             other => panic!("{other:?}"),
         };
-        assert!(why(next(&m, Ok(&p), None, false, at(0))).contains("boot window for m"));
+        assert!(why(next(&m, Ok(&p), None, false, false, at(0))).contains("boot window for m"));
         // The window of an older intent is not this intent's.
         assert!(
-            why(next(&m, Ok(&p), Some(&intent("created", IntentState::Open)), false, at(0))).contains("boot window")
+            why(next(&m, Ok(&p), Some(&intent("created", IntentState::Open)), false, false, at(0)))
+                .contains("boot window")
         );
-        assert!(why(next(&m, Err(&SelectError::NoneSelects), Some(&open), false, at(0))).contains("no Profile"));
-        assert!(why(next(&m, Ok(&p), Some(&open), true, at(0))).contains("another Machine"));
-        assert_eq!(next(&m, Ok(&p), Some(&open), false, at(0)), Next::Boot);
+        assert!(why(next(&m, Err(&SelectError::NoneSelects), Some(&open), false, false, at(0))).contains("no Profile"));
+        assert!(why(next(&m, Ok(&p), Some(&open), true, false, at(0))).contains("another Machine"));
+        assert_eq!(next(&m, Ok(&p), Some(&open), false, false, at(0)), Next::Boot(Task::Boot));
     }
 }

@@ -11,7 +11,7 @@ use magnetite_api::{
 use minijinja::context;
 use serde_json::Value;
 
-use crate::{command_line, script, select::Chosen};
+use crate::{command_line, plan::Task, script, select::Chosen};
 
 mod ignition;
 mod templates;
@@ -173,6 +173,11 @@ pub fn local_script(machine: &Machine) -> String {
     script::local(&format!("Magnetite: {} has no open boot window and boots from its next device", machine.name_any()))
 }
 
+/// The iPXE script that sends a machine on to its disk, where its system was installed.
+pub fn installed_script(machine: &Machine) -> String {
+    script::local(&format!("Magnetite: {} is installed and boots from its disk", machine.name_any()))
+}
+
 /// The iPXE script that makes a machine ask again.
 pub fn wait_script(machine: &Machine, why: &str, seconds: u32, links: &Links) -> String {
     script::wait(&format!("Magnetite: {}", machine.name_any()), why, seconds, &links.script())
@@ -203,7 +208,7 @@ pub fn ignition(
         None => ignition::empty(),
     };
     match agent {
-        Some(agent) => ignition::add_agent(&mut config, profile, machine, agent)
+        Some(agent) => ignition::add_agent(&mut config, profile, machine, agent, Task::Boot)
             .map_err(|message| RenderError::new(field, message))?,
         None if profile.spec.join.mode == JoinMode::Certificate => {
             let message = format!(
@@ -213,6 +218,27 @@ pub fn ignition(
         }
         None => {}
     }
+    Ok(Value::Object(config).to_string())
+}
+
+/// The Ignition config of the system in memory that installs or wipes a machine: the agent, told its task, and nothing else.
+///
+/// # Errors
+/// If the boot server has no agent for the architecture.
+pub fn worker(
+    profile: &Chosen,
+    machine: &Machine,
+    architecture: Architecture,
+    agent: Option<&AgentLink>,
+    task: Task,
+) -> Result<String, RenderError> {
+    let Some(agent) = agent else {
+        let message = format!("the boot server has no agent for {architecture}, which would do it; see --agent-dir");
+        return Err(RenderError::new("spec.boot", message));
+    };
+    let mut config = ignition::empty();
+    ignition::add_agent(&mut config, profile, machine, agent, task)
+        .map_err(|message| RenderError::new("spec.boot", message))?;
     Ok(Value::Object(config).to_string())
 }
 

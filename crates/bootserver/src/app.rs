@@ -148,6 +148,11 @@ impl App {
         Site { scheme: *scheme, ..self.site(address) }
     }
 
+    /// True if the system of a Machine's wanted intent is on its disk, as far as this boot server or the cluster knows.
+    pub fn is_installed(&self, machine: &Machine) -> bool {
+        machine.is_installed() || self.records.is_installed(machine)
+    }
+
     /// What the agent is told; nothing if there is none for the architecture.
     pub fn agent_link(
         &self,

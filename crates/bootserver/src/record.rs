@@ -9,8 +9,9 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use magnetite_api::{
-    Machine,
+    Machine, Sha256,
     conditions::reason,
+    install::{InstallState, InstallStatus, WipeState, WipeStatus, WipedDisk},
     report::{BootFailure, BootRecord, BootStep, BootStepName, Inventory},
     time::seconds,
 };
@@ -42,6 +43,12 @@ pub struct Entry {
     /// What its agent found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
+    /// What its agent said of its installation. It outlives boots: an intent that is installed is not installed again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<InstallStatus>,
+    /// What its agent said of the wiping of its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wipe: Option<WipeStatus>,
     /// Counts changes.
     #[serde(skip)]
     pub version: u64,
@@ -175,6 +182,69 @@ impl Records {
         self.change(machine, now, |entry| entry.inventory = Some(inventory));
     }
 
+    /// The agent said how its installation goes. That it is done is not undone by what is said later in the same intent.
+    pub fn install(
+        &self,
+        machine: &Machine,
+        state: InstallState,
+        disk: Option<String>,
+        why: Option<String>,
+        image: Option<Sha256>,
+        now: Timestamp,
+    ) {
+        self.change(machine, now, |entry| {
+            let intent = machine.wanted_intent().to_owned();
+            let before = entry.install.take().filter(|before| before.intent == intent);
+            let done = before.as_ref().is_some_and(|before| before.state == InstallState::Installed);
+            let same = before.as_ref().filter(|before| before.state == state).map(|before| before.at.clone());
+            entry.install = if done && state != InstallState::Installed {
+                before
+            } else {
+                Some(InstallStatus {
+                    intent,
+                    state,
+                    disk: disk.map(|disk| clean(&disk, 200)),
+                    image,
+                    at: same.unwrap_or_else(|| seconds(now)),
+                    message: why.map(|why| clean(&why, 512)),
+                })
+            };
+        });
+    }
+
+    /// The agent said how the wiping of its disks goes.
+    pub fn wipe(
+        &self,
+        machine: &Machine,
+        state: WipeState,
+        disks: Vec<WipedDisk>,
+        why: Option<String>,
+        now: Timestamp,
+    ) {
+        self.change(machine, now, |entry| {
+            let intent = machine.wanted_intent().to_owned();
+            let before = entry.wipe.take().filter(|before| before.intent == intent);
+            let done = before.as_ref().is_some_and(|before| before.state == WipeState::Wiped);
+            let same = before.as_ref().filter(|before| before.state == state).map(|before| before.at.clone());
+            entry.wipe = if done {
+                before
+            } else {
+                let (at, message) = (same.unwrap_or_else(|| seconds(now)), why.map(|why| clean(&why, 512)));
+                Some(WipeStatus { intent, state, disks, at, message })
+            };
+        });
+    }
+
+    /// True if the system of a Machine's wanted intent is on its disk, by what its agent said here.
+    pub fn is_installed(&self, machine: &Machine) -> bool {
+        let entries = self.lock();
+        let entry = entries.get(&machine.name_any()).filter(|entry| entry.uid == machine.uid().unwrap_or_default());
+        let install = entry.and_then(|entry| entry.install.as_ref());
+        install.is_some_and(|install| {
+            install.state == InstallState::Installed && install.intent == machine.wanted_intent()
+        })
+    }
+
     /// Every name with the version of its entry, and when the machine was last heard of: cheap, since nothing else
     /// is copied while the boot path may want the lock.
     pub fn versions(&self) -> Vec<(String, u64, Timestamp)> {
@@ -220,7 +290,7 @@ fn begin(machine: &Machine, now: Timestamp) -> Entry {
         failed_loaders: Vec::new(),
         previous: Vec::new(),
     };
-    Entry { uid: machine.uid().unwrap_or_default(), boot, inventory: None, version: 0 }
+    Entry { uid: machine.uid().unwrap_or_default(), boot, inventory: None, install: None, wipe: None, version: 0 }
 }
 
 /// True if a firmware's request now is another boot: the last one had got as far as its script, or is long ago.
@@ -460,6 +530,28 @@ mod tests {
         let starts: Vec<_> = previous.iter().map(|boot| boot.started_at.clone()).collect();
         assert_eq!(starts, [700, 600, 500, 400, 300].map(|second| seconds(at(second))), "five, newest first");
         assert!(previous.iter().all(|boot| boot.furthest == Some(ScriptServed) && boot.failure.is_none()));
+    }
+
+    /// R8: what is installed stays so for its intent and its Machine, whatever comes later; and counts for no other.
+    #[test]
+    fn an_installed_intent_stays_installed() {
+        let records = Records::default();
+        let mut machine = machine("box");
+        let say = |machine: &Machine, state, second| records.install(machine, state, None, None, None, at(second));
+        say(&machine, InstallState::Installing, 0);
+        say(&machine, InstallState::Failed, 1);
+        assert!(!records.is_installed(&machine));
+        say(&machine, InstallState::Installed, 2);
+        say(&machine, InstallState::Failed, 3);
+        seen(&records, 9000, false);
+        assert!(records.is_installed(&machine));
+        assert_eq!(records.get("box").unwrap().install.unwrap().at, seconds(at(2)));
+        machine.spec.boot_intent = Some("again".into());
+        assert!(!records.is_installed(&machine));
+        say(&machine, InstallState::Installed, 9001);
+        assert!(records.is_installed(&machine));
+        machine.metadata.uid = Some("another".into());
+        assert!(!records.is_installed(&machine));
     }
 
     #[test]

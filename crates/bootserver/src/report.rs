@@ -297,6 +297,8 @@ fn machine_report(app: &App, machine: &Machine, entry: &Entry) -> BootReport {
         server: app.server.clone(),
         boot: Some(boot),
         inventory: entry.inventory.clone(),
+        install: entry.install.clone(),
+        wipe: entry.wipe.clone(),
         artifacts: Vec::new(),
     };
     let mut report = BootReport::new(&format!("{name}.{}", app.server), spec);
@@ -312,6 +314,8 @@ fn profile_report(app: &App, profile: &Profile) -> BootReport {
         server: app.server.clone(),
         boot: None,
         inventory: None,
+        install: None,
+        wipe: None,
         artifacts: artifacts::reports(&app.library, profile),
     };
     let mut report = BootReport::new(&format!("profile.{name}.{}", app.server), spec);

@@ -37,6 +37,10 @@ pub struct Args {
     /// whichever is more. There is no way to switch it off.
     #[arg(long, env = "MAGNETITE_UPDATE_CEILING", value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "NUMBER")]
     pub update_ceiling: Option<u32>,
+    /// At most so many machines are wiped at once, where that is less than 10 or 5 % of all, whichever is larger. 0: none is begun, as long as
+    /// it is so; those that are under way go on.
+    #[arg(long, env = "MAGNETITE_WIPES_AT_ONCE", value_name = "COUNT")]
+    pub wipes_at_once: Option<usize>,
 
     /// Write only while holding the Lease `magnetite-controller`. Without it two controllers would get in each
     /// other's way (`--leader-elect=false`, for one that is surely alone).

@@ -59,6 +59,8 @@ pub struct Settings {
     pub tpm_authorities: Option<Authorities>,
     /// How many machines may be updated at once, whatever Profiles say.
     pub update_ceiling: Option<u32>,
+    /// At most so many machines are wiped at once, whatever the size of the site.
+    pub wipes_at_once: Option<usize>,
 }
 
 /// What every reconcile has at hand.

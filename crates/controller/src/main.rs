@@ -76,6 +76,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         reserved_node_name,
         tpm_authorities,
         update_ceiling,
+        wipes_at_once,
         leader_elect,
         identity,
         log,
@@ -119,6 +120,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         namespace: own_namespace,
         tpm_authorities,
         update_ceiling,
+        wipes_at_once,
     };
     let (triggers, queues) = Triggers::new();
     let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone());

@@ -24,6 +24,8 @@ use magnetite_api::Fingerprint;
   kubectl magnetite rollout status workers --watch     how far a changed Profile is with its machines
   kubectl magnetite maintenance r7-u01                 empty its Node, and keep it so
   kubectl magnetite power r7-u01 cycle                 switch a box off and on again, by its BMC
+  kubectl magnetite reprovision r7-u01                 boot, and install, it anew
+  kubectl magnetite wipe r7-u01                        wipe its disks and delete it
   kubectl magnetite doctor                             the whole installation at a glance
   kubectl magnetite --completion bash > ~/.local/share/bash-completion/completions/kubectl-magnetite
 
@@ -48,6 +50,8 @@ pub enum Command {
     Approve(Approve),
     Conflict(Conflict),
     Power(Power),
+    Reprovision(Reprovision),
+    Wipe(Wipe),
     Doctor(Doctor),
     Rollout(Rollout),
     Maintenance(Maintenance),
@@ -112,6 +116,55 @@ pub struct Maintenance {
 
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+/// Provision a machine anew: it boots over the network once more, is given an identity and, where its Profile installs, is installed again. What was on
+/// that disk is lost. Nothing happens before the box restarts.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kubectl magnetite reprovision r7-u01
+  kubectl magnetite reprovision r7-u01 --intent change-4711
+
+It sets spec.bootIntent of the Machine, which a file in a repository can do as well.
+Exit codes: 0 a boot window opens; 1 it could not be done; 2 wrong arguments.")]
+pub struct Reprovision {
+    /// Name of the Machine.
+    pub machine: String,
+
+    /// Name of the intent. Default: made of the time.
+    #[arg(long, value_name = "ID", value_parser = intent)]
+    pub intent: Option<String>,
+
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// Delete a Machine and wipe all disks of its box, except removable ones. Asks first. Nothing is wiped before the box restarts.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kubectl magnetite wipe r7-u01          asks
+  kubectl magnetite wipe r7-u01 --yes
+
+It sets spec.deletionPolicy to Wipe and deletes the Machine, which stays until its box is wiped and says what it waits for.
+Exit codes: 0 it is being deleted; 1 it is not; 2 wrong arguments.")]
+pub struct Wipe {
+    /// Name of the Machine.
+    pub machine: String,
+
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// An intent's name, as the schema takes it.
+fn intent(text: &str) -> Result<String, String> {
+    let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let inside = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let good = text.len() <= 63 && text.bytes().all(inside) && edge(text.bytes().next()) && edge(text.bytes().last());
+    if good { Ok(text.to_owned()) } else { Err("write at most 63 letters, digits, '-', '_' and '.'".to_owned()) }
 }
 
 /// Say that a box is the right one, by the fingerprint that it shows on its console. Without a fingerprint: show the keys that

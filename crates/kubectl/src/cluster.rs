@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Event;
 use kube::{
     Api, Client, Config, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use magnetite_api::{BootReport, Machine, MachineClaim, Profile, names, report::SubjectKind};
@@ -179,6 +179,22 @@ async fn written(client: &Client, machine: &Machine, patch: &Value, metadata: Va
         Err(kube::Error::Api(status)) if status.code == 409 => {
             Err(Error::Change(name, "it changed meanwhile; look again, and repeat the command".to_owned()))
         }
+        Err(kube::Error::Api(status)) => Err(Error::Change(name, status.message.clone())),
+        Err(error) => Err(refusal(&format!("the Machine {name}"), error)),
+    }
+}
+
+/// Deletes a Machine, and no other that was made in its name meanwhile.
+///
+/// # Errors
+/// If it may not be deleted.
+pub async fn delete(client: &Client, machine: &Machine) -> Result<(), Error> {
+    let name = machine.name_any();
+    let preconditions = Preconditions { uid: machine.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    let api: Api<Machine> = Api::all(client.clone());
+    match api.delete(&name, &params).await {
+        Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) => Err(Error::Change(name, status.message.clone())),
         Err(error) => Err(refusal(&format!("the Machine {name}"), error)),
     }

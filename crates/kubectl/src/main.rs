@@ -8,6 +8,7 @@ mod cluster;
 mod declared;
 mod doctor;
 mod error;
+mod leave;
 mod power;
 mod preview;
 mod records;
@@ -67,6 +68,8 @@ fn main() -> ExitCode {
         Command::Approve(args) => approve(&args.machine, args.fingerprint, &args.cluster),
         Command::Conflict(args) => approve(&args.machine, args.keep, &args.cluster),
         Command::Power(args) => power(&args),
+        Command::Reprovision(args) => reprovision(&args),
+        Command::Wipe(args) => wipe(&args),
         Command::Doctor(args) => doctor(&args),
         Command::Rollout(args) => rollout(&args),
         Command::Maintenance(args) => maintenance(&args),
@@ -219,6 +222,51 @@ fn power(args: &args::Power) -> Result<bool, Error> {
         // Not guarded by what was read: a status that changes meanwhile is no reason to leave a box off.
         cluster::set(&client, &known, &word.patch).await?;
         write(&word.told)?;
+        Ok(true)
+    })
+}
+
+/// Opens a new intent.
+fn reprovision(args: &args::Reprovision) -> Result<bool, Error> {
+    let args::Reprovision { machine, intent, cluster } = args;
+    wait(async {
+        let client = cluster::client(cluster).await?;
+        let known = cluster::machine(&client, machine).await?;
+        let word = leave::reprovision(&known, intent.as_deref(), clock::now())?;
+        cluster::change(&client, &known, &word.patch).await?;
+        write(&word.told)?;
+        Ok(true)
+    })
+}
+
+/// Deletes a Machine such that its box is wiped, once somebody said yes.
+fn wipe(args: &args::Wipe) -> Result<bool, Error> {
+    let args::Wipe { machine, yes, cluster } = args;
+    let (client, known) = wait(async {
+        let client = cluster::client(cluster).await?;
+        let known = cluster::machine(&client, machine).await?;
+        Ok((client, known))
+    })?;
+    let word = leave::wipe(&known)?;
+    write(&word.told)?;
+    if !yes {
+        say(&format!("To go on, write the Machine's name ({machine}):"));
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(Error::Write)?;
+        if answer.trim() != machine {
+            say("nothing was done");
+            return Ok(false);
+        }
+    }
+    drop(client);
+    wait(async {
+        // Another runtime by now: a client does not outlive the one that it was made in.
+        let client = cluster::client(cluster).await?;
+        cluster::change(&client, &known, &word.patch).await?;
+        cluster::delete(&client, &known).await?;
+        write(&format!(
+            "Machine {machine} is being deleted; restart its box, then: kubectl get machine {machine} -w\n"
+        ))?;
         Ok(true)
     })
 }

@@ -24,7 +24,7 @@ use magnetite_boot::{
     capability::CapabilityKey,
     command_line::for_echo,
     fleet::Fleet,
-    plan::{self, Next},
+    plan::{self, Next, Task},
     render::{self, Links, RenderError},
     select::{Chosen, profile_for},
     site::Site,
@@ -125,7 +125,14 @@ impl Preview {
         let links = site.links(machine, architecture, declared.intent.as_ref(), unix);
         let conflicted = !Fleet::index(declared.machines.iter().cloned()).conflicts(machine).is_empty();
         let at_script = failed("script");
-        let profile = match plan::next(machine, profile.as_deref(), declared.intent.as_ref(), conflicted, now) {
+        let profile = match plan::next(
+            machine,
+            profile.as_deref(),
+            declared.intent.as_ref(),
+            conflicted,
+            machine.is_installed(),
+            now,
+        ) {
             Next::Wait { seconds, why } => {
                 let script = render::wait_script(machine, &why, seconds, &links);
                 self.push(Show::Script, "Script: asks again later", facts.masked(&script));
@@ -136,10 +143,26 @@ impl Preview {
                 self.push(Show::Script, title, render::local_script(machine));
                 return Ok(());
             }
-            Next::Boot => profile.map_err(|error| at_script(error.to_string()))?,
+            Next::Installed => {
+                let title = "Script: this intent is installed, so the box boots from its disk";
+                self.push(Show::Script, title, render::installed_script(machine));
+                return Ok(());
+            }
+            Next::Boot(task) => (task, profile.map_err(|error| at_script(error.to_string()))?),
         };
+        let (task, profile) = profile;
         files_at_hand(declared)?;
         self.script(facts, &profile, architecture, &links)?;
+        match task {
+            Task::Boot => {}
+            Task::Install => self.install(facts, &profile, architecture, &links)?,
+            Task::Wipe => {
+                let text =
+                    "Task    wipe: the agent wipes all disks of the box that are not removable, and switches it off\n";
+                self.push(Show::Script, "Wipe, by the agent in the system that the script boots", text);
+                return Ok(());
+            }
+        }
         self.ignition(facts, &profile, architecture, &links)?;
         self.join(declared, &profile)
     }
@@ -187,6 +210,39 @@ impl Preview {
         self.push(Show::Script, title, facts.masked(&script));
         self.push(Show::Script, "Files", files(profile, architecture));
         self.push(Show::Script, "Command line", facts.masked(&(arguments.join("\n") + "\n")));
+        Ok(())
+    }
+
+    /// What the system in memory does, before the one that it installs gets the config that follows.
+    fn install(
+        &mut self,
+        facts: &Facts<'_>,
+        profile: &Chosen,
+        architecture: Architecture,
+        links: &Links,
+    ) -> Result<(), Failed> {
+        let Some((install, image)) = profile.spec.install.as_ref().zip(profile.spec.image(architecture)) else {
+            let why =
+                format!("spec.install.image of the Profile {} names no file for {architecture}", profile.name_any());
+            return Err(failed("install")(why));
+        };
+        let hints = serde_saphyr::to_string(&install.disk).map_err(|error| failed("install")(error.to_string()))?;
+        let hints = if hints.trim() == "{}" { "the only disk of the box\n".to_owned() } else { hints };
+        let config = match &install.config {
+            Some(place) => {
+                let partition =
+                    place.partition_label.as_deref().or(place.partition_type.as_deref()).unwrap_or_default();
+                format!("the Ignition config below, to {} of the partition {partition}", place.path)
+            }
+            None => "none: the image has to bring what it needs".to_owned(),
+        };
+        let text = format!(
+            "Task    install: the agent writes the image to a disk, and restarts the box\nImage   {} ({:?}, SHA-256 {})\nConfig  {config}\nDisk    {hints}",
+            links.file(&install.image),
+            install.format,
+            image.sha256
+        );
+        self.push(Show::Script, "Install, by the agent in the system that the script boots", facts.masked(&text));
         Ok(())
     }
 

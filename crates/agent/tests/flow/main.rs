@@ -1,5 +1,6 @@
 //! The whole join, with the agent's real binary, real TLS, and a folder as the box.
 
+mod install;
 mod node_box;
 mod site;
 

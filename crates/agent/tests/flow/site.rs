@@ -18,7 +18,7 @@ use axum_server::tls_rustls::{RustlsConfig, from_tcp_rustls};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use magnetite_api::{
     Sha256,
-    join::{ClaimRequest, ClaimResponse, JoinBundle, Refusal, ReportRequest, SealedFiles},
+    join::{ClaimRequest, ClaimResponse, InstallOrder, JoinBundle, Refusal, ReportRequest, SealedFiles},
     time::seconds,
     tpm::{ClaimChallenge, TpmChallenge, decode, encode},
 };
@@ -79,6 +79,10 @@ pub struct Fixed {
     pub reports: Vec<ReportRequest>,
     /// What the file with a secret holds by now.
     pub file: Option<&'static str>,
+    /// What is to be installed: none says that nothing is.
+    pub order: Option<InstallOrder>,
+    /// The image of it.
+    pub image: Vec<u8>,
     /// Digest of the secret of the last challenge.
     pub secret: Option<Sha256>,
 }
@@ -91,6 +95,8 @@ pub struct Site {
     pub server: SocketAddr,
     pub pin: String,
     api_server: SocketAddr,
+    /// Where images come from.
+    pub images: SocketAddr,
 }
 
 impl Site {
@@ -103,18 +109,24 @@ impl Site {
             ..Fixed::default()
         };
         let boot_key = KeyPair::generate().expect("a key");
-        let (boot, api) = (free_port(), free_port());
+        let (boot, api, images) = (free_port(), free_port(), free_port());
         let site = Self {
             fixed: Arc::new(Mutex::new(fixed)),
             authority: Arc::new(authority()),
             server: boot.local_addr().expect("an address"),
             pin: format!("sha256/{}", Sha256::of(&boot_key.subject_public_key_info())),
             api_server: api.local_addr().expect("an address"),
+            images: images.local_addr().expect("an address"),
         };
         let boot_router = Router::new()
             .route(&format!("/a/1/{CAPABILITY}/claim"), post(claim))
             .route(&format!("/a/1/{CAPABILITY}/report"), post(report))
+            .route(&format!("/a/1/{CAPABILITY}/install/{}", std::env::consts::ARCH), get(order))
             .route(&format!("/a/1/{CAPABILITY}/files"), get(files));
+        // Images come by plain HTTP.
+        let images = tokio::net::TcpListener::from_std(images).expect("a listener");
+        let image_router = Router::new().route("/image", get(image)).with_state(site.clone());
+        tokio::spawn(async move { axum::serve(images, image_router).await.expect("served") });
         serve(boot, boot_router.with_state(site.clone()), boot_server_tls(&boot_key));
         let api_router = Router::new().route("/api/v1/nodes/box-1", get(node)).with_state(site.clone());
         serve(api, api_router, site.api_server_tls());
@@ -207,6 +219,26 @@ fn next<T: Clone>(answers: &mut VecDeque<T>) -> T {
         answers.pop_front();
     }
     answer
+}
+
+async fn order(State(site): State<Site>) -> Response {
+    match site.fixed().order.clone() {
+        Some(order) => Json(order).into_response(),
+        None => {
+            let refusal = Refusal { reason: "IntentAlreadyDone".to_owned(), message: "it is installed".to_owned() };
+            (StatusCode::CONFLICT, Json(refusal)).into_response()
+        }
+    }
+}
+
+async fn image(State(site): State<Site>, headers: HeaderMap) -> Response {
+    let image = site.fixed().image.clone();
+    let range =
+        headers.get(header::RANGE).and_then(|value| value.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-'));
+    match range.map(|start| start.parse::<usize>().expect("a number")) {
+        None => image.into_response(),
+        Some(start) => (StatusCode::PARTIAL_CONTENT, image.get(start..).unwrap_or_default().to_vec()).into_response(),
+    }
 }
 
 async fn claim(State(site): State<Site>, Json(request): Json<ClaimRequest>) -> Response {

@@ -44,6 +44,14 @@ pub enum Reason {
     AgentSilent,
     /// The agent says what went wrong.
     AgentFailed,
+    /// The agent says why the system is not on the disk.
+    InstallFailed,
+    /// The agent was writing to a disk and says no more, or the box did not come back.
+    InstallSilent,
+    /// The box was sent to its disk, and nobody heard of the system there.
+    DiskSilent,
+    /// The agent says why a disk is not wiped.
+    WipeFailed,
     /// A person has to say that the box is the right one.
     AwaitingApproval,
     /// The claim was refused.
@@ -68,7 +76,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the chain.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::NeverAsked,
         Self::DuplicateIdentity,
         Self::ProfileNotReady,
@@ -87,6 +95,10 @@ impl Reason {
         Self::AgentNeverStarted,
         Self::AgentSilent,
         Self::AgentFailed,
+        Self::InstallFailed,
+        Self::InstallSilent,
+        Self::DiskSilent,
+        Self::WipeFailed,
         Self::AwaitingApproval,
         Self::ClaimRefused,
         Self::ClaimConflict,
@@ -120,6 +132,10 @@ impl Reason {
             Self::AgentNeverStarted => "AgentNeverStarted",
             Self::AgentSilent => "AgentSilent",
             Self::AgentFailed => "AgentFailed",
+            Self::InstallFailed => "InstallFailed",
+            Self::InstallSilent => "InstallSilent",
+            Self::DiskSilent => "DiskSilent",
+            Self::WipeFailed => "WipeFailed",
             Self::AwaitingApproval => "AwaitingApproval",
             Self::ClaimRefused => "ClaimRefused",
             Self::ClaimConflict => "ClaimConflict",
@@ -189,6 +205,19 @@ impl Reason {
             }
             Self::AgentSilent => "look at `journalctl -u magnetite-agent` on the box",
             Self::AgentFailed => "look at `journalctl -u magnetite-agent` on the box; the agent tries again by itself",
+            Self::InstallFailed => {
+                "correct what the message names: spec.install of the Profile, the image, or the disk; the agent tries again by itself"
+            }
+            Self::InstallSilent => {
+                "look at the box's console, and at its disk; restarted, it installs anew in the same intent"
+            }
+            Self::WipeFailed => {
+                "look at the disk that the message names; the agent tries again by itself. To let the Machine go unwiped, set its spec.deletionPolicy to RemoveNode"
+            }
+            Self::DiskSilent => {
+                "look at the box's console: can its firmware start this image (BIOS or UEFI), does the disk come after the \
+                 network in its boot order, and does the system fetch its Ignition config's files?"
+            }
             Self::AwaitingApproval => {
                 "compare the key with the one on the box's console, then: kubectl magnetite approve"
             }
@@ -222,6 +251,8 @@ impl Reason {
             BootStepName::InitrdFetched | BootStepName::FileFetched => Self::ConfigNotFetched,
             BootStepName::ConfigFetched | BootStepName::AgentFetched => Self::AgentNeverStarted,
             BootStepName::AgentStarted => Self::AgentSilent,
+            BootStepName::Installing | BootStepName::Installed => Self::InstallSilent,
+            BootStepName::Wiping | BootStepName::Wiped => Self::WipeFailed,
             BootStepName::Claiming => Self::CertificateNotIssued,
             BootStepName::CertificateReceived | BootStepName::KubeletStarted => Self::NodeNotRegistered,
             BootStepName::NodeRegistered => Self::NodeNotReady,

@@ -5,6 +5,8 @@ use kube::ResourceExt;
 use magnetite_api::{Machine, Profile, profile::JoinMode, tpm};
 use serde_json::{Map, Value, json};
 
+use crate::plan::Task;
+
 /// What the machine needs to fetch, start and believe its agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentLink {
@@ -73,6 +75,7 @@ pub(super) fn add_agent(
     profile: &Profile,
     machine: &Machine,
     agent: &AgentLink,
+    task: Task,
 ) -> Result<(), String> {
     let path = &profile.spec.agent.path;
     let join = match profile.spec.join.mode {
@@ -85,6 +88,12 @@ pub(super) fn add_agent(
         machine.name_any(),
         machine.node_name(),
     );
+    match task {
+        // An agent without the line joins.
+        Task::Boot => {}
+        Task::Install => environment.push_str("MAGNETITE_TASK=install\n"),
+        Task::Wipe => environment.push_str("MAGNETITE_TASK=wipe\n"),
+    }
     // Only where it is asked for: to make its keys takes a TPM seconds.
     if tpm::asked(machine, Some(profile)) {
         environment.push_str("MAGNETITE_TPM=required\n");

@@ -39,6 +39,27 @@ fn ignition_golden() {
     assert!(without.contains("magnetite-agent.service"));
 }
 
+/// Nothing of the Profile's own config is in the system that installs, and nothing of the installer in the one that stays.
+#[test]
+fn an_installer_has_its_task_and_nothing_of_the_profile() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let m = machine("box-1").mac("52:54:00:30:00:10").arc();
+    let template =
+        "ignition: {version: 3.3.0}\nstorage:\n  files:\n  - path: /etc/hostname\n    contents: {source: 'data:,x'}\n";
+    let p = profile("workers").ignition(template).installing("rootfs").chosen();
+    let config: Value =
+        serde_json::from_str(&worker(&p, &m, ARCH, Some(&AgentLink::sample()), Task::Install).unwrap()).unwrap();
+    let files = config["storage"]["files"].as_array().unwrap();
+    let paths: Vec<_> = files.iter().map(|file| file["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["/opt/magnetite/magnetite-agent", "/etc/magnetite/agent.env"]);
+    let environment = files[1]["contents"]["source"].as_str().unwrap().strip_prefix("data:;base64,").unwrap();
+    let environment = String::from_utf8(STANDARD.decode(environment).unwrap()).unwrap();
+    assert!(environment.contains("MAGNETITE_TASK=install\n"), "{environment}");
+    assert!(worker(&p, &m, ARCH, None, Task::Wipe).unwrap_err().to_string().contains("--agent-dir"));
+    let stays = ignition(&p, &m, ARCH, Some(template), &links(), Some(&AgentLink::sample())).unwrap();
+    assert!(stays.contains("/etc/hostname") && !stays.contains(&STANDARD.encode(&environment)));
+}
+
 #[test]
 fn a_box_that_has_to_prove_its_tpm_is_told_so() {
     use base64::{Engine, engine::general_purpose::STANDARD};
@@ -54,7 +75,7 @@ fn a_box_that_has_to_prove_its_tpm_is_told_so() {
         let mut p = (*profile("workers").chosen()).clone();
         p.spec.min_identity = level;
         let mut config = ignition::empty();
-        ignition::add_agent(&mut config, &p, &m, &AgentLink::sample()).unwrap();
+        ignition::add_agent(&mut config, &p, &m, &AgentLink::sample(), Task::Boot).unwrap();
         let source = config["storage"]["files"][1]["contents"]["source"].as_str().unwrap();
         let text = STANDARD.decode(source.strip_prefix("data:;base64,").unwrap()).unwrap();
         String::from_utf8(text).unwrap().contains("MAGNETITE_TPM=required\n")

@@ -10,9 +10,9 @@ use axum::{
 use magnetite_api::{Architecture, Profile, conditions::reason, report::BootStepName};
 use magnetite_boot::{
     command_line::for_echo,
-    diagnose::{LOCAL, WAITS},
+    diagnose::{INSTALLED, LOCAL, WAITS},
     fleet::{Found, Identity},
-    plan::{self, Next},
+    plan::{self, Next, Task},
     render,
 };
 use magnetite_daemon::clock;
@@ -45,14 +45,19 @@ pub async fn script(
         served(format!("{WAITS}{why}"));
         text(SCRIPT, render::wait_script(&machine, why, seconds, &links))
     };
-    match (plan::next(&machine, profile.as_deref(), intent, conflicted, now), profile) {
+    let installed = app.is_installed(&machine);
+    match (plan::next(&machine, profile.as_deref(), intent, conflicted, installed, now), profile) {
         (Next::Local, _) => {
             served(format!("{LOCAL}: no window is open"));
             text(SCRIPT, render::local_script(&machine))
         }
+        (Next::Installed, _) => {
+            served(format!("{INSTALLED}: boots from its disk"));
+            text(SCRIPT, render::installed_script(&machine))
+        }
         (Next::Wait { seconds, why }, _) => wait(seconds, &why),
-        (Next::Boot, Err(error)) => wait(30, &error.to_string()),
-        (Next::Boot, Ok(profile)) => {
+        (Next::Boot(_), Err(error)) => wait(30, &error.to_string()),
+        (Next::Boot(task), Ok(profile)) => {
             if let Some(Obstacle { on_its_way, message }) = obstacle(&app, &profile, architecture) {
                 let response = wait(10, &message);
                 if !on_its_way {
@@ -63,8 +68,13 @@ pub async fn script(
             }
             match render::script(&profile, &machine, architecture, &links) {
                 Ok(script) => {
+                    let what = match task {
+                        Task::Boot => "boots",
+                        Task::Install => "boots the installer of",
+                        Task::Wipe => "boots, to be wiped,",
+                    };
                     let revision = profile.revision();
-                    step(Detail::words(format!("boots profile {revision}")).of_revision(revision));
+                    step(Detail::words(format!("{what} profile {revision}")).of_revision(revision));
                     text(SCRIPT, script)
                 }
                 Err(error) => {
@@ -106,7 +116,18 @@ pub async fn ignition(
     let site = app.site_asked(&reached);
     let links = site.links(&machine, architecture, intent, unix(now));
     let agent = app.agent_link(&site, &machine, architecture, &links, intent, unix(now));
-    match render::ignition(&profile, &machine, architecture, view.ignition(&profile), &links, agent.as_ref()) {
+    let conflicted = !view.fleet.conflicts(&machine).is_empty();
+    let installed = app.is_installed(&machine);
+    let rendered = match plan::next(&machine, Ok(&profile), intent, conflicted, installed, now) {
+        Next::Boot(task @ (Task::Install | Task::Wipe)) => {
+            render::worker(&profile, &machine, architecture, agent.as_ref(), task)
+        }
+        // Who asks is one that the link was opened to.
+        Next::Boot(Task::Boot) | Next::Installed | Next::Local | Next::Wait { .. } => {
+            render::ignition(&profile, &machine, architecture, view.ignition(&profile), &links, agent.as_ref())
+        }
+    };
+    match rendered {
         Ok(config) => {
             let detail = Detail::bytes(config.len() as u64).of_revision(profile.revision()).at_peer(peer.ip());
             app.records.step(&machine, BootStepName::ConfigFetched, detail, now);
@@ -131,7 +152,7 @@ pub async fn identify_script(State(app): State<Arc<App>>, reached: Reached) -> R
     text(
         SCRIPT,
         format!(
-            "#!ipxe\necho Magnetite: nobody declared this MAC or UUID, asking by serial number ${{serial}}\nchain --replace --autofree {url} || exit\n"
+            "#!ipxe\necho Magnetite: nobody declared this MAC or UUID, asking by serial number ${{serial}}\nchain --replace --autofree {url} || exit 1\n"
         ),
     )
 }
@@ -165,7 +186,7 @@ pub async fn identify(State(app): State<Arc<App>>, reached: Reached, Query(asked
             let serial = identity.serial.unwrap_or_default();
             text(
                 SCRIPT,
-                format!("#!ipxe\necho Magnetite: no Machine has the serial number {}\nexit\n", for_echo(&serial)),
+                format!("#!ipxe\necho Magnetite: no Machine has the serial number {}\nexit 1\n", for_echo(&serial)),
             )
         }
     }

@@ -82,7 +82,8 @@ pub fn boot_link(app: &App, guard: Guard, named: Named<'_>, now: Timestamp) -> R
     if guard != Guard::Script {
         let profile = view.profile(&machine);
         let conflicted = !view.fleet.conflicts(&machine).is_empty();
-        match plan::opens(&machine, profile.as_deref(), view.intent(&machine), conflicted, now) {
+        let installed = app.is_installed(&machine);
+        match plan::opens(&machine, profile.as_deref(), view.intent(&machine), conflicted, installed, now) {
             Opens::Yes => {}
             Opens::Later { seconds, why } => return Err(later("NotYet", why, seconds).into()),
             // As if there were no such link: whoever has it has no business with it any more.

@@ -5,6 +5,7 @@ mod boot;
 mod claim;
 mod files;
 mod guard;
+mod install;
 mod paced;
 mod progress;
 mod serve;
@@ -76,6 +77,8 @@ pub fn private(app: &Arc<App>) -> Guarded {
     Routes::new(app, Door::Agents)
         .post("/a/{id}/{cap}/claim", Guard::Agent, claim::claim)
         .post("/a/{id}/{cap}/report", Guard::Agent, progress::report)
+        .get("/a/{id}/{cap}/install/{arch}", Guard::Agent, install::order)
+        .get("/a/{id}/{cap}/wipe", Guard::Agent, install::wipe)
         .get("/a/{id}/{cap}/files", Guard::Sealed, claim::files)
         .finish()
 }
@@ -132,6 +135,8 @@ fn label(path: &str) -> &'static str {
         "claim" => "claim",
         "report" => "report",
         "files" => "sealed",
+        "{arch}" => "install",
+        "wipe" => "wipe",
         "identify" | "identify.ipxe" => "identify",
         _ => "other",
     }

@@ -9,7 +9,8 @@ use axum::{
 };
 use kube::ResourceExt;
 use magnetite_api::{
-    Machine,
+    Machine, Sha256,
+    install::{InstallState, WipeState, WipedDisk},
     join::ReportRequest,
     report::{BootStepName, Inventory},
 };
@@ -50,7 +51,7 @@ pub async fn report(
         }
         return refuse(StatusCode::FORBIDDEN, "ReportNotSigned", doubt.to_string());
     }
-    let ReportRequest { step, detail, failure, inventory, signature: _ } = report;
+    let ReportRequest { step, detail, failure, inventory, wiped, signature: _ } = report;
     if !app.limits.reports.admit(machine.name_any(), now) {
         told("too_many");
         return later("Busy", "one report a second", 1);
@@ -60,12 +61,39 @@ pub async fn report(
         app.records.inventory(&machine, bounded(inventory), now);
     }
     match failure {
-        Some(failure) => app.records.fail(&machine, step, &failure.reason, &failure.message, now),
+        Some(failure) => {
+            if step == BootStepName::Installing {
+                let why = format!("{}: {}", failure.reason, failure.message);
+                app.records.install(&machine, InstallState::Failed, None, Some(why), None, now);
+            } else if step == BootStepName::Wiping {
+                let why = format!("{}: {}", failure.reason, failure.message);
+                app.records.wipe(&machine, WipeState::Failed, Vec::new(), Some(why), now);
+            }
+            app.records.fail(&machine, step, &failure.reason, &failure.message, now);
+        }
         None => {
+            if let Some(state) = match step {
+                BootStepName::Installing => Some(InstallState::Installing),
+                BootStepName::Installed => Some(InstallState::Installed),
+                _ => None,
+            } {
+                let disk = detail.clone().filter(|_| state == InstallState::Installed);
+                app.records.install(&machine, state, disk, None, image_of(&app, &machine), now);
+            }
+            match step {
+                BootStepName::Wiping => app.records.wipe(&machine, WipeState::Wiping, Vec::new(), None, now),
+                BootStepName::Wiped => {
+                    let disks = wiped.into_iter().take(64).map(bounded_disk).collect();
+                    app.records.wipe(&machine, WipeState::Wiped, disks, None, now);
+                }
+                _ => {}
+            }
             let detail = Detail { words: detail, ..Detail::default() }.at_peer(peer.ip());
             app.records.step(&machine, step, detail, now);
-            if step == BootStepName::SystemBooted {
-                booted(&app, &machine).await;
+            match step {
+                BootStepName::SystemBooted => booted(&app, &machine).await,
+                BootStepName::Installed | BootStepName::Wiped => remembered(&app, &machine).await,
+                _ => {}
             }
         }
     }
@@ -88,6 +116,42 @@ async fn booted(app: &App, machine: &Machine) {
     };
     if let Err(error) = written {
         tracing::error!(machine = name, error = chain(&error), "that the machine booted is not remembered");
+    }
+}
+
+/// That a machine is installed, or wiped, is on disk before the box hears that its report was taken, and restarts: whatever the API server says
+/// or forgets, it is then sent on to its disk.
+async fn remembered(app: &App, machine: &Machine) {
+    let name = machine.name_any();
+    let Some(entry) = app.records.get(&name) else { return };
+    if let Err(error) = app.folder.write(app, &name, entry, true).await {
+        tracing::error!(
+            machine = name,
+            error = chain(&error),
+            "what the machine did to its disks is not remembered here"
+        );
+    }
+}
+
+/// The image that a machine installs, as its Profile says now.
+fn image_of(app: &App, machine: &Machine) -> Option<Sha256> {
+    let architecture = app.records.get(&machine.name_any())?.boot.architecture?;
+    Some(app.view().profile(machine).ok()?.spec.image(architecture)?.sha256)
+}
+
+/// What a box says of a disk, cut to what the schema takes.
+fn bounded_disk(disk: WipedDisk) -> WipedDisk {
+    let WipedDisk { name, serial, model, mut methods, bytes, seconds, verified_bytes } = disk;
+    let text = |text: Option<String>| text.map(|text| clean(&text, 128));
+    methods.truncate(4);
+    WipedDisk {
+        name: clean(&name, 64),
+        serial: text(serial),
+        model: text(model),
+        methods,
+        bytes,
+        seconds,
+        verified_bytes,
     }
 }
 

@@ -120,7 +120,14 @@ mod tests {
 
     fn report(detail: &str) -> ReportRequest {
         let detail = Some(detail.to_owned());
-        ReportRequest { step: BootStepName::KubeletStarted, detail, failure: None, inventory: None, signature: None }
+        ReportRequest {
+            step: BootStepName::KubeletStarted,
+            detail,
+            failure: None,
+            inventory: None,
+            wiped: Vec::new(),
+            signature: None,
+        }
     }
 
     fn signed(report: &ReportRequest, key: &KeyPair, machine: &str, intent: &str, number: u64) -> ReportRequest {

@@ -5,6 +5,7 @@ mod crowd;
 mod fences;
 mod flood;
 mod guards;
+mod installs;
 mod limits;
 mod reports;
 
@@ -78,7 +79,7 @@ async fn a_machine_boots_while_its_window_is_open_and_then_goes_its_way() {
     assert_eq!(steps(&site), [BootStepName::ScriptServed, BootStepName::ConfigFetched]);
     site.change(|view| view.windows.get_mut("box").unwrap().state = IntentState::Fulfilled);
     let script = get(&site, &format!("{}/boot.ipxe", site.base())).await;
-    assert!(script.text().ends_with("\nexit\n"), "{}", script.text());
+    assert!(script.text().ends_with("\nexit 1\n"), "{}", script.text());
 }
 
 #[tokio::test]
@@ -257,5 +258,5 @@ async fn a_box_is_asked_for_its_serial_number_only_where_that_is_wanted() {
     let known = get(&site, "/identify?mac=52:54:00:99:99:99&uuid=&arch=x86_64&serial=lab0001").await.text();
     assert!(known.contains("/x86_64/boot.ipxe"), "{known}");
     let unknown = get(&site, "/identify?serial=x%20%7C%7C%20reboot").await.text();
-    assert!(unknown.ends_with("\nexit\n") && !unknown.contains("||"), "{unknown}");
+    assert!(unknown.ends_with("\nexit 1\n") && !unknown.contains("||"), "{unknown}");
 }

@@ -23,13 +23,18 @@ pub trait Trim: Resource<DynamicType = ()> + Clone + Debug + PartialEq {
 impl Trim for Machine {
     fn trim(&mut self) {
         // What is told of a Machine's boot comes from boot servers in the first place.
-        self.status = self.status.take().map(|MachineStatus { intent, identity, tpm, update, .. }| MachineStatus {
-            intent,
-            identity,
-            tpm,
-            update: update.map(still),
-            ..MachineStatus::default()
-        });
+        self.status =
+            self.status.take().map(|MachineStatus { intent, identity, tpm, install, wipe, update, .. }| {
+                MachineStatus {
+                    intent,
+                    identity,
+                    tpm,
+                    install,
+                    wipe,
+                    update: update.map(still),
+                    ..MachineStatus::default()
+                }
+            });
     }
 }
 

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use magnetite_api::{
     Phase,
     conditions::{self, reason},
+    install::{WipeState, WipeStatus, WipedDisk},
     machine::{HardwareChange, IntentState, IntentStatus, MachineStatus},
     update::{UpdateStage, UpdateStatus},
 };
@@ -32,7 +33,8 @@ pub fn notes(before: Option<&MachineStatus>, after: &MachineStatus) -> Vec<Note>
     let update = update(before.and_then(|status| status.update.as_deref()), after.update.as_deref());
     let hardware = hardware(before.and_then(|status| status.hardware_change.as_ref()), after.hardware_change.as_ref());
     let bmc = bmc(before.map(|status| status.conditions.as_slice()).unwrap_or_default(), &after.conditions);
-    window.into_iter().chain(update).chain(hardware).chain(phase).chain(bmc).collect()
+    let wiped = wiped(before.and_then(|status| status.wipe.as_deref()), after.wipe.as_deref());
+    window.into_iter().chain(update).chain(hardware).chain(phase).chain(bmc).chain(wiped).collect()
 }
 
 fn update(before: Option<&UpdateStatus>, after: Option<&UpdateStatus>) -> Option<Note> {
@@ -52,6 +54,18 @@ fn update(before: Option<&UpdateStatus>, after: Option<&UpdateStatus>) -> Option
     let says = after.message.as_deref().map_or(String::new(), |message| format!(": {message}"));
     let text = format!("Update to revision {} ({}){says}", after.revision, after.stage.as_str());
     Some(Note { warning: after.stage == UpdateStage::Failed, reason, text })
+}
+
+/// The record of each disk: it outlives the Machine.
+fn wiped(before: Option<&WipeStatus>, after: Option<&WipeStatus>) -> Vec<Note> {
+    let is = |wipe: &&WipeStatus| wipe.state == WipeState::Wiped;
+    match (before.filter(is), after.filter(is)) {
+        (None, Some(wipe)) => {
+            let note = |disk: &WipedDisk| Note { warning: false, reason: "DiskWiped", text: disk.words() };
+            wipe.disks.iter().map(note).collect()
+        }
+        (Some(_), _) | (None, None) => Vec::new(),
+    }
 }
 
 fn window(before: Option<&IntentStatus>, after: Option<&IntentStatus>) -> Option<Note> {

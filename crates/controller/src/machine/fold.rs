@@ -3,6 +3,7 @@
 
 use magnetite_api::{
     BootReport, Machine,
+    install::{InstallState, InstallStatus, WipeState, WipeStatus, WipedDisk},
     report::{
         BootFailure, BootRecord, BootStep, Disk, EarlierBoot, Inventory, MOST_PREVIOUS, Nic, PciDevice, SubjectKind,
         SwitchPort,
@@ -47,6 +48,49 @@ pub fn inventory_of(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Op
     let newest = specs.max_by_key(|spec| spec.boot.as_ref().map(|boot| boot.started_at.0));
     let reported = newest.and_then(|spec| spec.inventory.clone()).map(inventory);
     reported.or_else(|| machine.status.as_ref()?.inventory.as_deref().cloned())
+}
+
+/// What is known of a Machine's installation: of the wanted intent before all others, that it is done before all else, and what is newer.
+/// What the status kept of an earlier intent stays until something is known of this one: it is what is on the disk.
+pub fn install_of(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Option<InstallStatus> {
+    let kept = machine.status.as_ref().and_then(|status| status.install.as_deref().cloned());
+    let reported = reports.iter().filter_map(|report| report.as_ref().spec.install.clone()).map(install);
+    let wanted = machine.wanted_intent();
+    let rank =
+        |install: &InstallStatus| (install.intent == wanted, install.state == InstallState::Installed, install.at.0);
+    // Of two that are alike the one that was kept: a status does not change without news.
+    reported.chain(kept).max_by_key(rank)
+}
+
+fn install(install: InstallStatus) -> InstallStatus {
+    let InstallStatus { intent, state, disk, image, at, message } = install;
+    InstallStatus {
+        intent: clean(&intent, 63),
+        state,
+        disk: disk.map(|text| clean(&text, 200)),
+        image,
+        at: moment(at),
+        message: message.map(|text| clean(&text, 300)),
+    }
+}
+
+/// What was said of the wiping that is wanted now: that it is done before all else, and what is newer.
+pub fn wipe_of(machine: &Machine, reports: &[impl AsRef<BootReport>]) -> Option<WipeStatus> {
+    let wanted = machine.wanted_wipe()?;
+    let reported = reports.iter().filter_map(|report| report.as_ref().spec.wipe.clone());
+    let newest = reported
+        .filter(|wipe| wipe.intent == wanted.intent)
+        .max_by_key(|wipe| (wipe.state == WipeState::Wiped, wipe.at.0))?;
+    let WipeStatus { intent, state, disks, at, message } = newest;
+    let text = |text: Option<String>| text.map(|text| clean(&text, 128));
+    let disk = |disk: WipedDisk| {
+        let WipedDisk { name, serial, model, mut methods, bytes, seconds, verified_bytes } = disk;
+        methods.truncate(4);
+        let (name, serial, model) = (clean(&name, 64), text(serial), text(model));
+        WipedDisk { name, serial, model, methods, bytes, seconds, verified_bytes }
+    };
+    let disks = disks.into_iter().take(LIST).map(disk).collect();
+    Some(WipeStatus { intent, state, disks, at: moment(at), message: message.map(|text| clean(&text, 300)) })
 }
 
 fn moment(time: Time) -> Time {

@@ -9,6 +9,7 @@ pub mod phase;
 pub mod plan;
 pub mod status;
 pub mod update;
+pub mod wipe;
 
 use std::sync::Arc;
 

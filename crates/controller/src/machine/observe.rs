@@ -8,6 +8,8 @@ use magnetite_api::{
     Fingerprint, Machine, MachineClaim, Profile,
     claim::Decision,
     conditions::reason,
+    install::{InstallStatus, WipeState, WipeStatus},
+    machine::DeletionPolicy,
     profile::JoinMode,
     report::{BootRecord, Inventory},
     update::UpdateSpec,
@@ -50,6 +52,10 @@ pub struct Observed {
     pub boot: Option<BootRecord>,
     /// What it is made of.
     pub inventory: Option<Inventory>,
+    /// What is on its disk, or on the way there.
+    pub install: Option<InstallStatus>,
+    /// Where it stands among those that are to be wiped.
+    pub wipe: WipeSeen,
     /// The Node of its node name.
     pub node: Option<NodeSeen>,
     /// Its claims.
@@ -58,6 +64,17 @@ pub struct Observed {
     pub open_requests: Vec<String>,
     /// The Pods that have to leave its Node, where they were looked at.
     pub pods: Option<Drain>,
+}
+
+/// What matters of the wiping of machines.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct WipeSeen {
+    /// What its agent said of its own.
+    pub reported: Option<WipeStatus>,
+    /// How many other machines that are not wiped yet come before it: those that were begun, and those that were deleted earlier.
+    pub before: usize,
+    /// How many may be wiped at once.
+    pub limit: usize,
 }
 
 /// What matters of a Profile.
@@ -148,6 +165,8 @@ pub fn observe(machine: &Arc<Machine>, ctx: &Context) -> Observed {
         profile: profile(machine, inventory.as_ref(), ctx),
         boot: fold::newest_boot(machine, &reports),
         inventory,
+        install: fold::install_of(machine, &reports),
+        wipe: wipe(machine, fold::wipe_of(machine, &reports), ctx),
         node: stores.node(&node_name).map(|node| NodeSeen::of(&node)),
         claims,
         open_requests: requests.iter().map(|csr| csr.name_any()).collect(),
@@ -166,6 +185,30 @@ pub async fn look_at_pods(seen: &mut Observed, ctx: &Context) -> Result<(), Erro
         seen.pods = Some(drain::look(&ctx.client, &node.name, &ctx.refusals).await?);
     }
     Ok(())
+}
+
+/// The least number of machines that may be wiped at once, and the share of all.
+const WIPES: (usize, usize) = (10, 20);
+
+/// Machines that are to be wiped, in an order that all replicas and all reconciles see alike (threats.md, R9).
+fn wipe(machine: &Machine, reported: Option<WipeStatus>, ctx: &Context) -> WipeSeen {
+    if machine.metadata.deletion_timestamp.is_none() || machine.spec.deletion_policy != DeletionPolicy::Wipe {
+        return WipeSeen { reported, ..WipeSeen::default() };
+    }
+    let state = |machine: &Machine| machine.wanted_wipe().map_or(WipeState::Pending, |wipe| wipe.state);
+    let place = |machine: &Machine| {
+        let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+        (state(machine) == WipeState::Pending, deleted, machine.name_any())
+    };
+    let mine = place(machine);
+    let first = |other: &Machine| {
+        let wipes = other.metadata.deletion_timestamp.is_some() && other.spec.deletion_policy == DeletionPolicy::Wipe;
+        wipes && state(other) != WipeState::Wiped && place(other) < mine
+    };
+    let before = ctx.stores.machines.state_filter(first).len();
+    let share = ctx.stores.machines.state().len() / WIPES.1;
+    let limit = share.max(WIPES.0).min(ctx.settings.wipes_at_once.unwrap_or(usize::MAX));
+    WipeSeen { reported, before, limit }
 }
 
 /// The fleet knows who shares an address; a shared node name is as bad, since only one box can have it.

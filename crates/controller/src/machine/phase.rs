@@ -280,6 +280,10 @@ fn under_way(boot: &BootRecord, prefix: Option<&str>, now: Timestamp) -> Verdict
         BootStepName::ConfigFetched
         | BootStepName::AgentFetched
         | BootStepName::AgentStarted
+        | BootStepName::Installing
+        | BootStepName::Installed
+        | BootStepName::Wiping
+        | BootStepName::Wiped
         | BootStepName::Claiming
         | BootStepName::SystemBooted => Phase::Provisioning,
         BootStepName::CertificateReceived

@@ -19,6 +19,7 @@ use super::{
     phase::{self, Facts},
     status,
     update::{self, Next},
+    wipe,
 };
 use crate::{drain::PodSeen, node::marks::Marks};
 
@@ -144,8 +145,14 @@ fn live(seen: &Observed, now: Timestamp) -> Plan {
     Plan { actions, status: Some(status), requeue: Some(wait) }
 }
 
-/// A Machine that is being deleted: its window closes before anything else, so that no claim slips in.
+/// A Machine that is being deleted: its window closes before anything else, so that no claim slips in. Where it is to be wiped, it goes once its
+/// box was.
 fn leave(seen: &Observed, now: Timestamp) -> Plan {
+    if seen.machine.spec.deletion_policy == DeletionPolicy::Wipe
+        && let Some(plan) = wipe::plan(seen, now)
+    {
+        return plan;
+    }
     if let Some(intent) = seen.before().and_then(|status| status.intent.clone())
         && intent.state == IntentState::Open
     {
@@ -154,9 +161,11 @@ fn leave(seen: &Observed, now: Timestamp) -> Plan {
         let (status, _) = next_status(seen, &closed, before.booted_revision, before.update, now);
         return Plan { actions: vec![], status: Some(status), requeue: Some(Duration::from_secs(1)) };
     }
-    let deny = seen.open_requests.iter().map(|name| Action::DenyRequest { name: name.clone() });
-    let claims = seen.claims.iter().map(|claim| Action::DeleteClaim { name: claim.name.clone() });
-    let remove = seen.machine.spec.deletion_policy == DeletionPolicy::RemoveNode;
+    let forgotten = forget(seen);
+    let remove = match seen.machine.spec.deletion_policy {
+        DeletionPolicy::Retain => false,
+        DeletionPolicy::RemoveNode | DeletionPolicy::Wipe => true,
+    };
     let node = seen.own_node().filter(|_| remove);
     let node = node.map(|node| Action::RemoveNode { node: node.name.clone(), uid: node.uid.clone() });
     // Nobody is left who would let it take Pods again, or take back what its agent was asked for.
@@ -165,8 +174,14 @@ fn leave(seen: &Observed, now: Timestamp) -> Plan {
     let free = free.map(|node| Action::Uncordon { node: node.name.clone(), uid: node.uid.clone() });
     let quiet = own.filter(|node| node.restart.is_some());
     let quiet = quiet.map(|node| Action::Restart { node: node.name.clone(), uid: node.uid.clone(), id: None });
-    let actions = deny.chain(claims).chain(free).chain(quiet).chain(node).chain([Action::RemoveFinalizer]).collect();
+    let actions = forgotten.chain(free).chain(quiet).chain(node).chain([Action::RemoveFinalizer]).collect();
     Plan { actions, status: None, requeue: None }
+}
+
+/// What ends for a Machine that leaves, whatever becomes of its box: nobody gets a certificate in its name.
+pub(super) fn forget(seen: &Observed) -> impl Iterator<Item = Action> + '_ {
+    let deny = seen.open_requests.iter().map(|name| Action::DenyRequest { name: name.clone() });
+    deny.chain(seen.claims.iter().map(|claim| Action::DeleteClaim { name: claim.name.clone() }))
 }
 
 /// The intent as it should be: opened when the spec, or an update, names another, closed by success or by time.
@@ -196,7 +211,7 @@ fn intent(seen: &Observed, wanted: &str, now: Timestamp) -> IntentStatus {
     IntentStatus { state, ..intent }
 }
 
-fn next_status(
+pub(super) fn next_status(
     seen: &Observed,
     intent: &IntentStatus,
     booted_revision: Option<String>,
@@ -247,6 +262,9 @@ fn next_status(
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
         hardware_change,
+        install: seen.install.clone().map(Box::new),
+        // Only a Machine that leaves has one, and what it says is `wipe::plan`'s.
+        wipe: before.wipe,
         conditions,
     };
     (status, verdict.until)

@@ -158,6 +158,10 @@ fn window(seen: &Observed, intent: &IntentStatus) -> Says {
     let IntentStatus { id, state, opened_at: _, expires_at } = intent;
     let until = &expires_at.0;
     match state {
+        // Nothing but its wiping opens one then.
+        IntentState::Open if seen.machine.metadata.deletion_timestamp.is_some() => {
+            (True, reason::INTENT_OPEN, "the box may boot to be wiped, and for nothing else".to_owned())
+        }
         _ if seen.machine.metadata.deletion_timestamp.is_some() => {
             (False, reason::DELETING, "the Machine is being deleted".to_owned())
         }

@@ -14,7 +14,7 @@ use magnetite_api::{
     report::{BootRecord, BootStep, BootStepName},
 };
 
-use super::observe::{Observed, ProfileSeen};
+use super::observe::{Observed, ProfileSeen, WipeSeen};
 use crate::{
     fixtures::{machine, t},
     node,
@@ -45,6 +45,8 @@ fn observed(machine: Machine) -> Observed {
         profile: Ok(profile),
         boot: None,
         inventory: None,
+        install: None,
+        wipe: WipeSeen { limit: 10, ..WipeSeen::default() },
         node: None,
         claims: vec![],
         open_requests: vec![],

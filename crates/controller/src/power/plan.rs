@@ -58,7 +58,9 @@ pub fn plan(machine: &Machine, power: Power, network: Network, now: Timestamp) -
         skip_what_was_there(machine, &mut status, now);
     }
     let mut desk = Desk { machine, power, network, now, status, step: None, waits: false };
-    if machine.metadata.deletion_timestamp.is_none() {
+    // Of a Machine that is being deleted the box is touched only to be wiped. Once it is, it stays off.
+    let wiping = machine.wanted_wipe().is_some_and(|wipe| wipe.state.is_under_way());
+    if machine.metadata.deletion_timestamp.is_none() || wiping {
         desk.decide();
     } else {
         desk.status.told = None;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use magnetite_api::{
     Machine,
+    install::{WipeState, WipeStatus},
+    machine::DeletionPolicy,
     power::{BmcSpec, PowerStatus, PowerWanted, RestartHow, RestartSource, RestartSpec, RestartStage},
+    time::seconds,
 };
 use magnetite_bmc::{Act, Error, Power};
 use proptest::{prelude::*, sample::select};
@@ -314,6 +317,26 @@ fn a_machine_that_is_being_deleted_is_left_as_it_is() {
     let mut machine = switched(Some(PowerWanted::On), Some(("1", RestartHow::Cycle)));
     machine.metadata.deletion_timestamp = Some(Time(t(0)));
     assert_eq!(plan(&machine, Power::Off, Network::Yes, t(0)).step, None);
+}
+
+/// A box that is to be wiped is restarted once, from the network, and stays off once it is wiped.
+#[test]
+fn a_machine_that_is_to_be_wiped_is_restarted_for_it_and_then_left_off() {
+    let wiped = |state| {
+        let mut machine = switched(Some(PowerWanted::On), None);
+        machine.metadata.deletion_timestamp = Some(Time(t(0)));
+        machine.spec.deletion_policy = DeletionPolicy::Wipe;
+        let status = machine.status.get_or_insert_default();
+        status.power = Some(Box::default());
+        let wipe = WipeStatus { intent: "wipe-1".into(), state, disks: Vec::new(), at: seconds(t(0)), message: None };
+        status.wipe = Some(Box::new(wipe));
+        machine
+    };
+    let waiting = plan(&wiped(WipeState::Waiting), Power::On, Network::Yes, t(0));
+    let restart = waiting.status.restart(RestartSource::Wipe).expect("it is restarted");
+    assert_eq!((restart.id.as_str(), restart.stage), ("wipe-1", RestartStage::SwitchingOff));
+    assert_eq!(plan(&wiped(WipeState::Wiped), Power::Off, Network::Yes, t(0)).step, None, "it stays off");
+    assert_eq!(plan(&wiped(WipeState::Pending), Power::Off, Network::Yes, t(0)).step, None, "others come first");
 }
 
 #[test]

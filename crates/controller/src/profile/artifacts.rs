@@ -133,7 +133,15 @@ mod tests {
         };
         let subject = Subject { kind: SubjectKind::Profile, name: "p".into(), uid: "u".into() };
         let artifacts = files.iter().map(artifact).collect();
-        let spec = BootReportSpec { subject, server: server.into(), boot: None, inventory: None, artifacts };
+        let spec = BootReportSpec {
+            subject,
+            server: server.into(),
+            boot: None,
+            inventory: None,
+            install: None,
+            wipe: None,
+            artifacts,
+        };
         Arc::new(BootReport::new("profile.p", spec))
     }
 

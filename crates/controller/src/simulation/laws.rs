@@ -327,7 +327,7 @@ impl Laws {
     /// A boot server told a box what is next.
     pub fn served(&mut self, now: i64, seen: &Machine, next: &Next) {
         let Some(intent) = seen.status.as_ref().and_then(|status| status.intent.as_ref()) else {
-            if *next == Next::Boot {
+            if matches!(next, Next::Boot(_)) {
                 self.breach(now, format!("{}: served without an intent", seen.name_any()));
             }
             return;
@@ -335,7 +335,7 @@ impl Laws {
         let closed = self.closed.get(&(seen.uid().unwrap_or_default(), intent.id.clone()));
         // A picture from before the window closed is an old picture. Its time is read from the clock, and never old.
         let known = closed.is_some_and(|closed| version(seen) >= *closed);
-        if *next == Next::Boot && (known || clock::at(now) >= intent.expires_at.0) {
+        if matches!(next, Next::Boot(_)) && (known || clock::at(now) >= intent.expires_at.0) {
             self.breach(
                 now,
                 format!("{}: served its profile after the window of {} closed", seen.name_any(), intent.id),

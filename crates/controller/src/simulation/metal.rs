@@ -336,7 +336,7 @@ impl World {
             return;
         }
         match (box_.stage.clone(), reply) {
-            (Stage::Script { server, path }, Reply::Next(Next::Boot)) => {
+            (Stage::Script { server, path }, Reply::Next(Next::Boot(_))) => {
                 if self.dies(number, BootStepName::KernelFetched) {
                     return;
                 }
@@ -347,7 +347,7 @@ impl World {
                 self.ask(server, number, Question::Config(path));
                 self.timer(number, 5 * SECOND);
             }
-            (Stage::Script { .. }, Reply::Next(Next::Local)) => {
+            (Stage::Script { .. }, Reply::Next(Next::Local | Next::Installed)) => {
                 box_.locals += 1;
                 box_.tries = 0;
                 if box_.system.is_some() {

@@ -21,7 +21,7 @@ use magnetite_boot::{
     capability::{CapabilityKey, Purpose, machine_key},
     client::{ClientClass, Request},
     fleet::{Fleet, Found, Identity},
-    plan::{self, Loaders, Next},
+    plan::{self, Loaders, Next, Task},
     select::Profiles,
     site::Site,
 };
@@ -354,15 +354,16 @@ impl World {
                 let intent = machine.status.as_ref().and_then(|status| status.intent.as_ref());
                 let conflicted = !server.fleet().conflicts(&machine).is_empty();
                 let revision = profile.as_ref().ok().map(|profile| profile.revision().to_owned());
-                let mut next = plan::next(&machine, profile.as_deref(), intent, conflicted, now);
+                let mut next =
+                    plan::next(&machine, profile.as_deref(), intent, conflicted, machine.is_installed(), now);
                 if self.cluster.broken == Some(Broken::ServesAlways) {
-                    next = Next::Boot;
+                    next = Next::Boot(Task::Boot);
                 }
                 self.laws.served(self.now, &machine, &next);
                 self.say(format!("server {number} tells box {box_} ({}) {next:?}", machine.name_any()));
                 self.step(number, &machine.name_any(), BootStepName::ScriptServed, false);
                 if let Some(record) = self.servers[number].records.get_mut(&machine.name_any()) {
-                    record.revision = revision.filter(|_| next == Next::Boot);
+                    record.revision = revision.filter(|_| matches!(next, Next::Boot(_)));
                 }
                 self.tell(box_, life, Reply::Next(next));
             }
@@ -516,6 +517,8 @@ impl World {
             server: format!("server-{number}"),
             boot: Some(record.clone()),
             inventory: None,
+            install: None,
+            wipe: None,
             artifacts: vec![],
         };
         let name = format!("{machine}.server-{number}");

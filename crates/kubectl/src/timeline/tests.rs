@@ -124,7 +124,15 @@ fn machine(phase: Phase, word: &str, message: &str) -> Machine {
 fn report(server: &str, mut boot: BootRecord) -> BootReport {
     boot.server = server.to_owned();
     let subject = Subject { kind: SubjectKind::Machine, name: "r7-u01".into(), uid: "0cb793e4".into() };
-    let spec = BootReportSpec { subject, server: server.into(), boot: Some(boot), inventory: None, artifacts: vec![] };
+    let spec = BootReportSpec {
+        subject,
+        server: server.into(),
+        boot: Some(boot),
+        inventory: None,
+        install: None,
+        wipe: None,
+        artifacts: vec![],
+    };
     BootReport::new(&format!("r7-u01.{server}"), spec)
 }
 

@@ -8,6 +8,7 @@ mod disk;
 mod fire;
 mod firmware;
 mod https;
+mod install;
 mod ipv6;
 mod join;
 mod not_yet;
@@ -100,6 +101,11 @@ pub const ALL: &[Scenario] = &[
         name: "join",
         about: "BIOS and UEFI boxes become Nodes; strangers get nothing; nothing secret is served; a reboot stays joined",
         run: join::run,
+    },
+    Scenario {
+        name: "install",
+        about: "a UEFI box installs its system, though its power is cut, joins from its disk, installs nothing again, and is wiped",
+        run: install::run,
     },
     Scenario {
         name: "disk",

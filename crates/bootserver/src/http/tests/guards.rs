@@ -61,8 +61,13 @@ async fn every_route_has_its_guard() {
     ];
     assert_eq!(told(public(&site.app)), public_routes);
     assert_eq!(told(public(&site.app).over_tls()), public_routes);
-    let private_routes =
-        ["POST /a/{id}/{cap}/claim agent", "POST /a/{id}/{cap}/report agent", "GET /a/{id}/{cap}/files sealed"];
+    let private_routes = [
+        "POST /a/{id}/{cap}/claim agent",
+        "POST /a/{id}/{cap}/report agent",
+        "GET /a/{id}/{cap}/install/{arch} agent",
+        "GET /a/{id}/{cap}/wipe agent",
+        "GET /a/{id}/{cap}/files sealed",
+    ];
     assert_eq!(told(private(&site.app)), private_routes);
 }
 
@@ -125,7 +130,7 @@ async fn a_machine_that_joined_is_sent_to_its_disk_a_thousand_times_and_gets_not
     let unknown = ask(format!("/m/{}/{cap}/x86_64/config.ign", "0".repeat(16))).await;
     for _ in 0..1000 {
         let script = ask(format!("{base}/boot.ipxe")).await;
-        assert!(script.status == StatusCode::OK && script.text().ends_with("\nexit\n"), "{}", script.text());
+        assert!(script.status == StatusCode::OK && script.text().ends_with("\nexit 1\n"), "{}", script.text());
     }
     for end in &OF_A_BOOT[..5] {
         let answer = ask(format!("{base}/{end}")).await;

@@ -15,7 +15,15 @@ use crate::machine::fold::{clean, inventory_of, is_about, newest_boot};
 fn report(boot: BootRecord) -> Arc<BootReport> {
     let subject = Subject { kind: SubjectKind::Machine, name: "box-1".into(), uid: "uid-1".into() };
     let server = boot.server.clone();
-    let spec = BootReportSpec { subject, server, boot: Some(boot), inventory: None, artifacts: vec![] };
+    let spec = BootReportSpec {
+        subject,
+        server,
+        boot: Some(boot),
+        inventory: None,
+        install: None,
+        wipe: None,
+        artifacts: vec![],
+    };
     Arc::new(BootReport::new("box-1.server-1", spec))
 }
 
@@ -99,4 +107,43 @@ fn an_inventory_stays_until_another_comes() {
     telling.spec.inventory = Some(Inventory { cpus: 8, product: Some("a\nb".into()), ..Inventory::default() });
     let told = inventory_of(&machine, &[Arc::new(telling)]).unwrap();
     assert_eq!((told.cpus, told.product.as_deref()), (8, Some("a b")));
+}
+
+/// R8, R24: what is installed in the wanted intent counts before all else, and what the status knew is not forgotten for an older report.
+#[test]
+fn what_is_installed_stays_installed() {
+    use magnetite_api::install::{InstallState, InstallStatus};
+    let said = |intent: &str, state, at: i64| InstallStatus {
+        intent: intent.into(),
+        state,
+        disk: Some("vda\u{202e}\n".into()),
+        image: None,
+        at: Time(t(at)),
+        message: None,
+    };
+    let report = |install: InstallStatus| {
+        let mut report = BootReport::clone(&report(boot(0, &[])));
+        report.spec.install = Some(install);
+        Arc::new(report)
+    };
+    let mut machine = machine();
+    let none: [Arc<BootReport>; 0] = [];
+    assert_eq!(super::super::fold::install_of(&machine, &none), None);
+    let wanted = machine.wanted_intent().to_owned();
+    let reports = [
+        report(said(&wanted, InstallState::Installed, 5)),
+        report(said(&wanted, InstallState::Failed, 9)),
+        report(said("older", InstallState::Installed, 99)),
+    ];
+    let found = super::super::fold::install_of(&machine, &reports).unwrap();
+    assert_eq!((found.intent.as_str(), found.state, found.at), (wanted.as_str(), InstallState::Installed, Time(t(5))));
+    assert_eq!(found.disk.as_deref(), Some("vda "), "cut and stripped");
+    machine.status.get_or_insert_default().install = Some(Box::new(said(&wanted, InstallState::Installed, 7)));
+    assert!(machine.is_installed());
+    assert_eq!(super::super::fold::install_of(&machine, &none).unwrap().state, InstallState::Installed, "kept");
+    machine.spec.boot_intent = Some("another".into());
+    assert!(!machine.is_installed());
+    assert_eq!(super::super::fold::install_of(&machine, &reports).unwrap().intent, "older", "what is on the disk");
+    let now = [report(said("another", InstallState::Installing, 8))];
+    assert_eq!(super::super::fold::install_of(&machine, &now).unwrap().state, InstallState::Installing);
 }

@@ -433,6 +433,88 @@ fn leaving() {
     assert_eq!(foreign.plan(101).actions, [Action::RemoveFinalizer]);
 }
 
+/// S23, R9, R20, R21: deleted with `Wipe` a Machine waits its turn, opens one intent, says what it waits for, stays until every disk is wiped, and
+/// can be let go unwiped.
+#[test]
+fn leaving_to_be_wiped() {
+    use magnetite_api::install::{WipeMethod, WipeState, WipeStatus, WipedDisk};
+    let leave = |world: World| {
+        world.machine(|machine| {
+            machine.metadata.deletion_timestamp = Some(Time(t(100)));
+            machine.spec.deletion_policy = DeletionPolicy::Wipe;
+        })
+    };
+    let stays = |plan: &crate::machine::plan::Plan| {
+        !plan.actions.iter().any(|action| matches!(action, Action::RemoveFinalizer | Action::RemoveNode { .. }))
+    };
+    let mut world = leave(World::joined());
+    // Ten come first: it waits, and opens nothing.
+    world.0.wipe.before = 10;
+    let queued = world.plan(101);
+    let status = queued.status.clone().unwrap();
+    assert!(stays(&queued) && status.reason.as_deref() == Some(reason::WIPE_PENDING), "{status:?}");
+    assert!(status.message.as_deref().unwrap().contains("10 come first; at most 10"), "{status:?}");
+    assert_ne!(status.intent.as_ref().unwrap().state, IntentState::Open);
+    let mut world = world.status(|old| *old = status);
+    world.0.wipe.before = 9;
+    let begun = world.plan(130);
+    let status = begun.status.clone().unwrap();
+    let intent = status.intent.clone().unwrap();
+    assert!(stays(&begun));
+    assert_eq!((intent.id.as_str(), intent.state), ("wipe-uid1", IntentState::Open));
+    assert_eq!(status.wipe.as_ref().map(|wipe| wipe.state), Some(WipeState::Waiting));
+    assert!(status.message.as_deref().unwrap().contains("restart it"), "{status:?}");
+    let world = world.status(|old| *old = status);
+    // The same again is the same: it rests; and others that come first stop nothing that is under way.
+    let mut again = world;
+    again.0.wipe.before = 500;
+    assert_eq!(again.plan(131).status, begun.status);
+    // Nobody restarts it: after half an hour somebody should look; the window stays open all the while.
+    let late = again.plan(130 + 1801).status.unwrap();
+    assert_eq!((late.phase, late.reason.as_deref()), (Some(Phase::Failed), Some(reason::WIPE_WAITING)));
+    assert!(late.message.as_deref().unwrap().contains("deletionPolicy"), "{late:?}");
+    let hours = again.plan(130 + 9 * 3600).status.unwrap().intent.unwrap();
+    assert_eq!((hours.state, hours.expires_at.0 > t(130 + 9 * 3600)), (IntentState::Open, true));
+    // The agent fails, and then does it.
+    let said = |state, disks: Vec<WipedDisk>| WipeStatus {
+        intent: "wipe-uid1".into(),
+        state,
+        disks,
+        at: Time(t(200)),
+        message: (state == WipeState::Failed).then(|| "DiskFailed: sda".to_owned()),
+    };
+    again.0.wipe.reported = Some(said(WipeState::Failed, vec![]));
+    let failed = again.plan(201);
+    assert!(stays(&failed) && failed.status.unwrap().reason.as_deref() == Some(reason::WIPE_FAILED));
+    let disk = WipedDisk {
+        name: "sda".into(),
+        serial: Some("S1".into()),
+        model: None,
+        methods: vec![WipeMethod::AtaSecureErase, WipeMethod::Unmapped],
+        bytes: 1 << 30,
+        seconds: 7,
+        verified_bytes: 1 << 20,
+    };
+    again.0.wipe.reported = Some(said(WipeState::Wiped, vec![disk]));
+    let wiped = again.plan(202);
+    let status = wiped.status.clone().unwrap();
+    assert!(stays(&wiped), "first it is written down");
+    assert_eq!(status.intent.as_ref().unwrap().state, IntentState::Fulfilled);
+    let notes = crate::machine::events::notes(again.0.before(), &status);
+    let text = "sda (serial S1): 1.0 GB wiped by AtaSecureErase, Unmapped in 7 s, 1 MB read back as zeros";
+    assert!(notes.iter().any(|note| note.reason == "DiskWiped" && note.text == text), "{notes:?}");
+    let gone = again.status(|old| *old = status).plan(203);
+    let node = Action::RemoveNode { node: "box-1".into(), uid: "uid-n".into() };
+    assert_eq!(gone.actions, [node.clone(), Action::RemoveFinalizer]);
+    // Let go: another policy ends the waiting.
+    let waiting = leave(World::joined()).status(|old| *old = begun.status.clone().unwrap());
+    let let_go = waiting.machine(|machine| machine.spec.deletion_policy = DeletionPolicy::RemoveNode);
+    let closing = let_go.plan(300);
+    assert_eq!(closing.status.as_ref().unwrap().intent.as_ref().unwrap().state, IntentState::Expired);
+    let let_go = let_go.status(|old| *old = closing.status.clone().unwrap());
+    assert_eq!(let_go.plan(301).actions, [node, Action::RemoveFinalizer]);
+}
+
 #[test]
 fn labels_are_set_and_kept() {
     let joined = World::joined();
