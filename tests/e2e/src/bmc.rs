@@ -86,7 +86,7 @@ impl Redfish {
                 .server_command(Path::new("curl"))
                 .args(["-sk", "--max-time", "5", &format!("{}/redfish/v1/", redfish.url())])
                 .run();
-            Ok(asked.ok().filter(|text| text.contains("RootService")).map(drop))
+            Ok(asked.ok().filter(|text| text.contains("ServiceRoot")).map(drop))
         })?;
         Ok(redfish)
     }

@@ -116,7 +116,10 @@ impl World {
             perhaps,
         };
         let result = match fate {
-            Fate::Well => Ok(self.act(step.act)),
+            Fate::Well => {
+                self.act(step.act);
+                Ok(())
+            }
             Fate::Ignored => Ok(()),
             Fate::KilledBefore => return Some(planned),
             Fate::KilledAfter => {
