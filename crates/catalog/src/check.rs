@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use kube::{CustomResourceExt, ResourceExt};
 use magnetite_api::{
     Machine, Profile,
-    profile::{Artifact, ProfileSpec},
+    install::ConfigPlace,
+    profile::{Artifact, OnReboot, ProfileSpec},
 };
 use magnetite_boot::render;
 use serde_json::{Map, Value};
@@ -147,7 +148,7 @@ pub fn machine(machine: &Machine) -> Result<(), Fault> {
 /// The rules for a Profile, and whether its templates parse.
 pub fn profile(profile: &Profile) -> Result<(), Fault> {
     label(&profile.name_any())?;
-    let ProfileSpec { selector, boot, ignition, .. } = &profile.spec;
+    let ProfileSpec { selector, boot, install, ignition, .. } = &profile.spec;
     if selector.as_ref().is_some_and(|selector| {
         selector.match_labels.iter().all(|labels| labels.is_empty())
             && selector.match_expressions.iter().all(|expressions| expressions.is_empty())
@@ -164,6 +165,26 @@ pub fn profile(profile: &Profile) -> Result<(), Fault> {
         for artifact in std::iter::once(&boot.kernel).chain(&boot.initrds).chain(boot.files.values()) {
             self::artifact(artifact)
                 .map_err(|(field, why)| Fault::new(field, format!("spec.boot.{architecture}: {why}")))?;
+        }
+    }
+    if let Some(install) = install {
+        if boot.on_reboot == OnReboot::Network {
+            return Err(Fault::new("onReboot", "with spec.install, spec.boot.onReboot must be Local"));
+        }
+        if let Some((architecture, _)) = boot.architectures().find(|(_, boot)| !boot.files.contains_key(&install.image))
+        {
+            let message = format!(
+                "spec.install.image names {:?}, which is none of spec.boot.{architecture}.files",
+                install.image
+            );
+            return Err(Fault::new("image", message));
+        }
+        let one = |config: &ConfigPlace| config.partition_label.is_some() != config.partition_type.is_some();
+        if !install.config.as_ref().is_none_or(one) {
+            return Err(Fault::new(
+                "config",
+                "spec.install.config needs exactly one of partitionLabel and partitionType",
+            ));
         }
     }
     let inline = match ignition {

@@ -74,6 +74,16 @@ fn a_bad_document_is_named_with_its_place_and_the_others_are_served() {
     8,
     "spec.boot.x86_64.commandLine[0]"
 )]
+#[case::no_image(
+    "kind: Profile\nmetadata: {name: x}\nspec:\n  boot: {x86_64: {kernel: {file: k, sha256: SUM}}}\n  install:\n    image: disk\n",
+    7,
+    "none of spec.boot.x86_64.files"
+)]
+#[case::installed_and_live(
+    "kind: Profile\nmetadata: {name: x}\nspec:\n  install: {image: disk}\n  boot:\n    x86_64: {kernel: {file: k, sha256: SUM}}\n    onReboot: Network\n",
+    8,
+    "must be Local"
+)]
 fn what_cannot_be_meant_is_refused(#[case] document: &str, #[case] line: u64, #[case] words: &str) {
     let text = format!("apiVersion: magnetite.dev/v1alpha1\n{}", document.replace("SUM", &"0".repeat(64)));
     let catalog = catalog(&[("a.yaml", &text)]);

@@ -137,6 +137,32 @@ async fn what_is_wrong_is_said_and_tried_again_and_nothing_boots() {
     assert_eq!(site.reported().last().map(String::as_str), Some("Installed"));
 }
 
+/// S23: every disk reads as zeros, the removable one is left alone, the record says what was done, and the box is off.
+#[tokio::test]
+async fn a_box_is_wiped_only_by_the_word_of_the_pinned_server() {
+    let site = Site::start(&[], &[]);
+    let node = box_with_disks();
+    fs::write(node.at("/sys/block/vdb/removable"), "1\n").expect("written");
+    // Another intent's word is no word for this one.
+    site.fixed().wipe = Some("wipe-other");
+    tokio::select! {
+        output = node.run(&site, &["--task=wipe"]) => panic!("it asks again: {}", told(&output)),
+        () = until(|| site.reported().contains(&"Wiping failed: WrongAnswer".to_owned())) => {}
+    }
+    assert!(fs::read(node.at("/dev/vda")).expect("read").iter().all(|byte| *byte == 7), "nothing was touched");
+    site.fixed().wipe = Some("created");
+    let output = node.run(&site, &["--task=wipe"]).await;
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(fs::read(node.at("/dev/vda")).expect("read").iter().all(|byte| *byte == 0));
+    assert!(fs::read(node.at("/dev/vdb")).expect("read").iter().all(|byte| *byte == 7), "somebody's own");
+    assert_eq!(node.calls(), ["poweroff"]);
+    let fixed = site.fixed();
+    let last = fixed.reports.last().expect("a report");
+    let [disk] = last.wiped.as_slice() else { panic!("{last:?}") };
+    assert_eq!((last.step.as_str(), disk.name.as_str(), disk.serial.as_deref()), ("Wiped", "vda", Some("SERIAL-vda")));
+    assert!(disk.bytes == DISK as i64 && disk.verified_bytes >= 2 << 20 && disk.methods.len() == 1, "{disk:?}");
+}
+
 async fn until(mut done: impl FnMut() -> bool) {
     let settled = async {
         while !done() {

@@ -18,7 +18,7 @@ use axum_server::tls_rustls::{RustlsConfig, from_tcp_rustls};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use magnetite_api::{
     Sha256,
-    join::{ClaimRequest, ClaimResponse, InstallOrder, JoinBundle, Refusal, ReportRequest, SealedFiles},
+    join::{ClaimRequest, ClaimResponse, InstallOrder, JoinBundle, Refusal, ReportRequest, SealedFiles, WipeOrder},
     time::seconds,
     tpm::{ClaimChallenge, TpmChallenge, decode, encode},
 };
@@ -81,6 +81,8 @@ pub struct Fixed {
     pub file: Option<&'static str>,
     /// What is to be installed: none says that nothing is.
     pub order: Option<InstallOrder>,
+    /// The intent in which the box is to be wiped: none says that nobody wants that.
+    pub wipe: Option<&'static str>,
     /// The image of it.
     pub image: Vec<u8>,
     /// Digest of the secret of the last challenge.
@@ -122,6 +124,7 @@ impl Site {
             .route(&format!("/a/1/{CAPABILITY}/claim"), post(claim))
             .route(&format!("/a/1/{CAPABILITY}/report"), post(report))
             .route(&format!("/a/1/{CAPABILITY}/install/{}", std::env::consts::ARCH), get(order))
+            .route(&format!("/a/1/{CAPABILITY}/wipe"), get(wipe))
             .route(&format!("/a/1/{CAPABILITY}/files"), get(files));
         // Images come by plain HTTP.
         let images = tokio::net::TcpListener::from_std(images).expect("a listener");
@@ -228,6 +231,13 @@ async fn order(State(site): State<Site>) -> Response {
             let refusal = Refusal { reason: "IntentAlreadyDone".to_owned(), message: "it is installed".to_owned() };
             (StatusCode::CONFLICT, Json(refusal)).into_response()
         }
+    }
+}
+
+async fn wipe(State(site): State<Site>) -> Response {
+    match site.fixed().wipe {
+        Some(intent) => Json(WipeOrder { machine: "m-1".to_owned(), intent: intent.to_owned() }).into_response(),
+        None => StatusCode::CONFLICT.into_response(),
     }
 }
 

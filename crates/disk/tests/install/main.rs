@@ -388,7 +388,12 @@ fn a_config_comes_into_its_partition() {
     use magnetite_disk::config;
     let folder = tempfile::tempdir().expect("a folder");
     let (disk, one) = (folder.path().join("disk"), folder.path().join("one"));
-    for tool in [&["mkfs.vfat"][..], &["mkfs.ext4", "-q"]] {
+    let known = std::fs::read_to_string("/proc/filesystems").expect("read");
+    for tool in [&["mkfs.ext4", "-q"][..], &["mkfs.vfat"]] {
+        // Not every kernel that runs tests has both.
+        if !known.contains(tool[0].trim_start_matches("mkfs.")) {
+            continue;
+        }
         let partition = Partition { label: "OEM".into(), kind: String::new(), start: 3 << 20, length: 16 << 20 };
         std::fs::write(&one, vec![0; partition.length as usize]).expect("written");
         let mut make = std::process::Command::new(tool[0]);

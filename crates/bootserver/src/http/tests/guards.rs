@@ -94,7 +94,7 @@ async fn a_guarded_route_opens_to_nobody_without_its_link() {
             }
         }
     }
-    assert_eq!(probed, 9 * 9);
+    assert_eq!(probed, 11 * 9);
     assert!(steps(&site).is_empty(), "nobody's request is a step");
 }
 

@@ -79,6 +79,7 @@ async fn a_box_gets_an_installer_and_the_order_with_what_it_installs() {
 #[tokio::test]
 async fn an_installed_box_is_sent_to_its_disk_whatever_happens() {
     let site = site().await;
+    std::fs::create_dir_all(site.folder.path().join("machines")).unwrap();
     say(&site, r#"{"step":"Installing","detail":"vda: 1 MB"}"#).await;
     say(&site, r#"{"step":"Installing","failure":{"reason":"DiskFailed","message":"I/O error"}}"#).await;
     let status = || site.app.records.get("box").unwrap().install.unwrap();
