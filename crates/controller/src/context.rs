@@ -67,6 +67,9 @@ pub struct Settings {
 pub struct Context {
     /// The API server.
     pub client: Client,
+    /// The API server, for evictions. A budget that says no answers with 429, which kube's client would take for "come again" and
+    /// repeat for longer than a reconcile may take: this one passes it on.
+    pub evictor: Client,
     /// What the watches brought.
     pub stores: Stores,
     /// What the flags say.
@@ -108,6 +111,7 @@ impl Context {
         let (renders, preflight, pace) = (Renders::default(), Preflight::default(), Pace::default());
         let (refusals, places, api_server) = (Refusals::default(), Places::default(), ApiServerVersion::default());
         Self {
+            evictor: client.clone(),
             client,
             stores,
             settings,
@@ -123,6 +127,11 @@ impl Context {
             reporter,
             failures,
         }
+    }
+
+    /// With a client of its own for evictions.
+    pub fn with_evictor(self, evictor: Client) -> Self {
+        Self { evictor, ..self }
     }
 
     /// Publishes an Event. That it cannot is logged and no more: no decision hangs on it.

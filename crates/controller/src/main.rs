@@ -87,7 +87,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let stop = signals()?;
     let listener = Admin::bind(&admin).await?;
 
-    let (client, join_ca) = cluster(join_ca_file).await?;
+    let (client, evictor, join_ca) = cluster(join_ca_file).await?;
     let readiness = Readiness::default();
     let synced = readiness.gate("watches");
     let metrics = Metrics::default();
@@ -126,14 +126,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone());
     tasks.push(until(stop.clone(), "watches", watching));
     tasks.push(until(stop.clone(), "leadership", wake(leader.clone(), stores.clone(), triggers, synced)));
-    let ctx = Context::new(client, stores, settings, leader, metrics, clock::now);
+    let ctx = Context::new(client, stores, settings, leader, metrics, clock::now).with_evictor(evictor);
     tasks.extend(reconcilers(queues, &Arc::new(ctx), &stop));
     tracing::info!(namespace, leader_elect, "controller started");
     Ok(supervise(stop, tasks).await?)
 }
 
-/// The cluster, and its certificate authority for those that join it.
-async fn cluster(join_ca_file: Option<PathBuf>) -> anyhow::Result<(Client, String)> {
+/// The cluster, the same for evictions, and its certificate authority for those that join it.
+async fn cluster(join_ca_file: Option<PathBuf>) -> anyhow::Result<(Client, Client, String)> {
     let config = Config::infer().await.context("finding the cluster: set KUBECONFIG, or run in a Pod")?;
     let join_ca = match join_ca_file {
         Some(path) => {
@@ -141,8 +141,11 @@ async fn cluster(join_ca_file: Option<PathBuf>) -> anyhow::Result<(Client, Strin
         }
         None => own_ca(&config)?,
     };
+    let mut at_once = config.clone();
+    at_once.default_retry = false;
     let client = Client::try_from(config).context("making a client for the cluster")?;
-    Ok((client, join_ca))
+    let evictor = Client::try_from(at_once).context("making a client for evictions")?;
+    Ok((client, evictor, join_ca))
 }
 
 /// Makers of TPMs that are believed.

@@ -65,10 +65,11 @@ fn what_is_waited_for() {
     );
 }
 
+/// Method and path of each request, and its body.
+type Requests = Arc<Mutex<Vec<(String, Value)>>>;
+
 /// An API server that answers each request by its path, and the requests that it saw.
-fn server(
-    answer: impl Fn(&str) -> (u16, Value) + Send + Sync + Clone + 'static,
-) -> (Client, Arc<Mutex<Vec<(String, Value)>>>) {
+fn server(answer: impl Fn(&str) -> (u16, Value) + Send + Sync + Clone + 'static) -> (Client, Requests) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
     let service = tower::service_fn(move |request: Request<Body>| {

@@ -53,7 +53,7 @@ async fn one(machine: &Machine, action: &Action, ctx: &Context) -> Result<(), Er
         Action::RemoveNode { node, uid } => node::remove(&ctx.client, node, uid).await,
         Action::Cordon { node, uid } => drain::cordon(&ctx.client, node, uid).await,
         Action::Uncordon { node, uid } => drain::uncordon(&ctx.client, node, uid).await,
-        Action::Evict { pods } => drain::evict(&ctx.client, pods, &ctx.refusals).await,
+        Action::Evict { pods } => drain::evict(&ctx.evictor, pods, &ctx.refusals).await,
         Action::Restart { node, uid, id } => drain::restart(&ctx.client, node, uid, id.as_deref()).await,
         Action::DeleteClaim { name } => delete_claim(name, ctx).await,
         Action::DenyRequest { name } => {
