@@ -256,7 +256,7 @@ mod tests {
         let head =
             [&[1, 0x80, 0xc2, 0, 0, 0xe, 2, 0, 0, 0, 0, 1, 0x88, 0xcc][..], &[0x02, 7, 4, 2, 0, 0, 0, 0, 9]].concat();
         let kept = |frame: &[u8]| [&(frame.len() as u64).to_le_bytes()[..], frame].concat();
-        let named = kept(&[&head[..], b"\x04\x05\x05swp7\x0a\x04leaf\x08\x02\x1br7"].concat());
+        let named = kept(&[&head[..], b"\x04\x05\x05swp7\x0a\x04leaf\x08\x03\x1br7"].concat());
         let want = SwitchPort { name: "leaf".into(), port: "swp7".into(), description: Some("r7".into()) };
         assert_eq!(switch(&[kept(b"no frame"), named.clone()].concat()), Some(want));
         let nameless = kept(&[&head[..], b"\x04\x05\x05swp7"].concat());

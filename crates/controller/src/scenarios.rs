@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, Response, StatusCode};
 use k8s_openapi::{
     ByteString,
@@ -11,7 +12,7 @@ use k8s_openapi::{
     },
 };
 use kube::{Client, client::Body, runtime::watcher};
-use magnetite_api::{Machine, MachineClaim, Profile};
+use magnetite_api::{Machine, MachineClaim, Profile, Sha256, machine::IdentityStatus};
 use magnetite_swtpm::Swtpm;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -342,7 +343,11 @@ async fn a_proof_is_held_against_a_challenge_that_is_read_live_and_its_tpm_is_pu
             "tpm": { "endorsementKey": node.fingerprint() },
         },
     });
-    calls.push(put(MACHINE_STATUS, bound, &machine));
+    let key = Sha256::of(&STANDARD.decode(&claim.spec.claim_key).unwrap()).to_string();
+    let mut kept = machine.clone();
+    let identity = IdentityStatus { claim_key: key, ..fixtures::identity(&Keys::new(), 10, None) };
+    kept.status.get_or_insert_default().identity = Some(identity);
+    calls.push(put(MACHINE_STATUS, bound, &kept));
     calls.push(put(CLAIM_STATUS, json!({ "status": { "decision": "Bound" } }), &claim));
     let (ctx, _stores, _writers, server) = scenario(calls);
     claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();

@@ -160,6 +160,8 @@ mod tests {
             ("gpu-count", "2"),
             ("model", "PowerEdge-R760---XL"),
             ("serial", "31m"),
+            ("switch", "leaf-7a.example"),
+            ("switch-port", "Ethernet1-7"),
             ("vendor", "Dell-Inc"),
         ];
         assert_eq!(facts(Some(&server())), want.map(|(key, value)| (key.to_owned(), value.to_owned())));
