@@ -203,8 +203,7 @@ fn an_image_must_fit_the_sectors_and_have_the_partition() {
     let error = run(&mut disk, &mut Fixed(image.clone()), &other).expect_err("refused");
     assert!(error.to_string().contains("does not fit this disk") && !disk.is_bootable());
     let place = ConfigPlace { partition_label: Some("ROOT".into()), ..order.config.clone().expect("a place") };
-    let error =
-        run(&mut disk, &mut Fixed(image.clone()), &Order { config: Some(place), ..order }).expect_err("refused");
+    let error = run(&mut disk, &mut Fixed(image), &Order { config: Some(place), ..order }).expect_err("refused");
     let source = std::error::Error::source(&error).expect("a source").to_string();
     assert!(
         source.contains("no partition of the image has the label \"ROOT\"") && source.contains("\"OEM\""),
