@@ -28,7 +28,7 @@ pub fn run(args: &Args) -> Result<()> {
         for scenario in scenarios::ALL {
             println!("{:<14} {}", scenario.name, scenario.about);
         }
-        println!("\nby hand alone, because they take long:");
+        println!("\nby hand alone:");
         for scenario in scenarios::BY_HAND {
             println!("{:<14} {}", scenario.name, scenario.about);
         }
