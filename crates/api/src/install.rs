@@ -153,6 +153,8 @@ pub struct WipeStatus {
 pub enum WipeState {
     /// Others come first: only so many machines are wiped at once.
     Pending,
+    /// Its Node takes no new Pods, and those that it has are asked to leave. Nothing is forced: it waits until the Node is empty.
+    Draining,
     /// The box has to be restarted, and boots from the network then.
     Waiting,
     /// The agent is at it.
@@ -168,7 +170,7 @@ impl WipeState {
     pub fn is_under_way(self) -> bool {
         match self {
             Self::Waiting | Self::Wiping | Self::Failed => true,
-            Self::Pending | Self::Wiped => false,
+            Self::Pending | Self::Draining | Self::Wiped => false,
         }
     }
 }

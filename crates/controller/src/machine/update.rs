@@ -12,6 +12,7 @@ use magnetite_api::{
         Status::{False, True, Unknown},
         reason,
     },
+    install::WipeState,
     machine::{IntentState, IntentStatus},
     profile::JoinMode,
     report::BootStepName,
@@ -47,8 +48,9 @@ impl Observed {
 
     /// True if the Pods of its Node have to be looked at: they are to leave it, and no new ones come.
     pub fn drains(&self) -> bool {
-        let wanted =
-            self.machine.spec.maintenance || self.update().is_some_and(|update| update.stage == UpdateStage::Draining);
+        let wanted = self.machine.spec.maintenance
+            || self.update().is_some_and(|update| update.stage == UpdateStage::Draining)
+            || self.machine.wanted_wipe().is_some_and(|wipe| wipe.state == WipeState::Draining);
         wanted && self.own_node().is_some_and(|node| node.unschedulable && node.readiness == Readiness::Ready)
     }
 }
@@ -323,7 +325,7 @@ impl Pass<'_> {
 
 /// What keeps the Node from being empty; nothing if it is, or if there is none. A Node whose kubelet is silent serves nobody, and
 /// nothing would carry an eviction out.
-fn waits_for(seen: &Observed) -> Option<(&'static str, String)> {
+pub(super) fn waits_for(seen: &Observed) -> Option<(&'static str, String)> {
     let node = seen.own_node()?;
     if node.readiness != Readiness::Ready {
         return None;

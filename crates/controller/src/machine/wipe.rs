@@ -16,7 +16,8 @@ use magnetite_api::{
 
 use super::{
     observe::Observed,
-    plan::{self, Plan, forget, next_status},
+    plan::{self, Action, Plan, forget, next_status},
+    update::{DRAIN_PAUSE, waits_for},
 };
 
 /// After so long without a word from the box somebody should look (threats.md, R21).
@@ -45,6 +46,7 @@ pub fn plan(seen: &Observed, now: Timestamp) -> Option<Plan> {
     (status.phase, status.reason, status.message) = (Some(phase), Some(reason.to_owned()), Some(message));
     let requeue = match wipe.state {
         WipeState::Pending => QUEUE,
+        WipeState::Draining => DRAIN_PAUSE,
         WipeState::Wiped => Duration::from_secs(1),
         WipeState::Waiting | WipeState::Wiping | WipeState::Failed => {
             let due = [wipe.at.0 + PATIENCE, intent.expires_at.0].into_iter().filter(|due| *due > now).min();
@@ -53,7 +55,18 @@ pub fn plan(seen: &Observed, now: Timestamp) -> Option<Plan> {
         }
     };
     status.wipe = Some(Box::new(wipe));
-    Some(Plan { actions: forget(seen).collect(), status: Some(status), requeue: Some(requeue) })
+    Some(Plan { actions: forget(seen).chain(drain(seen)).collect(), status: Some(status), requeue: Some(requeue) })
+}
+
+/// What empties the Node, once it is written down that it is to be empty.
+fn drain(seen: &Observed) -> Option<Action> {
+    let written = seen.machine.wanted_wipe()?;
+    let node = seen.own_node().filter(|_| written.state == WipeState::Draining)?;
+    if !node.unschedulable {
+        return Some(Action::Cordon { node: node.name.clone(), uid: node.uid.clone() });
+    }
+    let pods = seen.pods.as_ref()?.waits()?.evict;
+    (!pods.is_empty()).then_some(Action::Evict { pods })
 }
 
 /// Name of the intent in which a box is wiped.
@@ -78,8 +91,10 @@ fn next(seen: &Observed, before: Option<&WipeStatus>, now: Timestamp) -> WipeSta
         // One that waits keeps since when it does.
         Some(wipe) if wipe.state == WipeState::Pending && !turn => wipe.clone(),
         None if !turn => new(WipeState::Pending),
-        None => new(WipeState::Waiting),
-        Some(wipe) if wipe.state == WipeState::Pending => new(WipeState::Waiting),
+        None => new(WipeState::Draining),
+        Some(wipe) if wipe.state == WipeState::Pending => new(WipeState::Draining),
+        Some(wipe) if wipe.state == WipeState::Draining && waits_for(seen).is_some() => wipe.clone(),
+        Some(wipe) if wipe.state == WipeState::Draining => new(WipeState::Waiting),
         Some(wipe) => seen.wipe.reported.clone().unwrap_or_else(|| wipe.clone()),
     }
 }
@@ -96,8 +111,8 @@ fn window(seen: &Observed, wipe: &WipeStatus, now: Timestamp) -> IntentStatus {
     };
     match (wipe.state, known) {
         // The window of whatever it was before closes first.
-        (WipeState::Pending, Some(known)) => IntentStatus { state: closed(known.state), ..known },
-        (WipeState::Pending, None) => IntentStatus { state: IntentState::Expired, ..opened },
+        (WipeState::Pending | WipeState::Draining, Some(known)) => IntentStatus { state: closed(known.state), ..known },
+        (WipeState::Pending | WipeState::Draining, None) => IntentStatus { state: IntentState::Expired, ..opened },
         (WipeState::Wiped, Some(known)) => IntentStatus { state: IntentState::Fulfilled, ..known },
         (WipeState::Wiped, None) => IntentStatus { state: IntentState::Fulfilled, ..opened },
         (WipeState::Waiting | WipeState::Wiping | WipeState::Failed, Some(known))
@@ -145,6 +160,11 @@ fn says(seen: &Observed, wipe: &WipeStatus, now: Timestamp) -> Says {
                 seen.wipe.before, seen.wipe.limit
             );
             (Phase::Pending, reason::WIPE_PENDING, message)
+        }
+        WipeState::Draining => {
+            let (why, waits) = waits_for(seen).unwrap_or((reason::DRAINING, "the Node is empty".to_owned()));
+            let message = format!("before the box is wiped its Node is emptied, since {since}: {waits}; {give_up}");
+            (if late { Phase::Failed } else { Phase::Pending }, why, message)
         }
         WipeState::Waiting => {
             let trouble = seen.profile.as_ref().err().map_or(String::new(), |trouble| format!("; {}", trouble.message));

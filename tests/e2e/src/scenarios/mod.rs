@@ -58,11 +58,6 @@ pub const ALL: &[Scenario] = &[
         run: firmware::odd,
     },
     Scenario {
-        name: "power",
-        about: "boxes are switched by their BMCs, by Redfish and IPMI: on from the network, off, round once; what a BMC has against it is told",
-        run: power::run,
-    },
-    Scenario {
         name: "relay",
         about: "boxes behind a DHCP relay and a router, beside the site's DHCP server there and without one",
         run: relay::run,
@@ -113,11 +108,6 @@ pub const ALL: &[Scenario] = &[
         run: tpm::run,
     },
     Scenario {
-        name: "rollout",
-        about: "a changed Profile rolls through three boxes, one at a time; a budget is kept; a revision that fails stops it",
-        run: rollout::run,
-    },
-    Scenario {
         name: "crash",
         about: "kill -9 of controller and boot server in mid-boot still ends Ready",
         run: crash::run,
@@ -131,6 +121,16 @@ pub const ALL: &[Scenario] = &[
 
 /// Those that take too long for the test run, or are not yet part of it: `cargo xtask e2e NAME` runs one.
 pub const BY_HAND: &[Scenario] = &[
+    Scenario {
+        name: "power",
+        about: "boxes are switched by their BMCs, by Redfish and IPMI: on from the network, off, round once; what a BMC has against it is told",
+        run: power::run,
+    },
+    Scenario {
+        name: "rollout",
+        about: "a changed Profile rolls through three boxes, one at a time; a budget is kept; a revision that fails stops it",
+        run: rollout::run,
+    },
     Scenario {
         name: "not-yet",
         about: "half an hour: real iPXE and real Ignition are told \"not yet\" for ten minutes each, and finish",

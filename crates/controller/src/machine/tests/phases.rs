@@ -457,6 +457,26 @@ fn leaving_to_be_wiped() {
     assert_ne!(status.intent.as_ref().unwrap().state, IntentState::Open);
     let mut world = world.status(|old| *old = status);
     world.0.wipe.before = 9;
+    // Its turn: first its Pods leave, and no window opens until they have.
+    let draining = world.plan(120).status.unwrap();
+    assert_eq!(draining.wipe.as_ref().map(|wipe| wipe.state), Some(WipeState::Draining));
+    assert_ne!(draining.intent.as_ref().unwrap().state, IntentState::Open);
+    let mut world = world.status(|old| *old = draining);
+    let cordon = Action::Cordon { node: "box-1".into(), uid: "uid-n".into() };
+    assert_eq!(world.plan(121).actions, [cordon]);
+    world.0.node.as_mut().unwrap().unschedulable = true;
+    let pod = crate::drain::PodSeen {
+        namespace: "default".into(),
+        name: "web".into(),
+        uid: "p".into(),
+        owned: true,
+        leaving: false,
+    };
+    world.0.pods = Some(crate::drain::Drain { pods: vec![pod.clone()], ..crate::drain::Drain::default() });
+    let evicting = world.plan(122);
+    assert_eq!(evicting.actions, [Action::Evict { pods: vec![pod] }]);
+    assert!(evicting.status.unwrap().message.unwrap().contains("1 Pods have to leave: default/web"));
+    world.0.pods = Some(crate::drain::Drain::default());
     let begun = world.plan(130);
     let status = begun.status.clone().unwrap();
     let intent = status.intent.clone().unwrap();
