@@ -31,7 +31,7 @@ impl Trim for Machine {
                     tpm,
                     install,
                     wipe,
-                    update: update.map(still),
+                    update: update.map(|update| Box::new(still(*update))),
                     ..MachineStatus::default()
                 }
             });
@@ -39,10 +39,9 @@ impl Trim for Machine {
 }
 
 /// Of an update only the intent is read here; what it waits for changes all the time.
-fn still(update: Box<UpdateStatus>) -> Box<UpdateStatus> {
-    let UpdateStatus { since: _, reason: _, message: _, stage: _, ref started_at, .. } = *update;
-    let (since, stage) = (started_at.clone(), UpdateStage::Draining);
-    Box::new(UpdateStatus { since, stage, reason: None, message: None, ..*update })
+fn still(update: UpdateStatus) -> UpdateStatus {
+    let (since, stage) = (update.started_at.clone(), UpdateStage::Draining);
+    UpdateStatus { since, stage, reason: None, message: None, ..update }
 }
 
 impl Trim for Profile {

@@ -29,7 +29,7 @@ const MACHINES: [Bad; 22] = [
     ("an address without its network", "{serial: X1, address: 10.0.0.1}", "spec.address"),
     ("a lease of ten seconds", "{serial: X1, network: {leaseSeconds: 10}}", "spec.network.leaseSeconds"),
     ("a domain of two words", "{serial: X1, network: {domain: a b}}", "spec.network.domain"),
-    ("a deletion that does more", "{serial: X1, deletionPolicy: Wipe}", "spec.deletionPolicy"),
+    ("a deletion that does more", "{serial: X1, deletionPolicy: Burn}", "spec.deletionPolicy"),
     ("a variable that is longer than a page", "{serial: X1, variables: {a: LONG}}", "spec.variables.a"),
 ];
 
