@@ -35,8 +35,6 @@ pub mod wrong {
 
     /// A flat battery. OVMF knows no such year and takes another: for a box with a BIOS.
     pub const EPOCH: Clock = Clock::Epoch;
-    /// Older than what is dated back.
-    pub const MONTH_BEHIND: Clock = Clock::Ahead(-30 * DAY);
     /// More than a time zone.
     pub const HALF_A_DAY_BEHIND: Clock = Clock::Ahead(-13 * HOUR);
     /// Just beyond the five minutes that a signer dates back.

@@ -365,11 +365,6 @@ impl Vm {
         self.spec.boots = boots;
     }
 
-    /// Gives it another clock. The machine must be off.
-    pub fn set_clock(&mut self, clock: Clock) {
-        self.spec.clock = clock;
-    }
-
     /// Presses the power button, as a person does who wants the system to shut down.
     pub fn press_power_button(&mut self) -> Result<()> {
         self.tell("system_powerdown")

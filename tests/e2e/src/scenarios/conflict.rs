@@ -150,7 +150,6 @@ fn approve(
         (intent["id"] == "approved-anew" && intent["state"] == "Open").then_some(())
     })?;
     machine.power_off();
-    machine.set_clock(clock::wrong::MONTH_BEHIND);
     machine.power_on()?;
     site.wait_until("the box to wait for a person", Duration::from_secs(240), |site| {
         Ok((magnetite::machine_status(site, &name)?["reason"] == "AwaitingApproval").then_some(()))
@@ -165,7 +164,6 @@ fn approve(
     let (done, told) = plugin(site, binaries, &["approve", &name, &key])?;
     ensure!(done, "it could not be approved:\n{told}");
     magnetite::wait_phase(site, &name, "Ready", Duration::from_secs(240)).with_context(|| magnetite.last_words())?;
-    clock::was_put_right(site, machine)?;
     step.done(format!("it waited with {key} on its console, and is Ready"));
     Ok(())
 }

@@ -190,8 +190,8 @@ fn check_node(site: &Site, spec: &VmSpec) -> Result<()> {
     let labels = &node["metadata"]["labels"];
     ensure!(labels["magnetite.dev/machine"] == spec.name.as_str(), "{}: labels {labels}", spec.name);
     ensure!(labels["example.com/pool"] == "workers", "{}: labels {labels}", spec.name);
-    // What QEMU says of itself in its SMBIOS tables.
-    ensure!(labels["facts.magnetite.dev/vendor"] == "QEMU", "{}: labels {labels}", spec.name);
+    // What the lab has QEMU say in its SMBIOS tables.
+    ensure!(labels["facts.magnetite.dev/vendor"] == "Magnetite", "{}: labels {labels}", spec.name);
     let annotations = &node["metadata"]["annotations"];
     ensure!(annotations["example.com/owner"] == "the lab", "{}: annotations {annotations}", spec.name);
     let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
