@@ -1,18 +1,20 @@
-//! The demo: bare boxes are declared, powered on, and become Nodes, while one looks on.
+//! The demo: bare boxes are declared, their BMCs switch them on, and they become Nodes, while one looks on.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::bmc::{self, PASSWORD, Redfish, SECRET};
 use crate::guest::TEST_IMAGE;
 use crate::interrupt;
 use crate::magnetite::{self, Binaries, Magnetite};
 use crate::prepare::Prepared;
 use crate::proc::tail;
 use crate::progress::Progress;
+use crate::rack::Rack;
 use crate::site::{Site, SiteOptions};
-use crate::vm::{Firmware, Vm, VmSpec};
+use crate::vm::{Boots, Firmware, VmSpec};
 use crate::wait;
 
 /// What the demo is asked for.
@@ -27,32 +29,45 @@ pub struct Options {
 
 /// Runs the demo to its end.
 pub fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress, options: &Options) -> Result<()> {
+    let tools = bmc::ensure(progress, &prepared.paths)?;
     let mut site = Site::start(prepared, progress, &SiteOptions { name: "demo".into(), machines: options.machines })?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
-    let mut boxes = Vec::new();
-    let mut manifests = magnetite::profile(&prepared.guest)?;
+    let (mut specs, mut boxes) = (Vec::new(), Vec::new());
     for port in 0..options.machines {
         let (kind, firmware) = if port % 2 == 0 { ("bios", Firmware::Bios) } else { ("uefi", Firmware::Uefi) };
-        let spec = VmSpec::new(&format!("box-{}-{kind}", port + 1), firmware, port).with_cpus(1).with_disk(64);
-        manifests.push_str(&magnetite::machine(&spec));
-        boxes.push(site.machine(spec)?);
+        let spec = VmSpec::new(&format!("box-{}-{kind}", port + 1), firmware, port)
+            .with_cpus(1)
+            .with_disk(64)
+            .booting(Boots::Disk);
+        boxes.push(site.machine(spec.clone())?);
+        specs.push(spec);
+    }
+    let rack = Rack::new(site.lan(), boxes)?;
+    let step = progress
+        .step(format!("putting {} boxes into the rack, switched off, behind a BMC that speaks Redfish", specs.len()));
+    let mut redfish = Redfish::start(&tools, site.lan(), &rack)?;
+    bmc::secret(&site, SECRET, PASSWORD, redfish.ca())?;
+    step.done(format!("{}, by sushy-tools; empty disks, and firmware that boots them first", redfish.url()));
+    let mut manifests = magnetite::profile(&prepared.guest)?;
+    for spec in &specs {
+        manifests.push_str(&magnetite::machine(spec));
+        manifests.push_str(&redfish.bmc_of(&spec.name, SECRET));
+        manifests.push_str("  power: \"On\"\n");
     }
     let file = site.run().join("machines.yaml");
     std::fs::write(&file, &manifests)?;
     progress.line(format!("kubectl apply -f {}", file.display()));
     progress.line(indent(&site.apply(&manifests)?));
-    progress.line(format!(
-        "powering on {} boxes: empty disks, network first, a DHCP server that knows nothing of us",
-        boxes.len()
-    ));
-    for machine in &mut boxes {
-        machine.power_on()?;
-    }
-    let result = watch(&mut site, &mut magnetite, &mut boxes, progress, options.timeout);
+    progress.line("that was all that a person does: the rest is the controller's, the BMC's and the boxes' own");
+    let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
+    let result = watch(&mut site, &mut magnetite, &rack, &names, progress, options.timeout);
     if let Err(error) = result {
-        return Err(error.context(explain(&site, &magnetite, &boxes)));
+        return Err(error.context(explain(&site, &magnetite, &rack)));
     }
-    run_a_pod(&mut site, &boxes, progress)?;
+    for name in &names {
+        progress.line(format!("what the BMC of {name} was told: {}", rack.acts(name).join(", ")));
+    }
+    run_a_pod(&mut site, names.first().context("there is a box")?, progress)?;
     progress.line(indent(&site.kubectl(&["get", "machines", "-o", "wide"])?));
     progress.line(indent(&site.kubectl(&["get", "nodes", "-o", "wide"])?));
     look_around(&site, progress);
@@ -63,6 +78,7 @@ pub fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress, option
     while !interrupt::requested() {
         site.check()?;
         magnetite.check()?;
+        redfish.check()?;
         std::thread::sleep(Duration::from_millis(300));
     }
     progress.line("taking the lab down");
@@ -73,24 +89,27 @@ pub fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress, option
 fn watch(
     site: &mut Site,
     magnetite: &mut Magnetite,
-    boxes: &mut [Vm],
+    rack: &Rack,
+    names: &[String],
     progress: &Progress,
     timeout: Duration,
 ) -> Result<()> {
     let start = Instant::now();
-    let mut shown = vec![String::new(); boxes.len()];
+    let mut shown = vec![String::new(); names.len()];
+    let mut was_on = vec![false; names.len()];
     let mut last_line = Instant::now();
     loop {
         interrupt::check()?;
         site.check()?;
         magnetite.check()?;
         let mut ready = 0;
-        for (machine, shown) in boxes.iter_mut().zip(&mut shown) {
-            let name = machine.spec().name.clone();
-            if !machine.is_on() {
+        for ((name, shown), was_on) in names.iter().zip(&mut shown).zip(&mut was_on) {
+            let is_on = rack.is_on(name);
+            if *was_on && !is_on {
                 bail!("{name} switched itself off");
             }
-            let status = magnetite::machine_status(site, &name)?;
+            *was_on = is_on;
+            let status = magnetite::machine_status(site, name)?;
             let line = describe(&status);
             if line != *shown {
                 progress.line(format!("  {name:<12} {line}"));
@@ -103,9 +122,11 @@ fn watch(
                 bail!("{name} failed: {} {}", status["reason"], status["message"]);
             }
         }
-        if ready == boxes.len() {
-            progress
-                .line(format!("all {ready} boxes are Ready, {:.0} s after power-on", start.elapsed().as_secs_f64()));
+        if ready == names.len() {
+            progress.line(format!(
+                "all {ready} boxes are Ready, {:.0} s after kubectl apply",
+                start.elapsed().as_secs_f64()
+            ));
             return Ok(());
         }
         if start.elapsed() > timeout {
@@ -122,16 +143,16 @@ fn watch(
 fn describe(status: &Value) -> String {
     let word = |field: &str| status[field].as_str().unwrap_or("").to_owned();
     let steps = status["boot"]["steps"].as_array();
+    let power = status["power"]["state"].as_str().unwrap_or("-");
     let step = steps.and_then(|steps| steps.last()).and_then(|step| step["name"].as_str()).unwrap_or("not seen yet");
     let firmware = status["boot"]["firmware"].as_str().unwrap_or("-");
-    format!("{:<13} {firmware:<5} {step:<20} {}", word("phase"), word("reason"))
+    format!("{:<13} {power:<4} {firmware:<5} {step:<20} {}", word("phase"), word("reason"))
 }
 
 /// A pod whose image is in the boxes' containerd already runs on the first of them.
-fn run_a_pod(site: &mut Site, boxes: &[Vm], progress: &Progress) -> Result<()> {
-    let node = boxes.first().context("there is a box")?.spec().name.clone();
+fn run_a_pod(site: &mut Site, node: &str, progress: &Progress) -> Result<()> {
     let step = progress.step(format!("running a pod on {node}"));
-    site.admin().apply(&pod("hello", &node))?;
+    site.admin().apply(&pod("hello", node))?;
     site.admin().wait_condition(&["pod", "hello"], "Ready", "True", Duration::from_secs(120))?;
     let logs = wait::until("the pod's log", Duration::from_secs(60), || {
         Ok(site.kubectl(&["logs", "hello"]).ok().filter(|text| !text.is_empty()))
@@ -175,9 +196,9 @@ fn look_around(site: &Site, progress: &Progress) {
     progress.line(format!("  consoles, capture and logs: {}", site.run().path().display()));
 }
 
-fn explain(site: &Site, magnetite: &Magnetite, boxes: &[Vm]) -> String {
+fn explain(site: &Site, magnetite: &Magnetite, rack: &Rack) -> String {
     let mut text = site.kubectl(&["get", "machines", "-o", "wide"]).unwrap_or_default();
-    for machine in boxes {
+    for machine in rack.boxes().iter() {
         text.push_str(&format!("{} console:\n{}", machine.spec().name, tail(&machine.console_text(), 8)));
     }
     text.push_str(&magnetite.last_words());
