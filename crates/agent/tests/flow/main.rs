@@ -130,10 +130,13 @@ async fn secret_files_are_there_before_the_kubelet_and_follow_the_cluster() {
         () = until(|| site.reported().last().is_some_and(|step| step == "NodeReady")) => {}
     }
     assert_eq!(node.read(FILE), "canary-one");
+    let kept = || node.read("/var/lib/magnetite/state.json");
+    let before = kept();
     site.fixed().file = Some("canary-two");
     tokio::select! {
         output = node.run(&site, &["--refresh=0"]) => panic!("it ends: {}", told(&output)),
-        () = until(|| node.read(FILE) == "canary-two") => {}
+        // The file first, then what keeps it over a reboot: killed in between, the box would begin with the older one.
+        () = until(|| node.read(FILE) == "canary-two" && kept() != before) => {}
     }
     // What was there is in its place again after a reboot from memory, before anybody is asked.
     node.reboot();
