@@ -233,8 +233,11 @@ fn pods(site: &Site, magnetite: &Magnetite, specs: &[VmSpec], loot: &rogue::Loot
 
 /// Pods' addresses are not hidden behind their node's, as in a cluster whose network routes them: so answers need a way back.
 fn route_to_pods(site: &Site, node: &str) -> Result<()> {
-    let status = magnetite::machine_status(site, node)?;
-    let address = status["boot"]["address"].as_str().context("the box's address")?;
+    // Not the boot's address: that is of whoever fetched last, and somebody else just did.
+    let status = site.admin().json(&["get", "node", node])?["status"].clone();
+    let addresses = status["addresses"].as_array().context("the Node's addresses")?;
+    let internal = addresses.iter().find(|address| address["type"] == "InternalIP");
+    let address = internal.and_then(|address| address["address"].as_str()).context("the Node's address")?;
     let ip = crate::proc::Cmd::new("ip").netns(site.network().server());
     ip.args(["route", "replace", magnetite::PODS, "via", address]).run().map(drop)
 }
