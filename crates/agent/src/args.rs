@@ -114,6 +114,8 @@ pub enum Task {
     Join,
     /// The system lives in memory: it writes the Profile's own to a disk, and restarts the box.
     Install,
+    /// The system lives in memory: it tells what the box is made of, and waits until the box is to be something.
+    Inventory,
     /// The system lives in memory: it wipes the box's disks, and switches the box off.
     Wipe,
 }
@@ -138,7 +140,7 @@ impl Args {
     /// What clap cannot express: a node name is needed only by a box that joins.
     fn check(&self) -> Result<(), clap::Error> {
         match (self.join, self.task) {
-            (JoinMode::None, _) | (_, Task::Install | Task::Wipe) => Ok(()),
+            (JoinMode::None, _) | (_, Task::Install | Task::Inventory | Task::Wipe) => Ok(()),
             (JoinMode::Certificate, Task::Join) => parse_name(&self.node_name).map(drop).map_err(|why| {
                 let text = format!("--node-name (MAGNETITE_NODE_NAME) is needed with --join certificate: {why}");
                 Self::command().error(ErrorKind::MissingRequiredArgument, text)

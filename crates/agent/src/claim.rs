@@ -75,7 +75,7 @@ pub async fn claim(
                 Decision::Answered(answered) => return Ok(answered),
                 Decision::No(error) => return Err(error),
                 Decision::NotYet(wait) => {
-                    let why = refusal(&answer.body);
+                    let why = answer.refusal();
                     let message = why.as_ref().map(|refusal| plain(&refusal.message, 300)).unwrap_or_default();
                     tracing::info!(status = answer.status.as_u16(), reason = message, "claim not decided yet");
                     waits_for(why.as_ref().map_or("", |refusal| &refusal.reason));
@@ -114,7 +114,7 @@ fn decide(answer: &Answer) -> Decision {
         StatusCode::NOT_FOUND => Decision::No(ClaimError::Unknown),
         StatusCode::TOO_MANY_REQUESTS => Decision::NotYet(wait(answer)),
         status if status.is_server_error() => Decision::NotYet(wait(answer)),
-        status => Decision::No(match refusal(&answer.body) {
+        status => Decision::No(match answer.refusal() {
             Some(Refusal { reason, message }) => {
                 ClaimError::Refused { reason: plain(&reason, 64), message: plain(&message, 400) }
             }
@@ -128,10 +128,6 @@ fn decide(answer: &Answer) -> Decision {
 
 fn wait(answer: &Answer) -> Duration {
     answer.retry_after.unwrap_or(NOT_YET).clamp(SHORTEST, LONGEST)
-}
-
-fn refusal(body: &[u8]) -> Option<Refusal> {
-    serde_json::from_slice(body).ok()
 }
 
 #[cfg(test)]

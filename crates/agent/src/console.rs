@@ -20,8 +20,8 @@ pub fn show_wait(paths: &Paths, machine: &str, key: Fingerprint) {
     show(paths, &format!("waits for approval: kubectl magnetite approve {machine} {key}"));
 }
 
-/// Shows what becomes of the box's disks.
-pub fn show_disk(paths: &Paths, text: &str) {
+/// Shows what becomes of the box, or of its disks.
+pub fn show_work(paths: &Paths, text: &str) {
     show(paths, text);
 }
 

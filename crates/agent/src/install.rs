@@ -12,8 +12,8 @@ use std::{
 
 use magnetite_api::{
     conditions::reason::INTENT_ALREADY_DONE,
-    join::{InstallOrder, Refusal},
-    report::{BootStepName, size},
+    join::InstallOrder,
+    report::{BootStepName, size_of},
 };
 use magnetite_daemon::{
     backoff::{Backoff, jittered},
@@ -209,7 +209,7 @@ impl<'a> Install<'a> {
 
     fn tell(&self, text: &str) {
         tracing::info!(text, "install");
-        console::show_disk(self.paths, text);
+        console::show_work(self.paths, text);
     }
 
     async fn once(&self) -> Result<Outcome, Error> {
@@ -246,8 +246,7 @@ impl<'a> Install<'a> {
     async fn order(&self) -> Result<Result<InstallOrder, String>, Error> {
         let what = format!("install/{}", std::env::consts::ARCH);
         let answer = self.server.get_own(&what, ASKED).await.map_err(Error::Ask)?;
-        let refusal =
-            || serde_json::from_slice::<Refusal>(&answer.body).map(|refusal| refusal.message).unwrap_or_default();
+        let refusal = || answer.refusal().map(|refusal| refusal.message).unwrap_or_default();
         match answer.status {
             StatusCode::OK => serde_json::from_slice(&answer.body).map(Ok).map_err(Error::Nonsense),
             StatusCode::CONFLICT => Ok(Err(refusal())),
@@ -270,8 +269,7 @@ impl<'a> Install<'a> {
             let Progress::Writing { written, fetched } = *said.borrow_and_update() else { continue };
             if told.is_none_or(|told| told.elapsed() >= TOLD) {
                 told = Some(Instant::now());
-                let bytes = |bytes| size(i64::try_from(bytes).unwrap_or(i64::MAX));
-                let far = format!("{words}: {} written, {} fetched", bytes(written), bytes(fetched));
+                let far = format!("{words}: {} written, {} fetched", size_of(written), size_of(fetched));
                 self.reporter.reached(BootStepName::Installing, Some(&far));
             }
         }

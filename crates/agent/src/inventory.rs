@@ -6,7 +6,9 @@
 use std::{
     fs,
     io::Read,
+    net::IpAddr,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use magnetite_api::{
@@ -33,6 +35,7 @@ pub fn inventory(paths: &Paths) -> Inventory {
         manufacturer: dmi("sys_vendor"),
         product: dmi("product_name").or_else(|| tree("model")),
         serial: dmi("product_serial").or_else(|| tree("serial-number")),
+        bmc_address: None,
         uuid: dmi("product_uuid").and_then(|uuid| uuid.parse().ok()),
         firmware_version: bios
             .into_iter()
@@ -47,6 +50,19 @@ pub fn inventory(paths: &Paths) -> Inventory {
         nics: entries(&paths.at("/sys/class/net")).iter().filter_map(|nic| self::nic(nic, paths)).take(MOST).collect(),
         gpus: entries(&paths.at("/sys/bus/pci/devices")).iter().filter_map(|gpu| self::gpu(gpu)).take(MOST).collect(),
     }
+}
+
+/// The address that the BMC says it has, asked by the program for that over the box's own bus. None without program, driver or BMC.
+pub fn bmc_address(ipmitool: &Path) -> Option<String> {
+    let said =
+        Command::new(ipmitool).args(["lan", "print"]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    bmc_address_of(&String::from_utf8_lossy(&said.stdout))
+}
+
+/// `IP Address              : 10.0.8.21`, among lines such as `IP Address Source       : Static Address`.
+fn bmc_address_of(said: &str) -> Option<String> {
+    let address: IpAddr = said.lines().find_map(|line| value(line, "IP Address"))?.parse().ok()?;
+    (!address.is_unspecified()).then(|| address.to_string())
 }
 
 /// What a claim says of the box. Values that many boards share name none of them, so they are left out.
@@ -264,6 +280,15 @@ mod tests {
         for broken in [&named[..20], &[0xff; 30], b""] {
             assert_eq!(switch(broken), None);
         }
+    }
+
+    #[test]
+    fn the_bmc_tells_its_address() {
+        let said = "Set in Progress         : Set Complete\nIP Address Source       : Static Address\nIP Address              : 10.0.8.21\n";
+        assert_eq!(bmc_address_of(said).as_deref(), Some("10.0.8.21"));
+        assert_eq!(bmc_address_of("IP Address              : 0.0.0.0\n"), None);
+        assert_eq!(bmc_address_of("Could not open device at /dev/ipmi0\n"), None);
+        assert_eq!(bmc_address(Path::new("/no/such/ipmitool")), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod claim;
 mod clock;
 mod console;
 mod files;
+mod held;
 mod install;
 mod inventory;
 mod keys;
@@ -38,12 +39,13 @@ use crate::{
     args::{Args, Task},
     clock::BoxClock,
     files::Paths,
+    held::Held,
     install::Install,
     run::{Agent, Memory, RunError},
     server::BootServer,
     sign::Signer,
-    systemd::Systemctl,
-    wipe::{After, Wipe},
+    systemd::{After, Systemctl},
+    wipe::Wipe,
 };
 
 /// Exit codes: see [`args`]. 2 is clap's.
@@ -70,6 +72,23 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Does what a system in memory is for, and then with the box what comes of it: once all that was said was heard.
+async fn in_memory(
+    work: impl Future<Output = After>,
+    reports: impl Future<Output = ()>,
+    systemctl: &Systemctl,
+    stopped: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let all = async { tokio::join!(work, reports).0 };
+    select! {
+        after = all => match after {
+            After::Off => systemctl.switch_off().await.context("the box cannot be switched off"),
+            After::Restart => systemctl.restart_box().await.context("the box cannot be restarted"),
+        },
+        () = stopped => Ok(()),
+    }
+}
+
 /// The join and, beside it, the reports. A signal ends both at once: all that is done is on the disk.
 async fn join(args: &Args) -> anyhow::Result<()> {
     let stop = signals().context("signals cannot be received")?;
@@ -77,29 +96,23 @@ async fn join(args: &Args) -> anyhow::Result<()> {
     let server = BootServer::new(&args.server, args.pin).context("TLS to the boot server cannot be set up")?;
     let (reporter, reports) = report::reporter(server.clone(), Signer::new(&paths, &args.machine, &args.intent));
     let systemctl = Systemctl(args.systemctl.clone());
-    // The box is restarted, or switched off, once all that was said was heard.
     match args.task {
         Task::Join => {}
         Task::Install => {
             let install = Install::new(args, &paths, &server, reporter).context("nothing can be fetched")?;
-            let all = async { tokio::join!(install.run(), reports).0 };
-            select! {
-                () = all => systemctl.restart_box().await.context("the box cannot be restarted")?,
-                () = stop.cancelled() => {}
-            }
-            return Ok(());
+            let work = async {
+                install.run().await;
+                After::Restart
+            };
+            return in_memory(work, reports, &systemctl, stop.cancelled()).await;
+        }
+        Task::Inventory => {
+            let held = Held { args, paths: &paths, server: &server, reporter };
+            return in_memory(held.run(), reports, &systemctl, stop.cancelled()).await;
         }
         Task::Wipe => {
             let wipe = Wipe { args, paths: &paths, server: &server, reporter };
-            let all = async { tokio::join!(wipe.run(), reports).0 };
-            select! {
-                after = all => match after {
-                    After::Off => systemctl.switch_off().await.context("the box cannot be switched off")?,
-                    After::Restart => systemctl.restart_box().await.context("the box cannot be restarted")?,
-                },
-                () = stop.cancelled() => {}
-            }
-            return Ok(());
+            return in_memory(wipe.run(), reports, &systemctl, stop.cancelled()).await;
         }
     }
     let clock = BoxClock::new(paths.is_real());

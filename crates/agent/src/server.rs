@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use magnetite_api::join::Refusal;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, header, redirect};
 use serde::Serialize;
 
@@ -33,6 +34,13 @@ pub struct Answer {
     pub server_time: Option<Timestamp>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// Why it refuses, if it says so as a boot server does.
+    pub fn refusal(&self) -> Option<Refusal> {
+        serde_json::from_slice(&self.body).ok()
+    }
 }
 
 /// Why there was no answer.

@@ -29,6 +29,15 @@ pub enum SystemctlError {
     },
 }
 
+/// What becomes of a box after its agent did what a system in memory is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// It is switched off.
+    Off,
+    /// It boots again, and is told what to do.
+    Restart,
+}
+
 /// systemctl, for the kubelet's unit.
 #[derive(Debug, Clone)]
 pub struct Systemctl(pub PathBuf);

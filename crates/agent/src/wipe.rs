@@ -6,8 +6,8 @@ use std::{io, path::Path, time::Duration};
 
 use magnetite_api::{
     install::WipedDisk,
-    join::{Refusal, WipeOrder},
-    report::{BootStepName, size},
+    join::WipeOrder,
+    report::{BootStepName, size_of},
 };
 use magnetite_daemon::{
     backoff::{Backoff, jittered},
@@ -32,6 +32,7 @@ use crate::{
     inventory,
     report::Reporter,
     server::{BootServer, ServerError},
+    systemd::After,
 };
 
 /// How long the boot server may take to answer.
@@ -100,15 +101,6 @@ impl Error {
     }
 }
 
-/// What becomes of the box afterwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum After {
-    /// It is wiped, and switched off.
-    Off,
-    /// Nobody wants it wiped: it boots again, and is told what to do.
-    Restart,
-}
-
 /// The agent at this work.
 pub struct Wipe<'a> {
     /// The arguments.
@@ -152,7 +144,7 @@ impl Wipe<'_> {
 
     fn tell(&self, text: &str) {
         tracing::info!(text, "wipe");
-        console::show_disk(self.paths, text);
+        console::show_work(self.paths, text);
     }
 
     async fn once(&self) -> Result<Option<Vec<WipedDisk>>, Error> {
@@ -193,7 +185,7 @@ impl Wipe<'_> {
             StatusCode::OK => {}
             StatusCode::CONFLICT | StatusCode::NOT_FOUND => return Ok(false),
             _ => {
-                let refusal = serde_json::from_slice::<Refusal>(&answer.body).map(|refusal| refusal.message);
+                let refusal = answer.refusal().map(|refusal| refusal.message);
                 return Err(Error::NotYet(refusal.unwrap_or_default()));
             }
         }
@@ -214,7 +206,7 @@ fn wipe(disk: &Disk, device: &Path, real: bool) -> Result<WipedDisk, Error> {
         // A line for each 64 GiB: the log is on a serial console too.
         if done >> 36 > told {
             told = done >> 36;
-            let far = size(i64::try_from(done).unwrap_or(i64::MAX));
+            let far = size_of(done);
             tracing::info!(disk = disk.name, zeroed = far, "wiping");
         }
     };

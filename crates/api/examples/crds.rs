@@ -2,10 +2,10 @@
 #![allow(clippy::print_stdout, reason = "its output is what it is for")]
 
 use kube::CustomResourceExt;
-use magnetite_api::{BootReport, Machine, MachineClaim, Profile};
+use magnetite_api::{BootReport, DiscoveryRule, Machine, MachineClaim, Profile};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    for crd in [Machine::crd(), Profile::crd(), MachineClaim::crd(), BootReport::crd()] {
+    for crd in [Machine::crd(), Profile::crd(), MachineClaim::crd(), BootReport::crd(), DiscoveryRule::crd()] {
         let mut crd = serde_json::to_value(&crd)?;
         join_lines(&mut crd);
         println!("---\n{}", serde_saphyr::to_string(&crd)?.trim_end());

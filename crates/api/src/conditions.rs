@@ -6,6 +6,10 @@ use crate::time::Time;
 
 /// Machine: no other Machine claims one of its MACs, its UUID or its serial.
 pub const IDENTITY_UNIQUE: &str = "IdentityUnique";
+/// Machine that is held: what the box says of itself names it, and no other.
+pub const IDENTITY_UNDERSTOOD: &str = "IdentityUnderstood";
+/// DiscoveryRule: its expressions can be read.
+pub const VALID: &str = "Valid";
 /// Machine: a Profile is found, renders, and its artifacts are at hand.
 pub const PROFILE_READY: &str = "ProfileReady";
 /// Machine: an intent is open, so that the box may boot and claim.
@@ -50,6 +54,30 @@ pub mod reason {
     pub const AS_DECLARED: &str = "AsDeclared";
     /// Two Machines claim the same MAC, UUID or serial.
     pub const DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
+    /// The Machine is held: it waits for a person or a rule.
+    pub const HELD: &str = "Held";
+    /// Nobody knows yet what the box is made of.
+    pub const NOT_INVENTORIED: &str = "NotInventoried";
+    /// The firmware's UUID is one that many boards share.
+    pub const UUID_IS_NOBODYS: &str = "UuidIsNobodys";
+    /// Another Machine has the same UUID, and is another box.
+    pub const UUID_SHARED: &str = "UuidShared";
+    /// Firmware and kernel write the UUID in different byte orders, or another Machine has it the other way round.
+    pub const UUID_BYTE_SWAPPED: &str = "UuidByteSwapped";
+    /// The firmware says another UUID than before.
+    pub const UUID_CHANGES: &str = "UuidChanges";
+    /// All but the network card says that it is another Machine's box.
+    pub const NIC_SWAPPED: &str = "NicSwapped";
+    /// One of its network cards is another Machine's.
+    pub const MAC_OF_ANOTHER: &str = "MacOfAnother";
+    /// No rule applies.
+    pub const NO_RULE: &str = "NoRule";
+    /// Two rules of one priority apply, or one gives what cannot be.
+    pub const RULE_UNCLEAR: &str = "RuleUnclear";
+    /// A rule said what the box is to be.
+    pub const APPROVED_BY_RULE: &str = "ApprovedByRule";
+    /// An expression cannot be read.
+    pub const BAD_EXPRESSION: &str = "BadExpression";
     /// `spec.profile` names a Profile that does not exist.
     pub const PROFILE_NOT_FOUND: &str = "ProfileNotFound";
     /// No Profile is named and none selects the Machine.
@@ -58,7 +86,7 @@ pub mod reason {
     pub const AMBIGUOUS_PROFILE: &str = "AmbiguousProfile";
     /// A template does not render.
     pub const RENDER_FAILED: &str = "RenderFailed";
-    /// The ConfigMap with the Ignition config is missing, or lacks the key.
+    /// A ConfigMap with the Ignition config or a template is missing, or lacks the key.
     pub const CONFIG_MAP_MISSING: &str = "ConfigMapMissing";
     /// A file that the Profile names is missing, or has another checksum.
     pub const ARTIFACT_FAILED: &str = "ArtifactFailed";

@@ -117,6 +117,13 @@ pub struct InstallStatus {
     pub message: Option<String>,
 }
 
+impl InstallStatus {
+    /// True if the system of an intent is on the disk.
+    pub fn is_done_in(&self, intent: &str) -> bool {
+        self.state == InstallState::Installed && self.intent == intent
+    }
+}
+
 /// How far an installation is.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstallState {

@@ -189,6 +189,39 @@ pub struct WipeOrder {
     pub intent: String,
 }
 
+/// POST body of an agent that tells what its box is made of, and asks what becomes of it.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InventoryRequest {
+    /// What the box is made of.
+    pub inventory: Inventory,
+}
+
+/// 200 answer to it.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct InventoryAnswer {
+    /// What the agent does now.
+    pub next: Held,
+    /// After how many seconds it asks again, where it waits.
+    pub seconds: u32,
+    /// Name of the Machine that the box is, or would be.
+    pub machine: String,
+    /// What is waited for or begins, for the person at the console.
+    pub message: String,
+}
+
+/// What becomes of a box that is held.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// It waits.
+    Wait,
+    /// It is to be something: it restarts, and boots as that.
+    Restart,
+    /// The same, and its BMC switches it on again: that it does shows that it is this box's BMC, before anything is asked of it.
+    PowerOff,
+}
+
 /// The config of the first boot of an installed system.
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]

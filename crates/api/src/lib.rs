@@ -8,6 +8,7 @@
 
 pub mod claim;
 pub mod conditions;
+pub mod discovery;
 pub mod install;
 pub mod join;
 pub mod machine;
@@ -25,6 +26,7 @@ pub mod update;
 mod schema_tests;
 
 pub use claim::{MachineClaim, MachineClaimSpec, MachineClaimStatus};
+pub use discovery::{DiscoveryRule, DiscoveryRuleSpec, DiscoveryRuleStatus};
 pub use machine::{Machine, MachineSpec, MachineStatus, Phase};
 pub use profile::{Profile, ProfileSpec, ProfileStatus};
 pub use report::{BootReport, BootReportSpec};

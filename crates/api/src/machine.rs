@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    install::{InstallState, InstallStatus, WipeStatus},
+    discovery::HELD_INTENT,
+    install::{InstallStatus, WipeStatus},
     netboot::{NetbootSpec, NetworkSpec},
     power::{BmcSpec, PowerStatus, PowerWanted, RestartSpec},
     profile::Taint,
@@ -71,6 +72,17 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub serial: Option<String>,
+
+    /// True holds the box: it boots the in-memory system of the boot servers' `--discovery`, whose agent tells what the box is made of,
+    /// and waits there. Nothing is installed, no window opens, no claim is taken. Discovery makes Machines so; `kubectl magnetite approve`,
+    /// or a DiscoveryRule, takes it away. A machine that had joined keeps its Node, and boots that system if it restarts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
+
+    /// The level at which the box's identity must be proven, where that is more than its Profile asks for: `mac` (default), `approved`,
+    /// `tpm-pinned` or `tpm-enrolled`. Discovery sets `approved`: nobody declared these boxes.
+    #[serde(default, skip_serializing_if = "IdentityLevel::is_lowest")]
+    pub min_identity: IdentityLevel,
 
     /// Name of the Profile to boot. Without it the one Profile whose `selector` matches this Machine's labels
     /// is taken; none or more than one shows in the condition `ProfileReady`.
@@ -183,6 +195,8 @@ impl Default for MachineSpec {
             macs: Vec::new(),
             uuid: None,
             serial: None,
+            hold: false,
+            min_identity: IdentityLevel::default(),
             profile: None,
             node_name: None,
             variables: BTreeMap::new(),
@@ -245,6 +259,8 @@ pub enum DeletionPolicy {
 /// Where a machine is, for `kubectl get`. Derived from the conditions; nothing reads it back.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Phase {
+    /// Found by discovery, or held: it waits for a person, or a rule, to say what it is to be.
+    Discovered,
     /// Declared; the box has not been seen in this intent.
     #[default]
     Pending,
@@ -264,7 +280,7 @@ pub enum Phase {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineStatus {
-    /// Where the machine is: Pending, Booting, Provisioning, Joining, Ready or Failed.
+    /// Where the machine is: Discovered, Pending, Booting, Provisioning, Joining, Ready or Failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Why it is not Ready, in one word. Absent when it is.
@@ -324,7 +340,7 @@ pub struct MachineStatus {
     /// The kubelet's serving certificate may name these and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// Conditions: IdentityUnique, ProfileReady, WindowOpen, Booted, HardwareAsBefore, Claimed, Uncontested, Joined, UpToDate,
+    /// Conditions: IdentityUnique, of a held one IdentityUnderstood, ProfileReady, WindowOpen, Booted, HardwareAsBefore, Claimed, Uncontested, Joined, UpToDate,
     /// Ready; Maintenance where the spec asks for it, and BmcReachable where it names a BMC.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -418,6 +434,12 @@ pub enum IdentityLevel {
 }
 
 impl IdentityLevel {
+    /// True of the level that asks for nothing more than the others.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    pub fn is_lowest(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// As the API writes it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -438,14 +460,18 @@ impl Machine {
     /// True if the system of the intent that is asked for is on the box's disk, as far as the status knows.
     pub fn is_installed(&self) -> bool {
         let install = self.status.as_ref().and_then(|status| status.install.as_ref());
-        install
-            .is_some_and(|install| install.state == InstallState::Installed && install.intent == self.wanted_intent())
+        install.is_some_and(|install| install.is_done_in(self.wanted_intent()))
     }
 
     /// The wipe that is wanted now: the Machine is being deleted, its policy says so, and the controller took it up.
     pub fn wanted_wipe(&self) -> Option<&WipeStatus> {
         let wanted = self.metadata.deletion_timestamp.is_some() && self.spec.deletion_policy == DeletionPolicy::Wipe;
         self.status.as_ref()?.wipe.as_deref().filter(|_| wanted)
+    }
+
+    /// True while the box only tells what it is made of, and waits. One that is being wiped does as it is told.
+    pub fn is_held(&self) -> bool {
+        self.spec.hold && self.wanted_wipe().is_none()
     }
 
     /// Name of the intent that the spec asks for.
@@ -458,6 +484,9 @@ impl Machine {
     pub fn wanted_intent(&self) -> &str {
         if let Some(wipe) = self.wanted_wipe() {
             return &wipe.intent;
+        }
+        if self.spec.hold {
+            return HELD_INTENT;
         }
         let declared = self.declared_intent();
         let update = self.status.as_ref().and_then(|status| status.update.as_deref());

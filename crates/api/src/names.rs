@@ -14,12 +14,19 @@ pub const LABEL_MACHINE: &str = "magnetite.dev/machine";
 pub const LABEL_MACHINE_UID: &str = "magnetite.dev/machine-uid";
 /// Label of a Node and a boot report: name of the Profile.
 pub const LABEL_PROFILE: &str = "magnetite.dev/profile";
+/// Label of a ControllerRevision: the revision of the Profile that it keeps.
+pub const LABEL_REVISION: &str = "magnetite.dev/revision";
 /// Labels of a Node that tell facts of its box begin with this.
 pub const FACTS_PREFIX: &str = "facts.magnetite.dev/";
 /// Label of a Node: the rack that its box stands in.
 pub const LABEL_RACK: &str = "topology.magnetite.dev/rack";
 /// Annotation of a CertificateSigningRequest: the claim that it was made for.
 pub const ANNOTATION_CLAIM: &str = "magnetite.dev/claim";
+
+/// Annotation of a Machine: who found it, and who said what it is to be, such as `rule/gpu`.
+pub const ANNOTATION_DISCOVERED_BY: &str = "magnetite.dev/discovered-by";
+/// See [`ANNOTATION_DISCOVERED_BY`].
+pub const ANNOTATION_APPROVED_BY: &str = "magnetite.dev/approved-by";
 
 /// Annotation of a Node: the controller keeps Pods away from it. Only a Node that has it is let take Pods again.
 pub const ANNOTATION_CORDONED: &str = "magnetite.dev/cordoned";

@@ -297,7 +297,8 @@ impl Machine {
         }
         let update = self.status.as_ref().and_then(|status| status.update.as_deref());
         let restarts = |update: &&UpdateStatus| {
-            update.stage == UpdateStage::Restarting && update.base == self.declared_intent() && self.power_is_kept()
+            let may = self.power_is_kept() && !self.spec.hold;
+            update.stage == UpdateStage::Restarting && update.base == self.declared_intent() && may
         };
         if let Some(update) = update.filter(restarts) {
             let (source, how) = (RestartSource::Update, RestartHow::Graceful);

@@ -28,7 +28,7 @@ use crate::{
     category = "magnetite",
     status = "ProfileStatus",
     derive = "PartialEq",
-    doc = "A Profile says what machines boot (kernel, initrds, command line), how the system is configured (Ignition), and how it joins the cluster. Whoever may write a Profile is root on its machines.",
+    doc = "A Profile says what machines boot (kernel, initrds, command line), how the system is configured (Ignition, or templates for cloud-init and installers), and how it joins the cluster. Whoever may write a Profile is root on its machines.",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(name = "Machines", type_ = "integer", json_path = ".status.machines"),
@@ -61,6 +61,14 @@ pub struct ProfileSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("has(self.inline) != has(self.configMap)").message("ignition needs exactly one of inline and configMap"))]
     pub ignition: Option<IgnitionSource>,
+
+    /// Further texts that a system fetches while it boots or is installed, each a template: `user-data` of cloud-init, `ks.cfg`, `preseed.cfg`. Each is
+    /// served as `{{ boot.url }}/t/NAME`, which `{{ templates["NAME"] }}` is the URL of; `{{ boot.url }}/t/` is a seed folder for cloud-init. At most 16.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = Rule::new("self.all(name, name.matches('^[a-z0-9][a-z0-9._-]{0,62}$'))").message("a template's name has lower-case letters, digits, '.', '_' and '-' and begins with a letter or digit: it is part of a URL"))]
+    #[x_kube(validation = Rule::new("self.all(name, has(self[name].inline) != has(self[name].configMap))").message("a template needs exactly one of inline and configMap"))]
+    pub templates: BTreeMap<String, TemplateSource>,
 
     /// Variables for the templates, by name: `{{ vars.channel }}`. A Machine's own win. Nothing secret.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -206,6 +214,33 @@ pub struct IgnitionSource {
     /// A ConfigMap in Magnetite's own namespace that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapKey>,
+}
+
+/// Where the text of one of `templates` comes from.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateSource {
+    /// The text itself, a minijinja template. Nothing secret: anyone on the network can read it. It may be empty. At most 262144 characters, and
+    /// 1 MiB once rendered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 262144))]
+    pub inline: Option<String>,
+    /// A ConfigMap in Magnetite's own namespace that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<TemplateKey>,
+}
+
+/// One key of a ConfigMap in Magnetite's own namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateKey {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its key. Default: the template's own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: Option<String>,
 }
 
 /// One key of a ConfigMap in Magnetite's own namespace.
@@ -459,6 +494,13 @@ pub struct ProfileStatus {
 }
 
 impl ProfileSpec {
+    /// The names of the ConfigMaps that its texts come from. One may be named more than once.
+    pub fn config_maps(&self) -> impl Iterator<Item = &str> {
+        let ignition = self.ignition.iter().filter_map(|source| Some(source.config_map.as_ref()?.name.as_str()));
+        let templates = self.templates.values().filter_map(|source| Some(source.config_map.as_ref()?.name.as_str()));
+        ignition.chain(templates)
+    }
+
     /// The image that is installed on one architecture, if one is.
     pub fn image(&self, architecture: Architecture) -> Option<&Artifact> {
         self.boot.for_architecture(architecture)?.files.get(&self.install.as_ref()?.image)

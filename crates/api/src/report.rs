@@ -57,7 +57,7 @@ pub struct BootReportSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Subject {
-    /// Machine or Profile.
+    /// Machine, Profile or Box.
     pub kind: SubjectKind,
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
@@ -74,6 +74,8 @@ pub enum SubjectKind {
     Machine,
     /// A Profile.
     Profile,
+    /// A box that no Machine declares: its name is made of its MAC, and its UID is empty.
+    Box,
 }
 
 /// One boot of a machine: what it asked for and got, from its firmware's first packet on.
@@ -208,12 +210,14 @@ pub enum BootStepName {
     InitrdFetched,
     /// Another file of the Profile was sent.
     FileFetched,
-    /// The Ignition config was served.
+    /// The Ignition config was served, or one of the Profile's templates.
     ConfigFetched,
     /// The agent was sent.
     AgentFetched,
     /// The agent runs and reported.
     AgentStarted,
+    /// The agent of a box that is held told what it is made of, and waits for what it is to be.
+    Inventoried,
     /// The agent writes the system to a disk.
     Installing,
     /// The system is on the disk, and so is the mark that says so; the box restarts.
@@ -249,6 +253,7 @@ impl BootStepName {
             Self::ConfigFetched => "ConfigFetched",
             Self::AgentFetched => "AgentFetched",
             Self::AgentStarted => "AgentStarted",
+            Self::Inventoried => "Inventoried",
             Self::Installing => "Installing",
             Self::Installed => "Installed",
             Self::Wiping => "Wiping",
@@ -364,6 +369,11 @@ pub fn size(bytes: i64) -> String {
     }
 }
 
+/// The same of bytes that were counted, and cannot be fewer than none.
+pub fn size_of(bytes: u64) -> String {
+    size(i64::try_from(bytes).unwrap_or(i64::MAX))
+}
+
 /// The state of a file.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArtifactState {
@@ -397,6 +407,10 @@ pub struct Inventory {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub serial: Option<String>,
+    /// Address of the BMC, as it says over the box's own bus, where the system has `ipmitool` and the driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 45))]
+    pub bmc_address: Option<String>,
     /// System UUID, by SMBIOS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<MachineUuid>,

@@ -132,7 +132,7 @@ fn install_rules() {
 #[test]
 fn profile_rules() {
     type Case<'a> = (&'a dyn Fn(&mut Value), Option<&'a str>);
-    let cases: [Case<'_>; 35] = [
+    let cases: [Case<'_>; 44] = [
         (&|_| {}, None),
         (&|spec| spec["boot"] = json!({}), Some("boot needs x86_64 or aarch64")),
         (&|spec| spec["boot"]["aarch64"]["kernel"]["url"] = json!("http://x/k"), Some("exactly one of url and file")),
@@ -151,6 +151,24 @@ fn profile_rules() {
         (
             &|spec| spec["ignition"] = json!({ "inline": "{}", "configMap": { "name": "c", "key": "k" } }),
             Some("exactly one of inline and configMap"),
+        ),
+        (
+            &|spec| {
+                spec["templates"] =
+                    json!({ "user-data": { "inline": "" }, "meta-data": { "configMap": { "name": "c" } } })
+            },
+            None,
+        ),
+        (&|spec| spec["templates"] = templates("ks.cfg"), None),
+        (&|spec| spec["templates"] = templates(&"a".repeat(63)), None),
+        (&|spec| spec["templates"] = templates(&"a".repeat(64)), Some("a template's name")),
+        (&|spec| spec["templates"] = templates("../x"), Some("a template's name")),
+        (&|spec| spec["templates"] = templates("User-Data"), Some("a template's name")),
+        (&|spec| spec["templates"] = templates(""), Some("a template's name")),
+        (&|spec| spec["templates"] = json!({ "x": {} }), Some("a template needs exactly one")),
+        (
+            &|spec| spec["templates"] = json!({ "x": { "inline": "", "configMap": { "name": "c", "key": "k" } } }),
+            Some("a template needs exactly one"),
         ),
         (&|spec| spec["node"] = json!({ "labels": { "magnetite.dev/x": "" } }), Some("magnetite.dev/")),
         (&|spec| spec["node"] = json!({ "labels": { "node-role.kubernetes.io/master": "" } }), Some("control-plane")),
@@ -197,6 +215,10 @@ fn what_changes_nothing_of_a_boot_makes_no_revision() {
     assert_eq!(revision(&|spec| spec["update"] = json!({ "paused": true })), plain);
     assert_eq!(revision(&|spec| spec["selector"] = json!({ "matchLabels": { "a": "b" } })), plain);
     assert_ne!(revision(&|spec| spec["variables"] = json!({ "a": "b" })), plain);
+    let with =
+        |text: &'static str| revision(&move |spec| spec["templates"] = json!({ "user-data": { "inline": text } }));
+    assert_ne!(with("a"), plain);
+    assert_ne!(with("a"), with("b"));
 }
 
 #[test]
@@ -213,6 +235,11 @@ fn an_update_is_an_intent_until_the_spec_names_another() {
     };
     assert_eq!(with(json!({ "macs": [MAC] })), "created.0123456789.2");
     assert_eq!(with(json!({ "macs": [MAC], "bootIntent": "again" })), "again");
+}
+
+/// One template of a name.
+fn templates(name: &str) -> Value {
+    json!({ name: { "inline": "x" } })
 }
 
 /// One further file of a name.
@@ -248,7 +275,9 @@ fn check(error: Option<impl std::fmt::Display>, refused: Option<&str>) {
 #[test]
 fn short_names_do_not_collide_with_cluster_api() {
     use kube::CustomResourceExt;
-    for crd in [Machine::crd(), Profile::crd(), MachineClaim::crd(), crate::BootReport::crd()] {
+    for crd in
+        [Machine::crd(), Profile::crd(), MachineClaim::crd(), crate::BootReport::crd(), crate::DiscoveryRule::crd()]
+    {
         let names = crd.spec.names;
         assert_eq!(names.categories, Some(vec!["magnetite".to_owned()]));
         for short in names.short_names.unwrap() {

@@ -107,5 +107,7 @@ pub fn expected(machine: &Machine) -> Option<(Sha256, IdentityLevel)> {
 
 /// True if claims of this Machine have to prove a TPM. The boot server tells the agent so, and the controller holds it to it.
 pub fn asked(machine: &Machine, profile: Option<&Profile>) -> bool {
-    expected(machine).is_some() || profile.is_some_and(|profile| profile.spec.min_identity >= IdentityLevel::TpmPinned)
+    expected(machine).is_some()
+        || machine.spec.min_identity >= IdentityLevel::TpmPinned
+        || profile.is_some_and(|profile| profile.spec.min_identity >= IdentityLevel::TpmPinned)
 }

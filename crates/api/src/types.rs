@@ -95,6 +95,16 @@ impl fmt::Debug for MacAddr {
 }
 
 impl MacAddr {
+    /// Its twelve digits alone, as part of a name.
+    pub fn digits(&self) -> String {
+        self.0.iter().map(|octet| format!("{octet:02x}")).collect()
+    }
+
+    /// The address of such digits, which is the one way to write it.
+    pub fn of_digits(digits: &str) -> Option<Self> {
+        decode_hex(digits).map(Self).filter(|mac| mac.digits() == digits)
+    }
+
     /// True of an address that cannot name a machine: all zeros, all ones, or a group address.
     pub fn is_bogus(&self) -> bool {
         self.0 == [0; 6] || self.0[0] & 1 == 1
@@ -195,6 +205,11 @@ impl MachineUuid {
         out[4..6].reverse();
         out[6..8].reverse();
         Self(out)
+    }
+
+    /// As firmware writes it that takes the one byte order for the other.
+    pub fn byte_swapped(self) -> Self {
+        Self::from_smbios(self.0)
     }
 
     /// True of a value that many boards share, so that it names none of them: all zeros, all ones, and the

@@ -7,7 +7,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use kube::ResourceExt;
-use magnetite_api::Machine;
+use magnetite_api::{MacAddr, Machine};
 
 /// What a capability is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,12 @@ impl CapabilityKey {
     /// API server gave the Machine a UID (a catalog), its name is all that there is to make an id of, and names are guessed. A name
     /// of 63 characters would not fit into the 128 bytes of the BOOTP `file` field either. The id stays as long as the key does: a
     /// shim asks for its second stage in the folder that it came from.
+    ///
+    /// A box that is held is known by its MAC: see [`held_mac`].
     pub fn machine_id(&self, machine: &Machine) -> String {
+        if let Some(mac) = held_by(machine) {
+            return held_id(mac);
+        }
         format!("{:016x}", self.id_number(machine))
     }
 
@@ -103,8 +108,31 @@ impl CapabilityKey {
     }
 }
 
-/// What a Machine is bound by: its UID, or its name where no API server gave it one (a catalog).
+/// The MAC by which a box is known that is held. Its links must not change when its Machine is made, while the box is on its way.
+fn held_by(machine: &Machine) -> Option<MacAddr> {
+    machine.spec.macs.first().copied().filter(|_| machine.is_held())
+}
+
+fn held_id(mac: MacAddr) -> String {
+    format!("held-{}", mac.digits())
+}
+
+/// The MAC in the id of a box that is held. No other Machine's id has this form. Who reads such a link learns a MAC that he heard anyway, and
+/// without the capability beside it, it is good for nothing.
+pub fn held_mac(id: &str) -> Option<MacAddr> {
+    MacAddr::of_digits(id.strip_prefix("held-")?)
+}
+
+/// What the links of a box that is held are bound by, whether it has a Machine yet or not. No name or UID has a `/`.
+pub fn held_key(mac: MacAddr) -> String {
+    format!("held/{mac}")
+}
+
+/// What a Machine is bound by: its UID, or its name where no API server gave it one (a catalog); while it is held, its MAC.
 pub fn machine_key(machine: &Machine) -> String {
+    if let Some(mac) = held_by(machine) {
+        return held_key(mac);
+    }
     machine.uid().filter(|uid| !uid.is_empty()).unwrap_or_else(|| machine.name_any())
 }
 
@@ -166,6 +194,35 @@ mod tests {
         assert_ne!(id, ours.machine_id(&named("rack1-08")));
         assert_ne!(id, others.machine_id(&named("rack1-07")));
         assert!(!magnetite_api::Sha256::of(b"rack1-07").to_string().starts_with(&id));
+    }
+
+    /// A box keeps its links when its Machine is made, and loses them when it is to be something.
+    #[test]
+    fn a_box_that_is_held_is_known_by_its_mac_alone() {
+        use magnetite_api::{MachineSpec, discovery::HELD_INTENT};
+        let key = CapabilityKey::new([7; 32]);
+        let mac: MacAddr = "52:54:00:30:00:1a".parse().unwrap();
+        let spec = MachineSpec { macs: vec![mac], hold: true, ..MachineSpec::default() };
+        let stranger = Machine::new("box-52540030001a", spec.clone());
+        let mut made = Machine::new("gpu-7", spec);
+        made.metadata.uid = Some("uid-1".to_owned());
+        assert_eq!(key.machine_id(&stranger), "held-52540030001a");
+        assert_eq!((key.machine_id(&made), machine_key(&made)), (key.machine_id(&stranger), machine_key(&stranger)));
+        assert_eq!((made.wanted_intent(), held_mac("held-52540030001a")), (HELD_INTENT, Some(mac)));
+        let cap = key.mint(Purpose::Agent, &machine_key(&made), made.wanted_intent(), 1000);
+        made.spec.hold = false;
+        assert!(!key.check(&cap, Purpose::Agent, &machine_key(&made), made.wanted_intent(), 0));
+        assert_eq!(key.machine_id(&made).len(), 16);
+        for id in [
+            "held-52540030001A",
+            "held-52540030001",
+            "held-5254003000100",
+            "52540030001a",
+            "held-",
+            "held-é2540030001a",
+        ] {
+            assert_eq!(held_mac(id), None, "{id}");
+        }
     }
 
     #[test]

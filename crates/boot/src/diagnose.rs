@@ -134,7 +134,7 @@ fn patience(step: BootStepName) -> SignedDuration {
         // An initrd of a gigabyte on a slow link, and a server's kernel that looks at all its disks.
         BootStepName::KernelFetched | BootStepName::InitrdFetched | BootStepName::FileFetched => 300,
         BootStepName::ConfigFetched | BootStepName::AgentFetched => 300,
-        BootStepName::AgentStarted | BootStepName::Claiming => 180,
+        BootStepName::AgentStarted | BootStepName::Inventoried | BootStepName::Claiming => 180,
         // The agent says every few seconds how far it is; a server's firmware takes minutes to come back.
         BootStepName::Installing => 120,
         BootStepName::Installed => 600,
@@ -160,6 +160,7 @@ fn goes_round(step: &BootStep) -> bool {
         | BootStepName::FileFetched
         | BootStepName::AgentFetched
         | BootStepName::AgentStarted
+        | BootStepName::Inventoried
         | BootStepName::Installing
         | BootStepName::Installed
         | BootStepName::Wiping
@@ -214,6 +215,7 @@ fn failed(failure: &BootFailure) -> Diagnosis {
         BootStepName::NodeReady => Reason::NodeNotReady,
         BootStepName::Claiming
         | BootStepName::AgentStarted
+        | BootStepName::Inventoried
         | BootStepName::CertificateReceived
         | BootStepName::KubeletStarted
         | BootStepName::SystemBooted => Reason::AgentFailed,
@@ -289,10 +291,12 @@ fn message(boot: &BootRecord, step: &BootStep) -> String {
                 .into()
         }
         BootStepName::ConfigFetched => {
-            format!("the Ignition config was served{n}; the agent was not fetched and never reported")
+            let what = what.unwrap_or("the Ignition config");
+            format!("{what} was served{n}; the agent was not fetched and never reported")
         }
         BootStepName::AgentFetched => "the Ignition config and the agent were fetched; the agent never reported".into(),
         BootStepName::AgentStarted => "the agent started, and neither claimed an identity nor said why not".into(),
+        BootStepName::Inventoried => "the box is held, its agent told what it is made of, and says no more".into(),
         BootStepName::Installing => {
             let far = step.detail.as_deref().map_or(String::new(), |words| format!(" ({words})"));
             format!("the agent was writing the system to a disk{far}, and says no more")

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use magnetite_api::{
     Architecture, Machine, MachineSpec, Profile, ProfileSpec, Sha256,
     install::InstallSpec,
-    profile::{ArchBoot, Artifact, BootSpec, IgnitionSource, OnReboot},
+    profile::{ArchBoot, Artifact, BootSpec, IgnitionSource, OnReboot, TemplateSource},
     report::{BootRecord, BootStep, BootStepName, Firmware},
     time::seconds,
 };
@@ -91,6 +91,11 @@ impl ProfileBuilder {
     }
     pub(crate) fn ignition(mut self, text: &str) -> Self {
         self.0.spec.ignition = Some(IgnitionSource { inline: Some(text.to_owned()), config_map: None });
+        self
+    }
+    pub(crate) fn template(mut self, name: &str, text: &str) -> Self {
+        let source = TemplateSource { inline: Some(text.to_owned()), config_map: None };
+        self.0.spec.templates.insert(name.to_owned(), source);
         self
     }
     pub(crate) fn arc(self) -> Arc<Profile> {

@@ -103,6 +103,13 @@ impl Fleet {
                 }
             }
         }
+        for holders in fleet.by_key.values_mut() {
+            // What a box says of itself that nobody approved stands in the way of nothing that a person declared.
+            let held = |position: &usize| fleet.machines.get(*position).is_some_and(|machine| machine.spec.hold);
+            if !holders.iter().all(held) {
+                holders.retain(|position| !held(position));
+            }
+        }
         fleet.contested = fleet.by_key.values().filter(|holders| holders.len() > 1).flatten().copied().collect();
         fleet
     }
@@ -139,6 +146,11 @@ impl Fleet {
                 Found::Conflict(names)
             }
         }
+    }
+
+    /// Which Machine declares a MAC.
+    pub fn of_mac(&self, mac: MacAddr) -> Found {
+        self.find(&Identity { mac: Some(mac), ..Identity::default() })
     }
 
     /// The Machine with an id from a URL that was made with this key, which is the same for as long as the index lives.
@@ -235,6 +247,18 @@ mod tests {
             [Conflict { field: "spec.macs[0] 52:54:00:00:00:01".into(), other: "b".into() }]
         );
         assert_eq!(fleet.conflicts(&b).len(), 1);
+    }
+
+    #[test]
+    fn a_machine_that_is_held_stands_in_no_other_s_way() {
+        let declared = machine("a").mac("52:54:00:00:00:01").arc();
+        let mut held = (*machine("b").mac("52:54:00:00:00:0b").mac("52:54:00:00:00:01").arc()).clone();
+        held.spec.hold = true;
+        let held = Arc::new(held);
+        let fleet = Fleet::index([held.clone(), declared.clone()]);
+        assert_eq!(fleet.find(&identity("52:54:00:00:00:01", None)), Found::Machine(declared.clone()));
+        assert_eq!(fleet.find(&identity("52:54:00:00:00:0b", None)), Found::Machine(held.clone()));
+        assert_eq!((fleet.conflicts(&declared).len(), fleet.conflicts(&held).len()), (0, 1));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod capability;
 pub mod client;
 pub mod command_line;
 pub mod diagnose;
+pub mod discovery;
 pub mod fleet;
 pub mod history;
 pub mod image;

@@ -94,6 +94,8 @@ pub enum Task {
     Boot,
     /// The agent writes the Profile's system to a disk, and restarts the box.
     Install,
+    /// The agent tells what the box is made of, and waits for what it is to be. Of a box that is held.
+    Inventory,
     /// The agent wipes the box's disks, and switches it off. For a Machine that is being deleted, and no other.
     Wipe,
 }
@@ -141,6 +143,10 @@ pub fn next(
         Ok(profile) => profile,
         Err(error) => return wait(30, error.to_string()),
     };
+    if machine.spec.hold {
+        // Whatever its windows say: `profile` is the one of discovery.
+        return Next::Boot(Task::Inventory);
+    }
     let Some(intent) = intent.filter(|intent| intent.id == machine.wanted_intent()) else {
         return wait(5, format!("the controller has not opened a boot window for {} yet", machine.name_any()));
     };
@@ -183,7 +189,7 @@ pub fn opens(
         profile.is_ok_and(|profile| profile.spec.boot.on_reboot == OnReboot::Local || profile.spec.install.is_some());
     match next(machine, profile, intent, conflicted, installed, now) {
         // An installed system fetches its agent in its first boot.
-        Next::Boot(Task::Boot | Task::Install | Task::Wipe) | Next::Installed => Opens::Yes,
+        Next::Boot(Task::Boot | Task::Install | Task::Inventory | Task::Wipe) | Next::Installed => Opens::Yes,
         Next::Local => Opens::No,
         // Its window is over, whoever else claims the same identity.
         Next::Wait { .. } if over && local => Opens::No,
@@ -358,6 +364,27 @@ mod tests {
         // One that is not being deleted is never wiped, whatever its status says.
         let lives = |m: &mut Machine| m.metadata.deletion_timestamp = None;
         assert!(!matches!(decide(&lives, &open, false), Next::Boot(Task::Wipe)));
+    }
+
+    /// Whatever is known of it, and whatever its Profile would install.
+    #[test]
+    fn a_box_that_is_held_tells_what_it_is_made_of_and_no_more() {
+        let mut m = (*machine("m").mac("52:54:00:00:00:01").arc()).clone();
+        m.spec.hold = true;
+        let p = profile("p").installing("rootfs").chosen();
+        for intent in
+            [None, Some(intent("created", IntentState::Open)), Some(intent("created", IntentState::Fulfilled))]
+        {
+            for installed in [false, true] {
+                assert_eq!(next(&m, Ok(&p), intent.as_ref(), false, installed, at(10)), Next::Boot(Task::Inventory));
+                assert_eq!(opens(&m, Ok(&p), intent.as_ref(), false, installed, at(10)), Opens::Yes);
+            }
+        }
+        assert!(matches!(next(&m, Err(&SelectError::Held), None, false, false, at(10)), Next::Wait { .. }));
+        assert!(
+            matches!(next(&m, Ok(&p), None, true, false, at(10)), Next::Wait { .. }),
+            "of two that may be it neither"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Templates: from a Profile and a Machine to the script, the command line and the Ignition config.
+//! Templates: from a Profile and a Machine to the script, the command line, the Ignition config and what else a system fetches.
 //!
 //! minijinja in strict mode: a variable that is not there is an error, never an empty text. Templates see
 //! values only; no file, environment or process can be reached from one, and their work is bounded.
@@ -15,8 +15,10 @@ use crate::{command_line, plan::Task, script, select::Chosen};
 
 mod ignition;
 mod templates;
+mod texts;
 
 pub use ignition::AgentLink;
+pub use texts::{Texts, template, template_field};
 
 /// A template that does not render, or renders to something that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +76,10 @@ impl Links {
     pub fn ignition(&self) -> String {
         format!("{}/config.ign", self.system)
     }
+    /// One of the Profile's templates.
+    pub fn template(&self, name: &str) -> String {
+        format!("{}/t/{name}", self.system)
+    }
 }
 
 /// True if a template renders to itself: nothing in it begins an expression, and it has no line end for the engine to take away.
@@ -88,6 +94,8 @@ fn facts(profile: &Chosen, machine: &Machine, architecture: Architecture, links:
     let boot = profile.spec.boot.for_architecture(architecture);
     let files: std::collections::BTreeMap<_, _> =
         boot.into_iter().flat_map(|boot| boot.files.keys()).map(|name| (name.clone(), links.file(name))).collect();
+    let templates: std::collections::BTreeMap<_, _> =
+        profile.spec.templates.keys().map(|name| (name.clone(), links.template(name))).collect();
     let macs: Vec<String> = machine.spec.macs.iter().map(ToString::to_string).collect();
     context! {
         machine => context! {
@@ -102,6 +110,7 @@ fn facts(profile: &Chosen, machine: &Machine, architecture: Architecture, links:
         profile => context! { name => profile.name_any(), revision => profile.revision() },
         boot => context! { url => links.system.clone(), ignition_url => links.ignition(), arch => architecture.as_str() },
         files,
+        templates,
         vars,
     }
 }
@@ -250,11 +259,11 @@ fn ignition_field(profile: &Profile) -> &'static str {
     }
 }
 
-/// Checks that every template of a Profile parses, without a Machine to render it for.
+/// Checks that a Profile's templates parse, without a Machine to render them for: its command lines, and those of `texts`.
 ///
 /// # Errors
 /// The first field that does not.
-pub fn check(profile: &Profile, ignition: Option<&str>) -> Result<(), RenderError> {
+pub fn check(profile: &Profile, texts: &Texts) -> Result<(), RenderError> {
     let parses =
         |field: &str, template: &str| templates::check(template).map_err(|error| RenderError::template(field, &error));
     for (architecture, boot) in profile.spec.boot.architectures() {
@@ -262,26 +271,28 @@ pub fn check(profile: &Profile, ignition: Option<&str>) -> Result<(), RenderErro
             parses(&format!("spec.boot.{architecture}.commandLine[{index}]"), template)?;
         }
     }
-    match ignition {
-        Some(template) => parses(ignition_field(profile), template),
-        None if profile.spec.ignition.is_some() => {
-            Err(RenderError::new(ignition_field(profile), "the ConfigMap, or its key, does not exist"))
-        }
-        None => Ok(()),
+    let Texts { ignition, templates } = texts;
+    if let Some(template) = ignition {
+        parses(ignition_field(profile), template)?;
     }
+    templates.iter().try_for_each(|(name, template)| parses(&template_field(profile, name), template))
 }
 
 /// Renders everything that a machine would get, for each architecture of its Profile, with made-up links.
 ///
 /// # Errors
 /// The first field that does not render.
-pub fn dry_run(profile: &Chosen, machine: &Machine, template: Option<&str>) -> Result<(), RenderError> {
+pub fn dry_run(profile: &Chosen, machine: &Machine, texts: &Texts) -> Result<(), RenderError> {
     let base = "http://192.0.2.1:8080/m/0000000000000000/AAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned();
     let links = Links { system: base.clone(), base };
     let agent = AgentLink::sample();
     for (architecture, _) in profile.spec.boot.architectures() {
         script(profile, machine, architecture, &links)?;
-        ignition(profile, machine, architecture, template, &links, Some(&agent))?;
+        ignition(profile, machine, architecture, texts.ignition.as_deref(), &links, Some(&agent))?;
+        for name in profile.spec.templates.keys() {
+            let text = texts.templates.get(name).map(String::as_str);
+            template(profile, machine, architecture, (name, text), &links, Some(&agent))?;
+        }
     }
     Ok(())
 }

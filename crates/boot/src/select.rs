@@ -22,6 +22,17 @@ pub enum SelectError {
         /// The name.
         name: String,
     },
+    /// The Machine is held, and nobody said what such boxes boot.
+    #[error(
+        "the Machine is held (spec.hold), and this boot server has no --discovery PROFILE to boot it with; kubectl magnetite approve says what it is to be"
+    )]
+    Held,
+    /// The Profile that such boxes boot does not exist.
+    #[error("--discovery of this boot server names the Profile {name}, which does not exist")]
+    HeldNotFound {
+        /// The name.
+        name: String,
+    },
     /// No Profile is named, and none selects the Machine.
     #[error("spec.profile is not set and no Profile's selector matches the Machine's labels")]
     NoneSelects,
@@ -45,7 +56,8 @@ impl SelectError {
     /// The condition reason.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotFound { .. } => reason::PROFILE_NOT_FOUND,
+            Self::NotFound { .. } | Self::HeldNotFound { .. } => reason::PROFILE_NOT_FOUND,
+            Self::Held => reason::HELD,
             Self::NoneSelects | Self::BadSelector { .. } => reason::NO_PROFILE,
             Self::Ambiguous { .. } => reason::AMBIGUOUS_PROFILE,
         }
@@ -117,6 +129,15 @@ impl Profiles {
         let all: Vec<_> = profiles.into_iter().map(chosen).collect();
         let by_name = all.iter().map(|(profile, _)| (profile.name_any(), Arc::clone(profile))).collect();
         Self { all, by_name }
+    }
+
+    /// The Profile that boxes boot which are held; `discovery` is its name, if this server has one.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn of_held(&self, discovery: Option<&str>) -> Result<Arc<Chosen>, SelectError> {
+        let name = discovery.ok_or(SelectError::Held)?;
+        self.by_name.get(name).cloned().ok_or_else(|| SelectError::HeldNotFound { name: name.to_owned() })
     }
 
     /// The Profile that a Machine names; if it names none, the one whose selector matches its labels.

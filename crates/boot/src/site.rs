@@ -17,6 +17,8 @@ use crate::{
 const SCRIPT_LINK: u64 = 15 * 60;
 /// How long the agent may report after its window closed, in seconds.
 const AFTER_WINDOW: u64 = 60 * 60;
+/// How long the agent of a box that is held may ask what becomes of it. After that the box restarts, and gets another link.
+const HELD: u64 = 24 * 60 * 60;
 
 /// The boot server at one of its addresses.
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +140,8 @@ impl Site<'_> {
         intent: Option<&IntentStatus>,
         now: u64,
     ) -> AgentLink {
-        let expires = now.max(window_end(intent)).saturating_add(AFTER_WINDOW);
+        let after = if machine.spec.hold { HELD } else { AFTER_WINDOW };
+        let expires = now.max(window_end(intent)).saturating_add(after);
         let cap = self.key.mint(Purpose::Agent, &machine_key(machine), machine.wanted_intent(), expires);
         AgentLink {
             url: format!("{}/agent", links.system),

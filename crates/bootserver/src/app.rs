@@ -6,10 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use magnetite_api::{Architecture, Machine, machine::IntentStatus};
+use jiff::Timestamp;
+use magnetite_api::{Architecture, MacAddr, Machine, discovery::HELD_INTENT, machine::IntentStatus};
 use magnetite_boot::{
-    capability::{CapabilityKey, Purpose, machine_key},
+    capability::{CapabilityKey, Purpose, held_key, held_mac, machine_key},
+    fleet::{Found, Identity},
+    plan,
     render::{AgentLink, Links},
+    select::{Chosen, SelectError},
     site::{Site, Tls},
 };
 
@@ -18,6 +22,7 @@ use tokio::sync::Semaphore;
 use crate::{
     args::LimitArgs,
     artifacts::{Checked, Library},
+    discovery::Discovery,
     fence::Fence,
     http::{Passed, Reached, Signatures},
     limits::Limiter,
@@ -104,6 +109,8 @@ pub struct App {
     pub tls: Tls,
     /// Our name in reports.
     pub server: String,
+    /// Boxes that no Machine declares, if they are to be found.
+    pub discovery: Discovery,
     /// Whether unknown firmware is asked for its serial number.
     pub identify_by_serial: bool,
     /// Whether all TFTP packets go out from the port that requests come to.
@@ -153,6 +160,54 @@ impl App {
         machine.is_installed() || self.records.is_installed(machine)
     }
 
+    /// Which Machine a client is. Where boxes are to be found, one that nobody declares is a Machine that is held, until there is one of its own.
+    pub fn find(&self, view: &View, identity: &Identity, now: Timestamp) -> Found {
+        match view.fleet.find(identity) {
+            Found::Unknown => match identity.mac.and_then(|mac| self.discovery.welcome(mac, now)) {
+                Some(machine) => Found::Machine(machine),
+                None => Found::Unknown,
+            },
+            found @ (Found::Machine(_) | Found::Conflict(_)) => found,
+        }
+    }
+
+    /// Which Machine it is that asks by DHCP. Where serial numbers are asked for, they say more than that nobody declares a MAC.
+    pub fn find_client(&self, view: &View, identity: &Identity, now: Timestamp) -> Found {
+        if self.identify_by_serial { view.fleet.find(identity) } else { self.find(view, identity, now) }
+    }
+
+    /// The Profile of a Machine; of one that is held the one that all such boot.
+    ///
+    /// # Errors
+    /// If there is none, or more than one.
+    pub fn profile(&self, view: &View, machine: &Machine) -> Result<Arc<Chosen>, SelectError> {
+        if machine.is_held() { view.of_held(self.discovery.profile()) } else { view.profile(machine) }
+    }
+
+    /// What a machine does next, by all that this boot server knows of it.
+    pub fn next(
+        &self,
+        view: &View,
+        machine: &Machine,
+        profile: Result<&Chosen, &SelectError>,
+        now: Timestamp,
+    ) -> plan::Next {
+        let conflicted = !view.fleet.conflicts(machine).is_empty();
+        plan::next(machine, profile, view.intent(machine), conflicted, self.is_installed(machine), now)
+    }
+
+    /// Whether a machine's link opens what a boot is made of, by the same knowledge.
+    pub fn opens(
+        &self,
+        view: &View,
+        machine: &Machine,
+        profile: Result<&Chosen, &SelectError>,
+        now: Timestamp,
+    ) -> plan::Opens {
+        let conflicted = !view.fleet.conflicts(machine).is_empty();
+        plan::opens(machine, profile, view.intent(machine), conflicted, self.is_installed(machine), now)
+    }
+
     /// What the agent is told; nothing if there is none for the architecture.
     pub fn agent_link(
         &self,
@@ -170,9 +225,42 @@ impl App {
     /// The Machine that a link is for, if the capability in it is good. Unknown machine and bad capability are told apart by nothing,
     /// not even by the work done: for an unknown one, another's capability is checked.
     pub fn authorize(&self, view: &View, id: &str, cap: &str, purpose: Purpose, now: u64) -> Option<Arc<Machine>> {
+        if let Some(mac) = held_mac(id) {
+            return self.of_held_link(view, mac, cap, purpose, now).filter(|machine| machine.is_held());
+        }
         let (machine, is_it) = view.fleet.near_id(id, &self.key)?;
         let good = self.key.check(cap, purpose, &machine_key(&machine), machine.wanted_intent(), now);
         (good && is_it).then_some(machine)
+    }
+
+    /// The Machine that the box has become for which the link of a held one was made, whether it is held still or not.
+    pub fn authorize_held(&self, view: &View, id: &str, cap: &str, now: u64) -> Option<Arc<Machine>> {
+        let Some(mac) = held_mac(id) else {
+            // A Machine that is held and declares no MAC.
+            return self.authorize(view, id, cap, Purpose::Agent, now).filter(|machine| machine.is_held());
+        };
+        self.of_held_link(view, mac, cap, Purpose::Agent, now)
+    }
+
+    fn of_held_link(&self, view: &View, mac: MacAddr, cap: &str, purpose: Purpose, now: u64) -> Option<Arc<Machine>> {
+        let good = self.key.check(cap, purpose, &held_key(mac), HELD_INTENT, now);
+        self.held(view, mac).filter(|_| good)
+    }
+
+    /// The Machine of an id in the name of a loader, which is published and asks for no capability.
+    pub fn named(&self, view: &View, id: &str) -> Option<Arc<Machine>> {
+        match held_mac(id) {
+            Some(mac) => self.held(view, mac),
+            None => view.fleet.by_id(id, &self.key),
+        }
+    }
+
+    fn held(&self, view: &View, mac: MacAddr) -> Option<Arc<Machine>> {
+        match view.fleet.of_mac(mac) {
+            Found::Machine(machine) => Some(machine),
+            Found::Unknown => self.discovery.stand_in(mac),
+            Found::Conflict(_) => None,
+        }
     }
 }
 

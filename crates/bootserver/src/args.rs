@@ -105,6 +105,13 @@ pub struct Args {
     #[arg(long, value_enum, env = "MAGNETITE_ROUTER_ADVERTISEMENT", default_value_t = RouterAdvertisement::Off)]
     pub router_advertisement: RouterAdvertisement,
 
+    /// Find boxes that no Machine declares: each boots this Profile's kernel and initrds (from memory; nothing is installed), tells what it is
+    /// made of, and waits for `kubectl magnetite approve` or a DiscoveryRule. The Profile's other settings do not matter. Off by default, when an
+    /// unknown box gets no answer and goes on to its next boot device. A box with another system on its disk does NOT go on to it while this
+    /// is on and its firmware tries the network first. Boxes get their addresses elsewhere: with --dhcp reservations none are found.
+    #[arg(long, value_name = "PROFILE", env = "MAGNETITE_DISCOVERY")]
+    pub discovery: Option<String>,
+
     /// Answer firmware that no Machine declares, with iPXE, to ask it for its serial number. Off by default, when
     /// an unknown box gets no answer. A box that stays unknown goes on to its next boot device.
     #[arg(long, env = "MAGNETITE_IDENTIFY_BY_SERIAL")]

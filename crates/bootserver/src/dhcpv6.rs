@@ -189,7 +189,7 @@ impl Server {
     /// The URL for a box, if it gets one.
     fn decide(&self, request: &Request, sender: MacAddr) -> Option<String> {
         let view = self.app.view();
-        match view.fleet.find(&request.identity) {
+        match self.app.find_client(&view, &request.identity, clock::now()) {
             Found::Machine(machine) => self.machine(&view, &machine, request, sender),
             found @ (Found::Unknown | Found::Conflict(_)) => self.nobody(request, sender, &found),
         }
@@ -197,7 +197,7 @@ impl Server {
 
     fn machine(&self, view: &View, machine: &Arc<Machine>, request: &Request, sender: MacAddr) -> Option<String> {
         let now = clock::now();
-        let profile = view.profile(machine).ok();
+        let profile = self.app.profile(view, machine).ok();
         let below = profile.as_ref().and_then(|profile| profile.spec.netboot.as_ref());
         let netboot = NetbootSpec::over(machine.spec.netboot.as_ref(), below);
         let found = Found::Machine(Arc::clone(machine));

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{Agent, App, Cluster, Limits},
     artifacts::{Checked, Fetcher, Library},
+    discovery::Discovery,
     fence::Fence,
     http::{Passed, Signatures},
     limits::Limiter,
@@ -160,6 +161,7 @@ impl Site {
             https_port: 8443,
             tls: Tls { port: 8444, ..Tls::default() },
             server: "test".into(),
+            discovery: Discovery::default(),
             identify_by_serial: false,
             tftp_single_port: false,
             cluster: Cluster::None(Arc::new(windows)),

@@ -37,7 +37,7 @@ pub struct Asked {
 pub fn find(app: &App, name: &str, site: &Site<'_>) -> Option<Asked> {
     let name = name.trim_start_matches('/');
     let (machine, loader) = match name.strip_prefix("m/").and_then(|rest| rest.split_once('/')) {
-        Some((id, loader)) => (app.view().fleet.by_id(id, &app.key), loader),
+        Some((id, loader)) => (app.named(&app.view(), id), loader),
         None => (None, name),
     };
     let bytes = match (&machine, loader.rsplit('/').next()) {

@@ -6,6 +6,7 @@ mod args;
 mod artifacts;
 mod dhcp;
 mod dhcpv6;
+mod discovery;
 mod fence;
 #[cfg(test)]
 mod fixtures;
@@ -52,6 +53,7 @@ use crate::{
     app::{App, Cluster, MOST_STREAMS},
     args::{Args, DhcpMode},
     artifacts::{Fetcher, Library, Rules},
+    discovery::Discovery,
     metrics::Metrics,
     net::Interface,
     record::Records,
@@ -150,6 +152,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         dhcpv6: _,
         address6: _,
         router_advertisement: _,
+        discovery,
         identify_by_serial,
         tftp_single_port,
         report_other_servers: _,
@@ -183,7 +186,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
         view,
         records: Arc::new(records),
         folder: RecordFolder::of(data),
-        library: Arc::new(Library::new(folder, data.join("cache"), *cache_quota)),
+        library: Arc::new(Library::new(folder, data.join("cache"), *cache_quota).pinning(discovery.as_deref())),
         loaders: loaders::Loaders::read(ipxe_dir, secure_boot_dir.as_deref()),
         agents: loaders::read_agents(agent_dir)?,
         key: keys::capability(data)?,
@@ -196,6 +199,7 @@ async fn prepare(args: &Args, data: &std::path::Path, view: view::Reader, pin: S
             Some(name) => name.clone(),
             None => host_name()?,
         },
+        discovery: Discovery::of(discovery.as_deref()),
         identify_by_serial: *identify_by_serial,
         tftp_single_port: *tftp_single_port,
         cluster,

@@ -195,7 +195,7 @@ impl Records {
         self.change(machine, now, |entry| {
             let intent = machine.wanted_intent().to_owned();
             let before = entry.install.take().filter(|before| before.intent == intent);
-            let done = before.as_ref().is_some_and(|before| before.state == InstallState::Installed);
+            let done = before.as_ref().is_some_and(|before| before.is_done_in(&intent));
             let same = before.as_ref().filter(|before| before.state == state).map(|before| before.at.clone());
             entry.install = if done && state != InstallState::Installed {
                 before
@@ -240,9 +240,7 @@ impl Records {
         let entries = self.lock();
         let entry = entries.get(&machine.name_any()).filter(|entry| entry.uid == machine.uid().unwrap_or_default());
         let install = entry.and_then(|entry| entry.install.as_ref());
-        install.is_some_and(|install| {
-            install.state == InstallState::Installed && install.intent == machine.wanted_intent()
-        })
+        install.is_some_and(|install| install.is_done_in(machine.wanted_intent()))
     }
 
     /// Every name with the version of its entry, and when the machine was last heard of: cheap, since nothing else

@@ -11,11 +11,15 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use magnetite_api::{
-    BootReport, BootReportSpec, Machine, Profile, names,
+    BootReport, BootReportSpec, Machine, Profile,
+    discovery::box_mac,
+    names,
     report::{Subject, SubjectKind},
 };
+use magnetite_boot::fleet::Found;
 use magnetite_daemon::{
     backoff::{Backoff, Retries},
+    clock,
     log::chain,
 };
 use tokio::{
@@ -54,6 +58,8 @@ const ALONE: u32 = 2;
 const A_PASS: usize = 50;
 /// Without news, look again after this long.
 const IDLE: Duration = Duration::from_secs(5);
+/// A box that nobody declares is told of for so long after its last word.
+const STRANGER: jiff::SignedDuration = jiff::SignedDuration::from_mins(2);
 /// How long the last writes may take once the process stops.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -184,9 +190,15 @@ impl Publisher {
             return self.away_until.min(next);
         }
         let machines: HashMap<_, _> = view.fleet.machines().map(|machine| (machine.name_any(), machine)).collect();
+        let app = Arc::clone(&self.app);
+        // A box that nobody declares, until there is a Machine of its address, under whatever name.
+        let is_stranger = |name: &str| {
+            let mac = box_mac(name).filter(|_| app.discovery.profile().is_some());
+            mac.is_some_and(|mac| view.fleet.of_mac(mac) == Found::Unknown)
+        };
         // An empty view is as a rule one that is not there yet.
         if !machines.is_empty() {
-            self.machines.retain(|name| machines.contains_key(name));
+            self.machines.retain(|name| machines.contains_key(name) || is_stranger(name));
         }
         for profile in &view.profiles {
             let report = profile_report(&self.app, profile);
@@ -200,21 +212,33 @@ impl Publisher {
             next = next.min(Instant::now() + pause);
         }
         let versions = self.app.records.versions().into_iter();
-        let versions =
-            versions.filter(|(name, ..)| machines.contains_key(name)).map(|(name, version, _)| (name, version));
+        let versions = versions
+            .filter(|(name, ..)| machines.contains_key(name) || is_stranger(name))
+            .map(|(name, version, _)| (name, version));
         let (due, more) = self.machines.due(versions, A_PASS, now, &mut next);
         for name in due {
             // As it is now: while others were written, more may have happened.
-            let Some((machine, entry)) = machines.get(&name).zip(self.app.records.get(&name)) else { continue };
+            let Some(entry) = self.app.records.get(&name) else { continue };
             if stop.is_cancelled() {
                 break;
             }
             // The record of a Machine that was deleted says nothing of the one that bears its name now.
-            if entry.uid != machine.uid().unwrap_or_default() {
+            let machine = machines.get(&name);
+            let told = match machine {
+                Some(machine) => entry.uid == machine.uid().unwrap_or_default(),
+                // Of a box nothing is to be told before it says what it is made of, or once it is silent: it may be one whose Machine was
+                // deleted, and must not come back by what it said long ago.
+                None => entry.uid.is_empty() && entry.inventory.is_some() && is_there(&entry),
+            };
+            if !told {
                 self.machines.mark(name, Some(entry.version), now);
                 continue;
             }
-            let wrote = self.write(&client, machine_report(&self.app, machine, &entry)).await;
+            let report = match machine {
+                Some(machine) => machine_report(&self.app, machine, &entry),
+                None => box_report(&self.app, &name, &entry),
+            };
+            let wrote = self.write(&client, report).await;
             let Some((written, pause)) = self.judge(wrote) else { return self.away_until.min(next) };
             self.machines.mark(name, written.then_some(entry.version), Instant::now() + pause);
             next = next.min(Instant::now() + pause);
@@ -288,23 +312,38 @@ impl Publisher {
     }
 }
 
+/// A box that waits asks every quarter of a minute.
+fn is_there(entry: &Entry) -> bool {
+    clock::now().duration_since(entry.boot.last_seen.0) < STRANGER
+}
+
 fn machine_report(app: &App, machine: &Machine, entry: &Entry) -> BootReport {
     let name = machine.name_any();
+    let subject = Subject { kind: SubjectKind::Machine, name: name.clone(), uid: machine.uid().unwrap_or_default() };
+    let mut report = BootReport::new(&format!("{name}.{}", app.server), told(app, subject, entry));
+    report.metadata.labels = Some([(names::LABEL_MACHINE.to_owned(), name)].into());
+    report.metadata.owner_references = owner(machine).map(|owner| vec![owner]);
+    report
+}
+
+/// Of a box that no Machine declares. The controller makes one of it.
+fn box_report(app: &App, name: &str, entry: &Entry) -> BootReport {
+    let subject = Subject { kind: SubjectKind::Box, name: name.to_owned(), uid: String::new() };
+    BootReport::new(&format!("{name}.discovery.{}", app.server), told(app, subject, entry))
+}
+
+fn told(app: &App, subject: Subject, entry: &Entry) -> BootReportSpec {
     let mut boot = entry.boot.clone();
     boot.server.clone_from(&app.server);
-    let spec = BootReportSpec {
-        subject: Subject { kind: SubjectKind::Machine, name: name.clone(), uid: machine.uid().unwrap_or_default() },
+    BootReportSpec {
+        subject,
         server: app.server.clone(),
         boot: Some(boot),
         inventory: entry.inventory.clone(),
         install: entry.install.clone(),
         wipe: entry.wipe.clone(),
         artifacts: Vec::new(),
-    };
-    let mut report = BootReport::new(&format!("{name}.{}", app.server), spec);
-    report.metadata.labels = Some([(names::LABEL_MACHINE.to_owned(), name)].into());
-    report.metadata.owner_references = owner(machine).map(|owner| vec![owner]);
-    report
+    }
 }
 
 fn profile_report(app: &App, profile: &Profile) -> BootReport {

@@ -42,9 +42,19 @@ impl View {
         self.selectors.get_or_init(|| select::Profiles::read(&self.profiles)).of(machine)
     }
 
+    /// The Profile of Machines that are held; `discovery` is its name.
+    pub fn of_held(&self, discovery: Option<&str>) -> Result<Arc<Chosen>, SelectError> {
+        self.selectors.get_or_init(|| select::Profiles::read(&self.profiles)).of_held(discovery)
+    }
+
     /// The template of a Profile's Ignition config, wherever it is.
     pub fn ignition<'a>(&'a self, profile: &'a Profile) -> Option<&'a str> {
         magnetite_catalog::ignition(profile, &self.config_maps)
+    }
+
+    /// The text of one of a Profile's templates, wherever it is.
+    pub fn template<'a>(&'a self, profile: &'a Profile, name: &str) -> Option<&'a str> {
+        magnetite_catalog::template(profile, name, &self.config_maps)
     }
 
     /// The intent of a Machine and its window.

@@ -9,7 +9,7 @@ use magnetite_api::{
     install::ConfigPlace,
     profile::{Artifact, OnReboot, ProfileSpec},
 };
-use magnetite_boot::render;
+use magnetite_boot::render::{self, Texts};
 use serde_json::{Map, Value};
 
 /// What is wrong with an object, and where.
@@ -148,7 +148,7 @@ pub fn machine(machine: &Machine) -> Result<(), Fault> {
 /// The rules for a Profile, and whether its templates parse.
 pub fn profile(profile: &Profile) -> Result<(), Fault> {
     label(&profile.name_any())?;
-    let ProfileSpec { selector, boot, install, ignition, .. } = &profile.spec;
+    let ProfileSpec { selector, boot, install, ignition, templates, .. } = &profile.spec;
     if selector.as_ref().is_some_and(|selector| {
         selector.match_labels.iter().all(|labels| labels.is_empty())
             && selector.match_expressions.iter().all(|expressions| expressions.is_empty())
@@ -187,15 +187,25 @@ pub fn profile(profile: &Profile) -> Result<(), Fault> {
             ));
         }
     }
-    let inline = match ignition {
-        Some(source) if source.inline.is_some() == source.config_map.is_some() => {
-            return Err(Fault::new("ignition", "spec.ignition needs exactly one of inline and configMap"));
+    if ignition.as_ref().is_some_and(|source| source.inline.is_some() == source.config_map.is_some()) {
+        return Err(Fault::new("ignition", "spec.ignition needs exactly one of inline and configMap"));
+    }
+    for (name, source) in templates {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let part = |c: char| plain(c) || matches!(c, '.' | '_' | '-');
+        if !name.starts_with(plain) || !name.chars().all(part) || name.len() > 63 {
+            let message = format!(
+                "spec.templates has {name:?}, which is not lower-case letters, digits, '.', '_' and '-': it is part of a URL"
+            );
+            return Err(Fault::new("templates", message));
         }
-        // Checked when it is rendered: the ConfigMap may come later.
-        Some(source) if source.inline.is_none() => return Ok(()),
-        source => source.as_ref().and_then(|source| source.inline.as_deref()),
-    };
-    render::check(profile, inline).map_err(|error| {
+        if source.inline.is_some() == source.config_map.is_some() {
+            let message = format!("spec.templates[{name:?}] needs exactly one of inline and configMap");
+            return Err(Fault::new(name, message));
+        }
+    }
+    // What is in a ConfigMap is checked when it is rendered: that may come later.
+    render::check(profile, &Texts::inline(profile)).map_err(|error| {
         let last = error.field.rsplit('.').next().unwrap_or_default();
         Fault::new(last.split('[').next().unwrap_or_default(), error.to_string())
     })

@@ -2,6 +2,11 @@
 
 use std::path::Path;
 
+use magnetite_api::Architecture;
+use magnetite_boot::{
+    render::{self, AgentLink, Links, command_line, dry_run},
+    select::Chosen,
+};
 use rstest::rstest;
 
 use super::*;
@@ -110,4 +115,82 @@ fn folders_in_folders_and_links_in_circles() {
     std::os::unix::fs::symlink(folder.path(), folder.path().join("racks/up")).unwrap();
     let stamps = stamps(folder.path()).unwrap();
     assert_eq!(stamps.len(), 1, "{stamps:?}");
+}
+
+const PAGE: &str = include_str!("../../../docs/templates.md");
+
+/// The whole Profiles of the page on templates are taken as they stand, each renders for a machine, and what is YAML in them still is.
+#[test]
+fn the_examples_of_the_page_on_templates_render() {
+    let blocks = PAGE.split("```yaml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
+    let documents = std::iter::once(MACHINE).chain(blocks).collect::<Vec<_>>().join("---\n");
+    let catalog = catalog(&[("page.yaml", &documents)]);
+    assert!(catalog.problems.is_empty(), "{:?}", catalog.problems);
+    assert_eq!(catalog.profiles.len(), 4);
+    let base = "http://192.0.2.1:8080/m/0/C/x86_64".to_owned();
+    let links = Links { system: base.clone(), base };
+    let (architecture, mut seeds) = (Architecture::X86_64, 0);
+    for profile in &catalog.profiles {
+        let (chosen, machine) = (Chosen::new(profile.clone()), &catalog.machines[0]);
+        let found = texts(profile, &catalog.config_maps);
+        dry_run(&chosen, machine, &found).unwrap();
+        let arguments = command_line(&chosen, machine, architecture, &links).unwrap();
+        for name in profile.spec.templates.keys() {
+            let (folder, url) = (links.template(""), links.template(name));
+            let named = |argument: &String| argument.ends_with(&folder) || argument.ends_with(&url);
+            assert!(arguments.iter().any(named), "no argument leads to {name}: {arguments:?}");
+        }
+        let agent = AgentLink {
+            url: "http://192.0.2.1:8080/agent".into(),
+            verification: "sha512-00".into(),
+            server: "https://192.0.2.1:8443/a/0/C".into(),
+            pin: format!("sha256/{}", "0".repeat(64)),
+            intent: "created".into(),
+        };
+        for name in ["user-data", "meta-data"].iter().filter(|name| found.templates.contains_key(**name)) {
+            let source = template(profile, name, &catalog.config_maps);
+            let text = render::template(&chosen, machine, architecture, (name, source), &links, Some(&agent)).unwrap();
+            let seed: serde_json::Value =
+                serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+            assert!(seed.is_object(), "{text}");
+            for file in seed["write_files"].as_array().into_iter().flatten() {
+                assert!(
+                    file["content"].as_str().unwrap().contains("\n[Service]\n")
+                        || file["content"].as_str().unwrap().contains("\nMAGNETITE_PIN="),
+                    "{file}"
+                );
+            }
+            seeds += 1;
+        }
+    }
+    assert_eq!(seeds, 4);
+    // A boot server takes no other kind of body.
+    let mut reports = PAGE.lines().filter(|line| line.contains("curl -") && line.contains("{{ agent.report_url }}"));
+    assert!(reports.all(|line| line.contains("-H 'Content-Type: application/json'")));
+}
+
+#[test]
+fn a_template_s_name_and_source_are_checked() {
+    let profile = |templates: &str| {
+        let boot = format!("boot: {{x86_64: {{kernel: {{file: k, sha256: '{}'}}}}}}", "0".repeat(64));
+        format!(
+            "apiVersion: magnetite.dev/v1alpha1\nkind: Profile\nmetadata: {{name: x}}\nspec:\n  {boot}\n  templates: {templates}\n"
+        )
+    };
+    for (templates, words) in [
+        ("{../x: {inline: a}}", "part of a URL"),
+        ("{X: {inline: a}}", "part of a URL"),
+        ("{x: {}}", "exactly one of inline and configMap"),
+        ("{x: {inline: '{{ a'}}", "spec.templates[\"x\"].inline"),
+    ] {
+        let catalog = catalog(&[("a.yaml", &profile(templates))]);
+        assert!(catalog.problems[0].message.contains(words), "{templates}: {:?}", catalog.problems);
+    }
+    let good = profile("{user-data: {inline: ''}, ks.cfg: {configMap: {name: a}}, x: {configMap: {name: a, key: b}}}");
+    let map = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {ks.cfg: one, b: two}\n";
+    let catalog = catalog(&[("a.yaml", &(good + map))]);
+    assert!(catalog.problems.is_empty(), "{:?}", catalog.problems);
+    let found = texts(&catalog.profiles[0], &catalog.config_maps).templates;
+    let found: Vec<_> = found.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    assert_eq!(found, [("ks.cfg", "one"), ("user-data", ""), ("x", "two")]);
 }

@@ -42,6 +42,14 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_WIPES_AT_ONCE", value_name = "COUNT")]
     pub wipes_at_once: Option<usize>,
 
+    /// Make Machines of boxes that boot servers with --discovery find, and have DiscoveryRules say what they become. Without it what boot servers
+    /// tell of such boxes is not looked at.
+    #[arg(long, env = "MAGNETITE_DISCOVERY")]
+    pub discovery: bool,
+    /// With --discovery: while so many Machines are held, none is made for further boxes.
+    #[arg(long, env = "MAGNETITE_DISCOVERED_AT_MOST", default_value_t = 200, value_name = "COUNT")]
+    pub discovered_at_most: usize,
+
     /// Write only while holding the Lease `magnetite-controller`. Without it two controllers would get in each
     /// other's way (`--leader-elect=false`, for one that is surely alone).
     #[arg(

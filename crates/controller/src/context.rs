@@ -26,7 +26,7 @@ use crate::{
     metrics::Metrics,
     power::{self, pace::Pace},
     preflight::Preflight,
-    profile::renders::Renders,
+    profile::{history::Histories, renders::Renders},
     rollout::{ApiServerVersion, Places},
     stores::Stores,
 };
@@ -59,6 +59,8 @@ pub struct Settings {
     pub tpm_authorities: Option<Authorities>,
     /// How many machines may be updated at once, whatever Profiles say.
     pub update_ceiling: Option<u32>,
+    /// So many Machines may be held before none is made for further boxes that are found. None: no boxes are looked for.
+    pub discovered_at_most: Option<usize>,
     /// At most so many machines are wiped at once, whatever the size of the site.
     pub wipes_at_once: Option<usize>,
 }
@@ -82,6 +84,8 @@ pub struct Context {
     pub renders: Renders,
     /// Ways into the cluster that pass beside us.
     pub preflight: Preflight,
+    /// Which revisions of Profiles are kept.
+    pub histories: Histories,
     /// What was said to evictions.
     pub refusals: Refusals,
     /// How many machines each Profile lets update itself.
@@ -118,6 +122,7 @@ impl Context {
             leader,
             metrics,
             renders,
+            histories: Histories::default(),
             preflight,
             refusals,
             places,

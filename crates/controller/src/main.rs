@@ -4,6 +4,7 @@ mod args;
 mod claim;
 mod context;
 mod csr;
+mod discovery;
 mod drain;
 mod error;
 #[cfg(test)]
@@ -77,6 +78,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         tpm_authorities,
         update_ceiling,
         wipes_at_once,
+        discovery,
+        discovered_at_most,
         leader_elect,
         identity,
         log,
@@ -121,9 +124,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         tpm_authorities,
         update_ceiling,
         wipes_at_once,
+        discovered_at_most: discovery.then_some(discovered_at_most),
     };
     let (triggers, queues) = Triggers::new();
-    let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone());
+    let watching = stores::run(client.clone(), stores.clone(), writers, triggers.clone(), metrics.clone(), discovery);
     tasks.push(until(stop.clone(), "watches", watching));
     tasks.push(until(stop.clone(), "leadership", wake(leader.clone(), stores.clone(), triggers, synced)));
     let ctx = Context::new(client, stores, settings, leader, metrics, clock::now).with_evictor(evictor);
@@ -154,8 +158,8 @@ fn authorities(path: &Path) -> anyhow::Result<Authorities> {
     Authorities::from_pem(&text).with_context(|| format!("reading --tpm-authorities {}", path.display()))
 }
 
-fn reconcilers(queues: Queues, ctx: &Arc<Context>, stop: &CancellationToken) -> [Task; 5] {
-    let Queues { machines, power, profiles, claims, requests } = queues;
+fn reconcilers(queues: Queues, ctx: &Arc<Context>, stop: &CancellationToken) -> [Task; 7] {
+    let Queues { machines, power, profiles, claims, requests, boxes, rules } = queues;
     let s = &ctx.stores;
     [
         reconciler("Machine", machines, &s.machines, ctx, stop, machine::reconcile),
@@ -163,6 +167,8 @@ fn reconcilers(queues: Queues, ctx: &Arc<Context>, stop: &CancellationToken) -> 
         reconciler("Profile", profiles, &s.profiles, ctx, stop, profile::reconcile),
         reconciler("MachineClaim", claims, &s.claims, ctx, stop, claim::reconcile),
         reconciler("CertificateSigningRequest", requests, &s.requests, ctx, stop, csr::reconcile),
+        reconciler(self::discovery::KIND, boxes, &s.reports, ctx, stop, self::discovery::found),
+        reconciler("DiscoveryRule", rules, &s.rules, ctx, stop, self::discovery::rule),
     ]
 }
 

@@ -92,6 +92,7 @@ pub struct Phases(pub Store<Machine>);
 /// The name of a phase, as the API writes it.
 pub fn phase_name(phase: Phase) -> &'static str {
     match phase {
+        Phase::Discovered => "Discovered",
         Phase::Pending => "Pending",
         Phase::Booting => "Booting",
         Phase::Provisioning => "Provisioning",
@@ -104,7 +105,15 @@ pub fn phase_name(phase: Phase) -> &'static str {
 impl Collector for Phases {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let machines = self.0.state();
-        let all = [Phase::Pending, Phase::Booting, Phase::Provisioning, Phase::Joining, Phase::Ready, Phase::Failed];
+        let all = [
+            Phase::Discovered,
+            Phase::Pending,
+            Phase::Booting,
+            Phase::Provisioning,
+            Phase::Joining,
+            Phase::Ready,
+            Phase::Failed,
+        ];
         let first = ConstGauge::new(0_i64);
         let kind = first.metric_type();
         let mut family = encoder.encode_descriptor("magnetite_controller_machines", "Machines by phase", None, kind)?;

@@ -25,7 +25,7 @@ use kube::{
     },
 };
 use magnetite_api::{
-    BootReport, Machine, MachineClaim, Profile, claim::Decision, conditions, names::ANNOTATION_CLAIM,
+    BootReport, DiscoveryRule, Machine, MachineClaim, Profile, claim::Decision, conditions, names::ANNOTATION_CLAIM,
     report::SubjectKind, update::UpdateStage,
 };
 use magnetite_boot::fleet::Fleet;
@@ -48,6 +48,8 @@ pub struct Stores {
     pub claims: Store<MachineClaim>,
     /// Boot reports.
     pub reports: Store<BootReport>,
+    /// What boxes become that nobody declared. Empty where none are looked for.
+    pub rules: Store<DiscoveryRule>,
     /// Certificate requests.
     pub requests: Store<CertificateSigningRequest>,
     /// Nodes.
@@ -64,6 +66,7 @@ pub struct Writers {
     config_maps: Writer<ConfigMap>,
     pub(crate) claims: Writer<MachineClaim>,
     pub(crate) reports: Writer<BootReport>,
+    pub(crate) rules: Writer<DiscoveryRule>,
     pub(crate) requests: Writer<CertificateSigningRequest>,
     pub(crate) nodes: Writer<Node>,
 }
@@ -76,17 +79,19 @@ impl Stores {
         let (config_maps, config_maps_in) = reflector::store();
         let (claims, claims_in) = reflector::store();
         let (reports, reports_in) = reflector::store();
+        let (rules, rules_in) = reflector::store();
         let (requests, requests_in) = reflector::store();
         let (nodes, nodes_in) = reflector::store();
         let (fleet, namespace, filled) = (Arc::default(), namespace.to_owned(), CancellationToken::new());
         let stores =
-            Self { machines, profiles, config_maps, claims, reports, requests, nodes, fleet, namespace, filled };
+            Self { machines, profiles, config_maps, claims, reports, rules, requests, nodes, fleet, namespace, filled };
         let writers = Writers {
             machines: machines_in,
             profiles: profiles_in,
             config_maps: config_maps_in,
             claims: claims_in,
             reports: reports_in,
+            rules: rules_in,
             requests: requests_in,
             nodes: nodes_in,
         };
@@ -101,13 +106,15 @@ impl Stores {
     /// Waits for the first list of every watch and tells all that wait in [`Stores::ready`]. Only one task may
     /// do this: kube's own wait keeps one waker, so that of several tasks only the last one would wake up.
     pub async fn fill(&self) {
-        let Self { machines, profiles, config_maps, claims, reports, requests, nodes, .. } = self;
+        let Self { machines, profiles, config_maps, claims, reports, rules, requests, nodes, .. } = self;
         let _ = tokio::join!(
             machines.wait_until_ready(),
             profiles.wait_until_ready(),
             config_maps.wait_until_ready(),
             claims.wait_until_ready(),
             reports.wait_until_ready(),
+            // At once, where nobody writes to it.
+            rules.wait_until_ready(),
             requests.wait_until_ready(),
             nodes.wait_until_ready(),
         );
@@ -154,6 +161,8 @@ pub struct Triggers {
     profiles: mpsc::Sender<ReconcileRequest<Profile>>,
     claims: mpsc::Sender<ReconcileRequest<MachineClaim>>,
     requests: mpsc::Sender<ReconcileRequest<CertificateSigningRequest>>,
+    boxes: mpsc::Sender<ReconcileRequest<BootReport>>,
+    rules: mpsc::Sender<ReconcileRequest<DiscoveryRule>>,
 }
 
 /// The other ends.
@@ -168,6 +177,10 @@ pub struct Queues {
     pub claims: Queue<MachineClaim>,
     /// Certificate requests to look at.
     pub requests: Queue<CertificateSigningRequest>,
+    /// Reports on boxes that were found, to look at.
+    pub boxes: Queue<BootReport>,
+    /// Discovery rules to look at.
+    pub rules: Queue<DiscoveryRule>,
 }
 
 impl Triggers {
@@ -178,13 +191,17 @@ impl Triggers {
         let (profiles, profiles_out) = mpsc::channel(1024);
         let (claims, claims_out) = mpsc::channel(1024);
         let (requests, requests_out) = mpsc::channel(1024);
-        let triggers = Self { machines, power, profiles, claims, requests };
+        let (boxes, boxes_out) = mpsc::channel(1024);
+        let (rules, rules_out) = mpsc::channel(1024);
+        let triggers = Self { machines, power, profiles, claims, requests, boxes, rules };
         let queues = Queues {
             machines: machines_out,
             power: power_out,
             profiles: profiles_out,
             claims: claims_out,
             requests: requests_out,
+            boxes: boxes_out,
+            rules: rules_out,
         };
         (triggers, queues)
     }
@@ -195,13 +212,15 @@ impl Triggers {
     }
 
     async fn put(&self, concerned: Concerned) {
-        let Concerned { machines, profiles, claims, requests } = concerned;
+        let Concerned { machines, profiles, claims, requests, boxes, rules } = concerned;
         put(&self.profiles, profiles).await;
         let switched = machines.iter().filter(|machine| has_power(machine)).map(Arc::clone).collect();
         put(&self.power, switched).await;
         put(&self.machines, machines).await;
         put(&self.claims, claims).await;
         put(&self.requests, requests).await;
+        put(&self.rules, rules).await;
+        put(&self.boxes, boxes).await;
     }
 }
 
@@ -212,17 +231,21 @@ pub(crate) struct Concerned {
     pub(crate) profiles: Vec<Arc<Profile>>,
     pub(crate) claims: Vec<Arc<MachineClaim>>,
     pub(crate) requests: Vec<Arc<CertificateSigningRequest>>,
+    pub(crate) boxes: Vec<Arc<BootReport>>,
+    pub(crate) rules: Vec<Arc<DiscoveryRule>>,
 }
 
 impl Concerned {
     /// All there is: after a watch was broken, and when this process begins to lead.
     pub(crate) fn everything(stores: &Stores) -> Self {
-        let Stores { machines, profiles, claims, requests, .. } = stores;
+        let Stores { machines, profiles, claims, requests, rules, .. } = stores;
         Self {
             machines: machines.state(),
             profiles: profiles.state(),
             claims: claims.state(),
             requests: requests.state(),
+            boxes: boxes(stores),
+            rules: rules.state(),
         }
     }
 }
@@ -292,9 +315,16 @@ fn readable<K>(kind: &str, object: DeserializeGuard<K>, metrics: &Metrics) -> Op
     }
 }
 
-/// Runs all watches until the caller drops the future.
-pub async fn run(client: Client, stores: Stores, writers: Writers, triggers: Triggers, metrics: Metrics) {
-    let Writers { machines, profiles, config_maps, claims, reports, requests, nodes } = writers;
+/// Runs all watches until the caller drops the future. `discovery`: rules for boxes that are found too.
+pub async fn run(
+    client: Client,
+    stores: Stores,
+    writers: Writers,
+    triggers: Triggers,
+    metrics: Metrics,
+    discovery: bool,
+) {
+    let Writers { machines, profiles, config_maps, claims, reports, rules, requests, nodes } = writers;
     let (s, t, m) = (&stores, &triggers, &metrics);
     let own = Api::namespaced(client.clone(), &s.namespace);
     let mut before = HashMap::new();
@@ -306,6 +336,12 @@ pub async fn run(client: Client, stores: Stores, writers: Writers, triggers: Tri
         each(watch(own, config_maps, m.clone()), s, t, config_map_changed),
         each(watch(Api::all(client.clone()), claims, m.clone()), s, t, claim_changed),
         each(watch(Api::all(client.clone()), reports, m.clone()), s, t, report_changed),
+        async {
+            // Otherwise its end is dropped here, and nobody waits for a list; the right to read one is not given either.
+            if discovery {
+                each(watch(Api::all(client.clone()), rules, m.clone()), s, t, rule_changed).await;
+            }
+        },
         each(watch(Api::all(client.clone()), requests, m.clone()), s, t, request_changed),
         each(watch(Api::all(client.clone()), nodes, m.clone()), s, t, node_changed),
     );
@@ -373,6 +409,8 @@ pub(crate) fn machine_changed(
             now.contains(&other.name_any()) || node::is_named(other, &machine.node_name()) || in_doubt(other)
         }));
         concerned.profiles = stores.profiles.state();
+        // One of them may be this Machine's, or free again.
+        concerned.boxes = boxes(stores);
     }
     if same && !still {
         concerned.profiles = profile.and_then(|name| stores.profiles.get(&ObjectRef::new(&name))).into_iter().collect();
@@ -408,8 +446,7 @@ fn interested(stores: &Stores, profile: &str) -> Vec<Arc<Machine>> {
 
 fn config_map_changed(stores: &Stores, map: Arc<ConfigMap>) -> Concerned {
     let name = map.name_any();
-    let source = |profile: &Profile| Some(profile.spec.ignition.as_ref()?.config_map.as_ref()?.name.clone());
-    let profiles = stores.profiles.state_filter(|profile| source(profile).as_ref() == Some(&name));
+    let profiles = stores.profiles.state_filter(|profile| profile.spec.config_maps().any(|named| named == name));
     let machines = profiles.iter().flat_map(|profile| interested(stores, &profile.name_any())).collect();
     Concerned { machines, profiles, ..Concerned::default() }
 }
@@ -426,11 +463,23 @@ pub(crate) fn report_changed(stores: &Stores, report: Arc<BootReport>) -> Concer
             let machines = stores.machines.get(&ObjectRef::new(name)).into_iter().collect();
             Concerned { machines, ..Concerned::default() }
         }
+        SubjectKind::Box => Concerned { boxes: vec![report], ..Concerned::default() },
         SubjectKind::Profile => {
             let profiles = stores.profiles.get(&ObjectRef::new(name)).into_iter().collect();
             Concerned { machines: interested(stores, name), profiles, ..Concerned::default() }
         }
     }
+}
+
+/// A rule that is new, other or gone may be that of every box that waits.
+pub(crate) fn rule_changed(stores: &Stores, rule: Arc<DiscoveryRule>) -> Concerned {
+    let machines = stores.machines.state_filter(|machine| machine.spec.hold);
+    Concerned { machines, boxes: boxes(stores), rules: vec![rule], ..Concerned::default() }
+}
+
+/// Reports on boxes that no Machine declared.
+fn boxes(stores: &Stores) -> Vec<Arc<BootReport>> {
+    stores.reports.state_filter(|report| report.spec.subject.kind == SubjectKind::Box)
 }
 
 pub(crate) fn request_changed(stores: &Stores, request: Arc<CertificateSigningRequest>) -> Concerned {

@@ -43,7 +43,7 @@ pub struct Disk {
 impl Disk {
     /// The disk in a sentence: name, size, model and serial number.
     pub fn words(&self) -> String {
-        let size = magnetite_api::report::size(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+        let size = magnetite_api::report::size_of(self.bytes);
         let model = self.model.as_deref().map_or(String::new(), |model| format!(", {model}"));
         let serial = self.serial.as_deref().map_or(String::new(), |serial| format!(", serial {serial}"));
         format!("{} ({size}{model}{serial})", self.name)

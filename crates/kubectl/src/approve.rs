@@ -21,6 +21,11 @@ pub struct Word {
     pub told: String,
 }
 
+/// A moment as part of a name: of an intent, or of whatever else has to differ from the one before.
+pub fn stamp(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).strftime("%Y%m%d-%H%M%S").to_string()
+}
+
 /// Both sides, or all that wait, as text.
 pub fn table(name: &str, sides: &[Side], style: Style) -> String {
     let mut out = String::new();
@@ -90,7 +95,7 @@ pub fn word(machine: &Machine, sides: &[Side], key: Fingerprint, now: Timestamp)
     } else if can_go_on(machine, now) {
         told.push_str("  it goes on by itself within a minute: kubectl get machine -w\n");
     } else {
-        let intent = format!("approved-{}", now.to_zoned(TimeZone::UTC).strftime("%Y%m%d-%H%M%S"));
+        let intent = format!("approved-{}", stamp(now));
         let _ = writeln!(told, "  its boot window is over: a new one opens as intent {intent}; power-cycle the box");
         spec["bootIntent"] = json!(intent);
     }

@@ -57,16 +57,19 @@ pub enum Command {
     Maintenance(Maintenance),
 }
 
-/// Show how far the machines of a Profile are with its current revision; pause, resume or retry that.
+/// Show how far the machines of a Profile are with its current revision; pause, resume, retry or undo that.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kubectl magnetite rollout status workers --watch
   kubectl magnetite rollout pause workers       no further machine begins; what has begun is finished
   kubectl magnetite rollout resume workers
   kubectl magnetite rollout retry workers       those that failed are tried again
+  kubectl magnetite rollout history workers     its revisions, the present one first
+  kubectl magnetite rollout undo workers        the Profile is again what it was before
+  kubectl magnetite rollout undo workers --to 7f3a91c20b
 
-It sets spec.update.paused and spec.update.retry of the Profile, which a file in a repository can do as well. To go back to an
-earlier revision, apply the earlier Profile: its revision is then the current one again.
+It sets spec.update.paused and spec.update.retry of the Profile, which a file in a repository can do as well. undo writes the spec of an earlier
+revision, but for selector and update, which no revision has; where a repository says what the Profile is, go back there.
 Exit codes: 0 done, complete or under way; 1 the rollout stopped, or it could not be done; 2 wrong arguments.")]
 pub struct Rollout {
     /// What to do.
@@ -75,6 +78,10 @@ pub struct Rollout {
 
     /// Name of the Profile.
     pub profile: String,
+
+    /// undo: the revision to go back to. Default: the one before the present one.
+    #[arg(long, value_name = "REVISION")]
+    pub to: Option<String>,
 
     /// status: go on until every machine runs the revision, or the rollout stops.
     #[arg(short, long)]
@@ -95,6 +102,10 @@ pub enum What {
     Resume,
     /// Machines whose update failed are tried again.
     Retry,
+    /// Show the revisions that it had.
+    History,
+    /// Make it what it was before.
+    Undo,
 }
 
 /// Take a machine out of service: its Node gets no new Pods, and those that it has are evicted. Or give it back.
@@ -168,23 +179,86 @@ fn intent(text: &str) -> Result<String, String> {
 }
 
 /// Say that a box is the right one, by the fingerprint that it shows on its console. Without a fingerprint: show the keys that
-/// came. Where the Profile asks for the identity level `approved`, a box waits for this.
+/// came. Where Profile or Machine ask for the identity level `approved`, a box waits for this. Of a box that was found: show what it is made of,
+/// and with a Profile say what it becomes.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kubectl magnetite approve r7-u01                          who claims to be it
   kubectl magnetite approve r7-u01 7f3a-91c2-0b5d-44e1      as the console of the box shows it
+  kubectl magnetite approve box-525400300010                a box that was found: what it is made of
+  kubectl magnetite approve box-525400300010 --profile worker --name r7-u02
 
-It sets spec.approvedFingerprint of the Machine, which a file in a repository can do as well.
+It sets spec.approvedFingerprint of the Machine; of one that is held it clears spec.hold and sets spec.profile. A file in a repository can do
+so as well. With --name the Machine is made anew under that name.
 Exit codes: 0 approved, or nothing waits; 1 somebody waits to be approved, or it could not be done; 2 wrong arguments.")]
 pub struct Approve {
     /// Name of the Machine.
     pub machine: String,
 
     /// The fingerprint of the box's key, as its console shows it.
+    #[arg(conflicts_with_all = ["profile", "name", "identity", "label"])]
     pub fingerprint: Option<Fingerprint>,
 
     #[command(flatten)]
+    pub becomes: Becomes,
+
+    #[command(flatten)]
     pub cluster: Cluster,
+}
+
+/// What a box becomes that was found.
+#[derive(clap::Args, Debug, Default)]
+#[command(next_help_heading = "A box that was found")]
+pub struct Becomes {
+    /// The Profile that it boots.
+    #[arg(long, value_name = "PROFILE")]
+    pub profile: Option<String>,
+
+    /// What the Machine, and its Node, is called from now on. Default: as it is.
+    #[arg(long, value_name = "NAME", value_parser = label)]
+    pub name: Option<String>,
+
+    /// A label for the Machine, by which Profiles select it. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub label: Vec<(String, String)>,
+
+    /// The level at which its identity must be proven. With mac it joins by itself; with approved a person compares its key once it booted.
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub identity: Option<Level>,
+}
+
+impl Becomes {
+    /// True if nothing is said.
+    pub fn is_empty(&self) -> bool {
+        let Self { profile, name, label, identity } = self;
+        profile.is_none() && name.is_none() && label.is_empty() && identity.is_none()
+    }
+}
+
+/// A level of identity.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Its MAC address names it, and its key came first.
+    Mac,
+    /// A person compared its key. As it is set where a box was found.
+    Approved,
+    /// Also the TPM is the one of its first approved use.
+    TpmPinned,
+    /// Also the TPM was declared beforehand.
+    TpmEnrolled,
+}
+
+/// A DNS label.
+fn label(text: &str) -> Result<String, String> {
+    let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let good = text.len() <= 63 && text.bytes().all(inside) && edge(text.bytes().next()) && edge(text.bytes().last());
+    if good { Ok(text.to_owned()) } else { Err("write at most 63 lower-case letters, digits and '-'".to_owned()) }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("write KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Show both sides where two keys claimed one machine, and settle which of them is right.
@@ -286,7 +360,7 @@ pub struct Timeline {
     pub cluster: Cluster,
 }
 
-/// Show all that a machine would get, before it is powered on: DHCP answers, loader, script, command line, Ignition config,
+/// Show all that a machine would get, before it is powered on: DHCP answers, loader, script, command line, Ignition config, templates,
 /// join. Made by the code that serves it, as a boot server with `--dhcp proxy` does; capabilities, and what looks secret, are masked.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -351,6 +425,8 @@ pub enum Show {
     Script,
     /// The Ignition config.
     Ignition,
+    /// The Profile's templates: cloud-init's seed, kickstart, preseed.
+    Templates,
     /// How it joins.
     Join,
     /// All of it.

@@ -1,11 +1,11 @@
-//! What a cluster knows of a machine. Reads only.
+//! What a cluster knows of a machine, and how a Machine is changed, made and deleted.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Event};
 use kube::{
     Api, Client, Config, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use magnetite_api::{BootReport, Machine, MachineClaim, Profile, names, report::SubjectKind};
@@ -15,6 +15,10 @@ use crate::{args::Cluster, error::Error, suggest::nearest};
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a Machine that was deleted may take to go.
+const GONE: Duration = Duration::from_secs(30);
+/// Between two looks whether it is gone.
+const LOOK: Duration = Duration::from_millis(500);
 /// Events of what has no namespace are in this one.
 const EVENTS: &str = "default";
 
@@ -141,6 +145,30 @@ pub async fn change_profile(client: &Client, name: &str, patch: &Value) -> Resul
     }
 }
 
+/// What a Profile was, as the controller keeps it.
+///
+/// # Errors
+/// If it may not be read.
+pub async fn revisions(client: &Client, namespace: &str, profile: &str) -> Result<Vec<ControllerRevision>, Error> {
+    let api: Api<ControllerRevision> = Api::namespaced(client.clone(), namespace);
+    let of = ListParams::default().labels(&format!("{}={profile}", names::LABEL_PROFILE));
+    let what = format!("the ControllerRevisions of the namespace {namespace}");
+    Ok(api.list(&of).await.map_err(|error| refusal(&what, error))?.items)
+}
+
+/// Writes a Profile, if nobody else changed it since it was read.
+///
+/// # Errors
+/// If somebody did, or it may not be changed.
+pub async fn replace_profile(client: &Client, profile: &Profile) -> Result<(), Error> {
+    let (name, api): (_, Api<Profile>) = (profile.name_any(), Api::all(client.clone()));
+    match api.replace(&name, &PostParams::default(), profile).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => Err(Error::ChangeProfile(name, status.message.clone())),
+        Err(error) => Err(refusal(&format!("the Profile {name}"), error)),
+    }
+}
+
 /// All claims of one Machine.
 ///
 /// # Errors
@@ -172,7 +200,9 @@ pub async fn set(client: &Client, machine: &Machine, patch: &Value) -> Result<()
 async fn written(client: &Client, machine: &Machine, patch: &Value, metadata: Value) -> Result<(), Error> {
     let name = machine.name_any();
     let mut patch = patch.clone();
-    patch["metadata"] = metadata;
+    for (key, value) in metadata.as_object().into_iter().flatten() {
+        patch["metadata"][key] = value.clone();
+    }
     let api: Api<Machine> = Api::all(client.clone());
     match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => Ok(()),
@@ -197,6 +227,38 @@ pub async fn delete(client: &Client, machine: &Machine) -> Result<(), Error> {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) => Err(Error::Change(name, status.message.clone())),
         Err(error) => Err(refusal(&format!("the Machine {name}"), error)),
+    }
+}
+
+/// Waits until a Machine that was deleted is gone, which its controller sees to.
+///
+/// # Errors
+/// If it does not go.
+pub async fn gone(client: &Client, machine: &Machine) -> Result<(), Error> {
+    let (name, api): (_, Api<Machine>) = (machine.name_any(), Api::all(client.clone()));
+    let deadline = tokio::time::Instant::now() + GONE;
+    loop {
+        let there = api.get_opt(&name).await.map_err(|error| refusal(&format!("the Machine {name}"), error))?;
+        if there.and_then(|there| there.uid()) != machine.uid() {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(Error::Change(name, "it was deleted and does not go; does the controller run?".to_owned()));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Makes a Machine.
+///
+/// # Errors
+/// If it may not be made, or there is one of that name.
+pub async fn create(client: &Client, machine: &Machine) -> Result<(), Error> {
+    let api: Api<Machine> = Api::all(client.clone());
+    match api.create(&PostParams::default(), machine).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => Err(Error::Change(machine.name_any(), status.message.clone())),
+        Err(error) => Err(refusal(&format!("the Machine {}", machine.name_any()), error)),
     }
 }
 

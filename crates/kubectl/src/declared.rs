@@ -1,6 +1,6 @@
 //! What is declared, from a folder or from a cluster: all that the boot decision looks at.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -68,12 +68,11 @@ impl Declared {
         let profiles = Api::<Profile>::all(client.clone()).list(&all).await.map_err(ask("Profiles"))?;
         let mut config_maps = ConfigMaps::new();
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-        for profile in &profiles {
-            let from = profile.spec.ignition.as_ref().and_then(|source| source.config_map.as_ref());
-            let Some(from) = from.filter(|from| !config_maps.contains_key(&from.name)) else { continue };
-            let what = format!("the ConfigMap {} in the namespace {namespace}", from.name);
-            if let Some(map) = api.get_opt(&from.name).await.map_err(ask(&what))? {
-                config_maps.insert(from.name.clone(), map.data.unwrap_or_default());
+        let named: BTreeSet<_> = profiles.iter().flat_map(|profile| profile.spec.config_maps()).collect();
+        for name in named {
+            let what = format!("the ConfigMap {name} in the namespace {namespace}");
+            if let Some(map) = api.get_opt(name).await.map_err(ask(&what))? {
+                config_maps.insert(name.to_owned(), map.data.unwrap_or_default());
             }
         }
         Ok(Self {

@@ -201,9 +201,11 @@ fn ready(what: &'static str, all: Vec<(String, Option<String>)>) -> Finding {
 
 fn waits(machines: &[Machine]) -> Option<Finding> {
     let waiting = machines.iter().filter_map(|machine| {
-        let status = machine.status.as_ref()?;
-        let claimed = conditions::find(&status.conditions, conditions::CLAIMED)?;
-        (claimed.reason == reason::AWAITING_APPROVAL).then(|| plain(&machine.name_any()))
+        let conditions = machine.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let claimed = conditions::find(conditions, conditions::CLAIMED);
+        let key = claimed.is_some_and(|claimed| claimed.reason == reason::AWAITING_APPROVAL);
+        // Its key is to be compared, or nobody said yet what it is to be.
+        (key || machine.spec.hold).then(|| plain(&machine.name_any()))
     });
     let waiting: Vec<_> = waiting.collect();
     let first = waiting.first()?;

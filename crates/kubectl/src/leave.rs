@@ -1,11 +1,15 @@
 //! Provisioning a machine anew, and wiping it: what is written, and what comes of it.
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use magnetite_api::{Machine, machine::DeletionPolicy};
 use serde_json::json;
 
-use crate::{approve::Word, error::Error, style::plain};
+use crate::{
+    approve::{Word, stamp},
+    error::Error,
+    style::plain,
+};
 
 /// Another intent, made of the time where nobody named one.
 ///
@@ -16,7 +20,7 @@ pub fn reprovision(machine: &Machine, intent: Option<&str>, now: Timestamp) -> R
     if machine.metadata.deletion_timestamp.is_some() {
         return Err(Error::Change(name, "it is being deleted".to_owned()));
     }
-    let made = || format!("reprovision-{}", now.to_zoned(TimeZone::UTC).strftime("%Y%m%d-%H%M%S"));
+    let made = || format!("reprovision-{}", stamp(now));
     let intent = intent.map_or_else(made, str::to_owned);
     if machine.wanted_intent() == intent {
         let why = format!("its intent is {intent} already: nothing opens by naming it again");

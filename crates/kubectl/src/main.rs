@@ -8,6 +8,8 @@ mod cluster;
 mod declared;
 mod doctor;
 mod error;
+mod held;
+mod history;
 mod leave;
 mod power;
 mod preview;
@@ -25,16 +27,17 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
-use jiff::tz::TimeZone;
-use magnetite_api::Fingerprint;
+use kube::ResourceExt;
+use magnetite_api::{Fingerprint, Machine};
 use magnetite_daemon::clock;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    args::{Args, Command, Output, What},
+    args::{Args, Becomes, Command, Output, What},
     declared::Declared,
     error::Error,
+    history::History,
     preview::{Preview, Supposed},
     rollout::Rollout,
     style::Style,
@@ -65,8 +68,8 @@ fn main() -> ExitCode {
     let answered = match command {
         Command::Timeline(args) => timeline(&args),
         Command::Preview(args) => preview(&args),
-        Command::Approve(args) => approve(&args.machine, args.fingerprint, &args.cluster),
-        Command::Conflict(args) => approve(&args.machine, args.keep, &args.cluster),
+        Command::Approve(args) => approve(&args.machine, args.fingerprint, &args.becomes, &args.cluster),
+        Command::Conflict(args) => approve(&args.machine, args.keep, &Becomes::default(), &args.cluster),
         Command::Power(args) => power(&args),
         Command::Reprovision(args) => reprovision(&args),
         Command::Wipe(args) => wipe(&args),
@@ -127,10 +130,17 @@ fn preview(args: &args::Preview) -> Result<bool, Error> {
 }
 
 /// Shows who claims a machine; with a key, says that it is the right one's. True if nobody is left to wait for.
-fn approve(machine: &str, key: Option<Fingerprint>, cluster: &args::Cluster) -> Result<bool, Error> {
+fn approve(machine: &str, key: Option<Fingerprint>, becomes: &Becomes, cluster: &args::Cluster) -> Result<bool, Error> {
     wait(async {
         let client = cluster::client(cluster).await?;
         let known = cluster::machine(&client, machine).await?;
+        if !becomes.is_empty() {
+            return become_machine(&client, &known, becomes).await;
+        }
+        if known.spec.hold && key.is_none() {
+            write(&held::text(&known, Style::of_stdout()))?;
+            return Ok(false);
+        }
         let sides = sides::sides(&known, &cluster::claims(&client, machine).await?);
         let Some(key) = key else {
             write(&approve::table(machine, &sides, Style::of_stdout()))?;
@@ -146,26 +156,57 @@ fn approve(machine: &str, key: Option<Fingerprint>, cluster: &args::Cluster) -> 
     })
 }
 
+/// Says what a box becomes that was found.
+async fn become_machine(client: &kube::Client, known: &Machine, becomes: &Becomes) -> Result<bool, Error> {
+    let word = held::word(known, becomes, clock::now())?;
+    match &becomes.name {
+        Some(name) if *name != known.name_any() => {
+            let renamed = held::renamed(known, name, &word)?;
+            // Until the old one is gone they are in each other's way, and the box waits. The other way round what was said would be lost if
+            // this ended in between.
+            cluster::create(client, &renamed).await?;
+            cluster::delete(client, known).await?;
+            cluster::gone(client, known).await?;
+        }
+        Some(_) | None => cluster::change(client, known, &word.patch).await?,
+    }
+    write(&word.told)?;
+    Ok(true)
+}
+
 /// Shows a rollout or changes it; true unless it stopped.
 fn rollout(args: &args::Rollout) -> Result<bool, Error> {
-    let args::Rollout { what, profile: name, watch, cluster } = args;
-    let update = match what {
+    let args::Rollout { what, profile: name, to, watch, cluster } = args;
+    let (update, told) = match what {
         What::Status => return status(name, *watch, cluster),
-        What::Pause => json!({ "paused": true }),
-        What::Resume => json!({ "paused": null }),
-        What::Retry => json!({ "retry": clock::now().to_zoned(TimeZone::UTC).strftime("%Y%m%d-%H%M%S").to_string() }),
+        What::History | What::Undo => return history(name, *what, to.as_deref(), cluster),
+        What::Pause => (json!({ "paused": true }), "no further machine begins; what has begun is finished"),
+        What::Resume => (json!({ "paused": null }), "machines begin again"),
+        What::Retry => {
+            (json!({ "retry": approve::stamp(clock::now()) }), "machines whose update failed are tried again")
+        }
     };
     wait(async {
         let client = cluster::client(cluster).await?;
         cluster::change_profile(&client, name, &json!({ "spec": { "update": update } })).await?;
-        write(&format!(
-            "Profile {name}: {}\n",
-            match what {
-                What::Pause => "no further machine begins; what has begun is finished",
-                What::Resume => "machines begin again",
-                What::Retry | What::Status => "machines whose update failed are tried again",
-            }
-        ))?;
+        write(&format!("Profile {name}: {told}\n"))?;
+        Ok(true)
+    })
+}
+
+/// Shows the revisions of a Profile, or goes back to one.
+fn history(name: &str, what: What, to: Option<&str>, cluster: &args::Cluster) -> Result<bool, Error> {
+    wait(async {
+        let client = cluster::client(cluster).await?;
+        let profile = cluster::profile(&client, name).await?;
+        let history = History::of(&profile, cluster::revisions(&client, &cluster.namespace, name).await?);
+        if what == What::History {
+            write(&history.text(Style::of_stdout()))?;
+            return Ok(true);
+        }
+        let (back, told) = history.back(&profile, to)?;
+        cluster::replace_profile(&client, &back).await?;
+        write(&told)?;
         Ok(true)
     })
 }
@@ -242,10 +283,9 @@ fn reprovision(args: &args::Reprovision) -> Result<bool, Error> {
 /// Deletes a Machine such that its box is wiped, once somebody said yes.
 fn wipe(args: &args::Wipe) -> Result<bool, Error> {
     let args::Wipe { machine, yes, cluster } = args;
-    let (client, known) = wait(async {
+    let known = wait(async {
         let client = cluster::client(cluster).await?;
-        let known = cluster::machine(&client, machine).await?;
-        Ok((client, known))
+        cluster::machine(&client, machine).await
     })?;
     let word = leave::wipe(&known)?;
     write(&word.told)?;
@@ -258,7 +298,6 @@ fn wipe(args: &args::Wipe) -> Result<bool, Error> {
             return Ok(false);
         }
     }
-    drop(client);
     wait(async {
         // Another runtime by now: a client does not outlive the one that it was made in.
         let client = cluster::client(cluster).await?;

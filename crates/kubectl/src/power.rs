@@ -2,27 +2,19 @@
 
 use std::fmt::Write;
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use magnetite_api::{
     Machine,
     power::{PowerStatus, PowerWanted, RestartHow, RestartStage, RestartStatus},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
+    approve::{Word, stamp},
     args::PowerVerb,
     error::Error,
     style::{Style, Tone, plain},
 };
-
-/// What is to be written, and what to tell.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Word {
-    /// The change of the Machine.
-    pub patch: Value,
-    /// What it means.
-    pub told: String,
-}
 
 /// The change that a word asks for; none for the word that only asks.
 ///
@@ -43,7 +35,7 @@ pub fn word(machine: &Machine, verb: PowerVerb, now: Timestamp) -> Result<Option
     let (spec, told) = match how {
         Some(_) if machine.spec.power == Some(PowerWanted::Off) => return Err(Error::ShouldBeOff(name)),
         Some(how) => {
-            let id = now.to_zoned(TimeZone::UTC).strftime("%Y%m%d-%H%M%S").to_string();
+            let id = stamp(now);
             (json!({ "restart": { "id": id, "how": how } }), format!("spec.restart is {id} ({how:?})"))
         }
         None => {
@@ -106,6 +98,8 @@ pub fn text(machine: &Machine, style: Style) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn machine(spec: Value, status: Value) -> Machine {

@@ -125,6 +125,10 @@ impl Preview {
         let links = site.links(machine, architecture, declared.intent.as_ref(), unix);
         let conflicted = !Fleet::index(declared.machines.iter().cloned()).conflicts(machine).is_empty();
         let at_script = failed("script");
+        if machine.spec.hold {
+            // What that is only the boot server's flag knows.
+            return Err(at_script("the Machine is held: its box boots what --discovery of the boot server names, tells what it is made of, and waits; kubectl magnetite approve says what it is to be".to_owned()));
+        }
         let profile = match plan::next(
             machine,
             profile.as_deref(),
@@ -156,6 +160,8 @@ impl Preview {
         match task {
             Task::Boot => {}
             Task::Install => self.install(facts, &profile, architecture, &links)?,
+            // Of a Machine that is held, which was told above.
+            Task::Inventory => return Ok(()),
             Task::Wipe => {
                 let text =
                     "Task    wipe: the agent wipes all disks of the box that are not removable, and switches it off\n";
@@ -164,6 +170,7 @@ impl Preview {
             }
         }
         self.ignition(facts, &profile, architecture, &links)?;
+        self.templates(facts, &profile, architecture, &links)?;
         self.join(declared, &profile)
     }
 
@@ -264,6 +271,26 @@ impl Preview {
         let config = mask::config(config, &site.key.machine_id(machine));
         let text = serde_saphyr::to_string(&config).map_err(|error| wrong(error.to_string()))?;
         self.push(Show::Ignition, "Ignition config, as YAML, with the text of its data URLs", text);
+        Ok(())
+    }
+
+    fn templates(
+        &mut self,
+        facts: &Facts<'_>,
+        profile: &Chosen,
+        architecture: Architecture,
+        links: &Links,
+    ) -> Result<(), Failed> {
+        let Facts { declared, site, unix, .. } = *facts;
+        let machine = &*declared.machine;
+        let agent = site.agent_link(machine, links, DIGEST, declared.intent.as_ref(), unix);
+        for name in profile.spec.templates.keys() {
+            let source = magnetite_catalog::template(profile, name, &declared.config_maps);
+            let text = render::template(profile, machine, architecture, (name, source), links, Some(&agent))
+                .map_err(|error| failed("templates")(format!("Profile {}: {error}", profile.name_any())))?;
+            let title = format!("Template {name}, at {}", facts.masked(&links.template(name)));
+            self.push(Show::Templates, title, mask::lines(&facts.masked(&text)));
+        }
         Ok(())
     }
 

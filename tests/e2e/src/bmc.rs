@@ -91,6 +91,9 @@ impl Redfish {
         Ok(redfish)
     }
 
+    /// Its address.
+    pub const ADDRESS: &'static str = "172.30.0.1:9443";
+
     /// Its URL.
     #[must_use]
     pub fn url(&self) -> String {

@@ -13,8 +13,8 @@ use crate::vm::Vm;
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
-/// From switching on to the kernel's look at the clock: firmware, DHCP, the files.
-const BOOT: SignedDuration = SignedDuration::from_mins(4);
+/// From switching on to the kernel's look at the clock: firmware, DHCP, the files; and before that, where a system is installed, another boot.
+const BOOT: SignedDuration = SignedDuration::from_mins(30);
 /// What two clocks may differ by, and still be of one mind.
 const SLACK: SignedDuration = SignedDuration::from_secs(5);
 
@@ -41,6 +41,8 @@ pub mod wrong {
     pub const MINUTES_BEHIND: Clock = Clock::Ahead(-6 * MINUTE);
     /// More than a time zone, the other way.
     pub const HALF_A_DAY_AHEAD: Clock = Clock::Ahead(13 * HOUR);
+    /// Before any certificate of the site was made.
+    pub const MONTH_BEHIND: Clock = Clock::Ahead(-30 * DAY);
     /// Past the end of every certificate that a kubelet is given.
     pub const YEAR_AHEAD: Clock = Clock::Ahead(365 * DAY);
     /// Past the end of an authority.
@@ -55,6 +57,14 @@ impl Clock {
             Self::Right => now,
             Self::Epoch => Timestamp::UNIX_EPOCH,
             Self::Ahead(seconds) => now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(now),
+        }
+    }
+
+    /// How much later than it was told to a box may look at this clock, and still be seen to have had it.
+    fn patience(self) -> SignedDuration {
+        match self {
+            Self::Right | Self::Epoch => BOOT,
+            Self::Ahead(seconds) => BOOT.min(SignedDuration::from_secs(seconds.abs() * 2 / 3)),
         }
     }
 
@@ -79,7 +89,11 @@ pub fn was_put_right(site: &Site, machine: &Vm) -> Result<()> {
     let woke = between(boot, "(", ")").and_then(|seconds| Timestamp::from_second(seconds.parse().ok()?).ok());
     let woke = woke.with_context(|| format!("no time in {:?}", boot.lines().next()))?;
     let late = woke.duration_since(spec.clock.shows(on));
-    ensure!(late > -SLACK && late < BOOT, "{name} woke up at {woke}; it was switched on at {on} with {:?}", spec.clock);
+    ensure!(
+        late > -SLACK && late < spec.clock.patience(),
+        "{name} woke up at {woke}; it was switched on at {on} with {:?}",
+        spec.clock
+    );
     if spec.clock != Clock::Right {
         let (before, after) = boot.split_once("clock set by the boot server's").context("the agent set no clock")?;
         ensure!(!before.contains("kubelet["), "the kubelet of {name} ran before its clock was set");

@@ -48,6 +48,8 @@ pub struct Magnetite {
     artifacts: PathBuf,
     controller: Option<Process>,
     bootserver: Option<Process>,
+    /// The Profile that boxes boot which nobody declared.
+    discovery: Option<&'static str>,
     /// The boot server's kubeconfig, once made: it must start again while no API server can make another.
     account: Option<PathBuf>,
 }
@@ -60,10 +62,21 @@ impl Magnetite {
 
     /// The same, with another folder of artifacts.
     pub fn start_serving(site: &Site, binaries: &Binaries, artifacts: &Path, progress: &Progress) -> Result<Self> {
+        Self::start_finding(site, binaries, artifacts, None, progress)
+    }
+
+    /// The same; with a Profile for boxes that nobody declared.
+    pub fn start_finding(
+        site: &Site,
+        binaries: &Binaries,
+        artifacts: &Path,
+        discovery: Option<&'static str>,
+        progress: &Progress,
+    ) -> Result<Self> {
         let step = progress.step("installing Magnetite");
-        install_charts(site, |note| step.note(note))?;
+        install_charts(site, discovery, |note| step.note(note))?;
         let (binaries, artifacts) = (binaries.clone(), artifacts.to_owned());
-        let mut magnetite = Self { binaries, artifacts, controller: None, bootserver: None, account: None };
+        let mut magnetite = Self { binaries, artifacts, controller: None, bootserver: None, discovery, account: None };
         step.note("controller");
         magnetite.start_controller(site)?;
         step.note("boot server");
@@ -80,6 +93,7 @@ impl Magnetite {
             .server_command(&self.binaries.path("magnetite-controller"))
             .env("KUBECONFIG", account.kubeconfig().display().to_string())
             .args(["--namespace", NAMESPACE, "--admin-addr", CONTROLLER_ADMIN])
+            .args(self.discovery.map(|_| "--discovery"))
             .spawn("controller", &site.run().logs().join("controller.log"))?;
         self.controller = Some(process);
         Ok(())
@@ -98,6 +112,7 @@ impl Magnetite {
         let process = bootserver_command(site.lan(), &self.binaries, &self.artifacts)?
             .env("KUBECONFIG", account.display().to_string())
             .args(["--namespace", NAMESPACE])
+            .args(self.discovery.map(|profile| format!("--discovery={profile}")))
             .spawn("bootserver", &site.run().logs().join("bootserver.log"))?;
         self.bootserver = Some(process);
         Ok(())
@@ -185,14 +200,16 @@ pub fn bootserver_command(lan: &Lan, binaries: &Binaries, artifacts: &Path) -> R
 }
 
 /// Installs the charts as an administrator would.
-pub fn install_charts(site: &Site, note: impl Fn(&str)) -> Result<()> {
+pub fn install_charts(site: &Site, discovery: Option<&str>, note: impl Fn(&str)) -> Result<()> {
+    let finding = discovery.map(|profile| format!("discovery.profile={profile}"));
+    let more = finding.iter().flat_map(|value| ["--set", value.as_str()]);
     let charts = site.prepared().paths.workspace().join("deploy/charts");
     for chart in ["magnetite-crds", "magnetite"] {
         note(chart);
         site.helm()
             .args(["install", chart, &charts.join(chart).display().to_string()])
             .args(["--namespace", NAMESPACE, "--create-namespace"])
-            .args(if chart == "magnetite" { &VALUES[..] } else { &[] }.iter().copied())
+            .args(if chart == "magnetite" { VALUES.into_iter().chain(more.clone()).collect() } else { Vec::new() })
             .run()?;
     }
     site.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;

@@ -448,9 +448,10 @@ impl Vm {
             Card::E1000 => "e1000",
         };
         let (card_index, disk_index) = match spec.boots {
-            _ if self.network_once => (Some(1), None),
-            Boots::Network => (Some(1), None),
+            // Its next boot is from the network anyway. QEMU's order is that of all its boots until it is switched off.
             Boots::NetworkFirst => (Some(1), Some(2)),
+            Boots::Network => (Some(1), None),
+            Boots::DiskFirst | Boots::Disk if self.network_once => (Some(1), None),
             Boots::DiskFirst => (Some(2), Some(1)),
             Boots::Disk => (None, Some(1)),
         };
@@ -481,7 +482,9 @@ impl Vm {
             cmd = cmd.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
             cmd = cmd.args(["-global", "ICH9-LPC.disable_s3=1"]);
         }
-        for protocol in spec.firmware.without() {
+        // A firmware that goes on to its disk first tries all that its card can do, and waits for minutes where nobody speaks IPv6.
+        let patient = spec.firmware == Firmware::Uefi && spec.boots != Boots::Network;
+        for protocol in spec.firmware.without().iter().chain(patient.then_some(&"IPv6PXESupport")) {
             cmd = cmd.arg("-fw_cfg").arg(format!("name=opt/org.tianocore/{protocol},string=n"));
         }
         if let Some(file) = &spec.authorities {

@@ -20,6 +20,7 @@ pub fn until<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Result<
             bail!("{what}: not within {} s", timeout.as_secs());
         }
         std::thread::sleep(pause);
-        pause = (pause * 3 / 2).min(Duration::from_millis(400));
+        // A look is a process as a rule, and takes a processor from the machines that it waits for.
+        pause = (pause * 3 / 2).min(Duration::from_secs(1));
     }
 }

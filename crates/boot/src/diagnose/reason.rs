@@ -250,7 +250,7 @@ impl Reason {
             BootStepName::KernelFetched => Self::KernelOnly,
             BootStepName::InitrdFetched | BootStepName::FileFetched => Self::ConfigNotFetched,
             BootStepName::ConfigFetched | BootStepName::AgentFetched => Self::AgentNeverStarted,
-            BootStepName::AgentStarted => Self::AgentSilent,
+            BootStepName::AgentStarted | BootStepName::Inventoried => Self::AgentSilent,
             BootStepName::Installing | BootStepName::Installed => Self::InstallSilent,
             BootStepName::Wiping | BootStepName::Wiped => Self::WipeFailed,
             BootStepName::Claiming => Self::CertificateNotIssued,

@@ -77,27 +77,9 @@ pub(super) fn add_agent(
     agent: &AgentLink,
     task: Task,
 ) -> Result<(), String> {
+    let AgentLink { url, verification, server: _, pin: _, intent: _ } = agent;
     let path = &profile.spec.agent.path;
-    let join = match profile.spec.join.mode {
-        JoinMode::Certificate => "certificate",
-        JoinMode::None => "none",
-    };
-    let AgentLink { url, verification, server, pin, intent } = agent;
-    let mut environment = format!(
-        "MAGNETITE_SERVER={server}\nMAGNETITE_PIN={pin}\nMAGNETITE_MACHINE={}\nMAGNETITE_NODE_NAME={}\nMAGNETITE_INTENT={intent}\nMAGNETITE_JOIN={join}\n",
-        machine.name_any(),
-        machine.node_name(),
-    );
-    match task {
-        // An agent without the line joins.
-        Task::Boot => {}
-        Task::Install => environment.push_str("MAGNETITE_TASK=install\n"),
-        Task::Wipe => environment.push_str("MAGNETITE_TASK=wipe\n"),
-    }
-    // Only where it is asked for: to make its keys takes a TPM seconds.
-    if tpm::asked(machine, Some(profile)) {
-        environment.push_str("MAGNETITE_TPM=required\n");
-    }
+    let environment = environment(profile, machine, agent, task);
     let files = list(config, "storage", "files")?;
     refuse_twice(files, "path", path)?;
     refuse_twice(files, "path", ENV_FILE)?;
@@ -115,8 +97,34 @@ pub(super) fn add_agent(
     Ok(())
 }
 
+/// The agent's environment, as [`ENV_FILE`] holds it.
+pub(super) fn environment(profile: &Profile, machine: &Machine, agent: &AgentLink, task: Task) -> String {
+    let join = match profile.spec.join.mode {
+        JoinMode::Certificate => "certificate",
+        JoinMode::None => "none",
+    };
+    let AgentLink { url: _, verification: _, server, pin, intent } = agent;
+    let mut environment = format!(
+        "MAGNETITE_SERVER={server}\nMAGNETITE_PIN={pin}\nMAGNETITE_MACHINE={}\nMAGNETITE_NODE_NAME={}\nMAGNETITE_INTENT={intent}\nMAGNETITE_JOIN={join}\n",
+        machine.name_any(),
+        machine.node_name(),
+    );
+    match task {
+        // An agent without the line joins.
+        Task::Boot => {}
+        Task::Install => environment.push_str("MAGNETITE_TASK=install\n"),
+        Task::Inventory => environment.push_str("MAGNETITE_TASK=inventory\n"),
+        Task::Wipe => environment.push_str("MAGNETITE_TASK=wipe\n"),
+    }
+    // Only where it is asked for: to make its keys takes a TPM seconds.
+    if task == Task::Boot && tpm::asked(machine, Some(profile)) {
+        environment.push_str("MAGNETITE_TPM=required\n");
+    }
+    environment
+}
+
 /// No start limit: a box whose boot server is away for an hour must still join when it comes back.
-fn unit(path: &str) -> String {
+pub(super) fn unit(path: &str) -> String {
     format!(
         "[Unit]\nDescription=Magnetite agent: joins this machine to its cluster\nWants=network-online.target\nAfter=network-online.target\nStartLimitIntervalSec=0\n\n[Service]\nType=exec\nEnvironmentFile={ENV_FILE}\nExecStart={path}\nRestart=on-failure\nRestartSec=5\n\n[Install]\nWantedBy=multi-user.target\n"
     )

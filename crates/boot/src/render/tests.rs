@@ -110,7 +110,7 @@ fn a_bad_argument_is_named_and_never_served(#[case] argument: &str, #[case] want
     let error = script(&profile("p").argument(argument).chosen(), &m, ARCH, &links()).unwrap_err();
     assert!(error.to_string().contains(want), "{error}");
     assert!(error.field.ends_with("commandLine[1]"));
-    assert!(dry_run(&profile("p").argument(argument).chosen(), &m, None).is_err());
+    assert!(dry_run(&profile("p").argument(argument).chosen(), &m, &Texts::default()).is_err());
 }
 
 #[rstest]
@@ -123,7 +123,7 @@ fn a_bad_argument_is_named_and_never_served(#[case] argument: &str, #[case] want
 #[case("ignition: {version: 3.3.0}\nsystemd: []", "not an object")]
 fn a_bad_config_is_named_and_never_served(#[case] template: &str, #[case] want: &str) {
     let p = profile("p").ignition(template).chosen();
-    let error = dry_run(&p, &machine("box-1").arc(), Some(template)).unwrap_err();
+    let error = dry_run(&p, &machine("box-1").arc(), &Texts::inline(&p)).unwrap_err();
     assert!(error.to_string().contains(want), "{error}");
     assert_eq!(error.field, "spec.ignition.inline");
 }

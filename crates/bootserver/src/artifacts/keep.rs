@@ -218,7 +218,8 @@ impl Needs for Needed {
     fn ranks(&self) -> HashMap<Sha256, Rank> {
         let view = Arc::clone(&self.view.borrow());
         let booted = view.fleet.machines().filter_map(|machine| view.profile(machine).ok());
-        let booted: BTreeSet<String> = booted.map(|profile| profile.name_any()).collect();
+        let booted = booted.map(|profile| profile.name_any()).chain(self.library.pinned.clone());
+        let booted: BTreeSet<String> = booted.collect();
         let mut ranks = HashMap::new();
         for profile in &view.profiles {
             let rank = if booted.contains(&profile.name_any()) { Rank::Pinned } else { Rank::Spare };

@@ -105,13 +105,21 @@ pub struct Library {
     sums: Semaphore,
     /// Told when the state of a file changes.
     pub changed: Notify,
+    /// A Profile whose files stay although no Machine boots it.
+    pinned: Option<String>,
 }
 
 impl Library {
     /// Files are below `folder`; fetched ones are kept in `cache`, as many as `quota` bytes or the disk allow.
     pub fn new(folder: PathBuf, cache: PathBuf, quota: Option<u64>) -> Self {
         let cache = Arc::new(Cache::new(cache, quota));
-        Self { folder, cache, files: RwLock::default(), sums: Semaphore::new(SUMS), changed: Notify::new() }
+        let (files, sums, changed) = (RwLock::default(), Semaphore::new(SUMS), Notify::new());
+        Self { folder, cache, files, sums, changed, pinned: None }
+    }
+
+    /// With a Profile whose files stay although no Machine boots it.
+    pub fn pinning(self, profile: Option<&str>) -> Self {
+        Self { pinned: profile.map(str::to_owned), ..self }
     }
 
     /// The file, if it was checked, and is for its architecture. It stays as long as the answer is kept.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use magnetite_api::{Sha256, report::size};
+use magnetite_api::{Sha256, report::size_of};
 
 /// How much a file is needed. What is needed more may drive out what is needed less, never the other way round, so
 /// that two that do not both fit do not drive each other out for ever.
@@ -40,7 +40,7 @@ pub enum Bound {
 
 /// There is not enough room, even without all that may go.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it needs {} more, and {}", words(*need), bound.has(*free))]
+#[error("it needs {} more, and {}", size_of(*need), bound.has(*free))]
 pub struct Shortage {
     /// Bytes that are needed.
     pub need: u64,
@@ -50,17 +50,13 @@ pub struct Shortage {
     pub bound: Bound,
 }
 
-fn words(bytes: u64) -> String {
-    size(i64::try_from(bytes).unwrap_or(i64::MAX))
-}
-
 impl Bound {
     fn has(&self, free: u64) -> String {
-        let free = words(free);
+        let free = size_of(free);
         match self {
             Self::Quota(quota) => format!(
                 "{free} of --cache-quota ({}) can be made free: raise it, or delete Profiles that need other files",
-                words(*quota)
+                size_of(*quota)
             ),
             Self::Disk(folder, false) => format!("the disk of {} has {free} for it: make room there", folder.display()),
             Self::Disk(folder, true) => format!(

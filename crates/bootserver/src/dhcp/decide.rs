@@ -48,7 +48,7 @@ impl Server {
     /// What a client is told to boot, if anything.
     pub(super) fn decide(&self, request: &Request, class: Class) -> Option<BootAnswer> {
         let view = self.app.view();
-        match view.fleet.find(&request.identity) {
+        match self.app.find_client(&view, &request.identity, clock::now()) {
             Found::Machine(machine) => self.machine(&view, &machine, request, class),
             found @ (Found::Unknown | Found::Conflict(_)) => self.nobody(request, class, &found),
         }
@@ -56,7 +56,7 @@ impl Server {
 
     fn machine(&self, view: &View, machine: &Arc<Machine>, request: &Request, class: Class) -> Option<BootAnswer> {
         let now = clock::now();
-        let profile = view.profile(machine).ok();
+        let profile = self.app.profile(view, machine).ok();
         let below = profile.as_ref().and_then(|profile| profile.spec.netboot.as_ref());
         let netboot = NetbootSpec::over(machine.spec.netboot.as_ref(), below);
         let found = Found::Machine(Arc::clone(machine));

@@ -74,7 +74,7 @@ impl Server {
             count(&self.app.metrics.dhcp, "unknown");
             return None;
         };
-        let profile = view.profile(&machine).ok();
+        let profile = self.app.profile(&view, &machine).ok();
         let Some(lease) = lease(&machine, profile.as_deref()) else {
             count(&self.app.metrics.dhcp, "no_address");
             if packet.mac().is_some_and(|mac| self.strangers.is_new(magnetite_api::MacAddr(mac))) {

@@ -12,13 +12,13 @@ use magnetite_boot::{
     command_line::for_echo,
     diagnose::{INSTALLED, LOCAL, WAITS},
     fleet::{Found, Identity},
-    plan::{self, Next, Task},
+    plan::{Next, Task},
     render,
 };
 use magnetite_daemon::clock;
 use serde::Deserialize;
 
-use super::{Peer, Reached, guard::BootLink, later, refuse, refuse_unknown, text};
+use super::{Peer, Reached, guard::BootLink, later, refuse, refuse_unknown, templates, text};
 use crate::{
     app::App,
     artifacts::{self, Obstacle},
@@ -36,17 +36,16 @@ pub async fn script(
     BootLink { view, machine, architecture, now }: BootLink,
 ) -> Response {
     let intent = view.intent(&machine);
-    let links = app.site_asked(&reached).links(&machine, architecture, intent, unix(now));
-    let profile = view.profile(&machine);
-    let conflicted = !view.fleet.conflicts(&machine).is_empty();
+    let site = app.site_asked(&reached);
+    let links = site.links(&machine, architecture, intent, unix(now));
+    let profile = app.profile(&view, &machine);
     let step = |detail: Detail| app.records.step(&machine, BootStepName::ScriptServed, detail.at_peer(peer.ip()), now);
     let served = |words: String| step(Detail::words(words));
     let wait = |seconds, why: &str| {
         served(format!("{WAITS}{why}"));
         text(SCRIPT, render::wait_script(&machine, why, seconds, &links))
     };
-    let installed = app.is_installed(&machine);
-    match (plan::next(&machine, profile.as_deref(), intent, conflicted, installed, now), profile) {
+    match (app.next(&view, &machine, profile.as_deref(), now), profile) {
         (Next::Local, _) => {
             served(format!("{LOCAL}: no window is open"));
             text(SCRIPT, render::local_script(&machine))
@@ -66,11 +65,19 @@ pub async fn script(
                 }
                 return response;
             }
-            match render::script(&profile, &machine, architecture, &links) {
+            let texts = match task {
+                Task::Boot => {
+                    let agent = app.agent_link(&site, &machine, architecture, &links, intent, unix(now));
+                    templates::unrendered(&view, &profile, (&machine, architecture), &links, agent.as_ref())
+                }
+                Task::Install | Task::Inventory | Task::Wipe => None,
+            };
+            match texts.map_or_else(|| render::script(&profile, &machine, architecture, &links), Err) {
                 Ok(script) => {
                     let what = match task {
                         Task::Boot => "boots",
                         Task::Install => "boots the installer of",
+                        Task::Inventory => "boots, held, to tell what it is made of,",
                         Task::Wipe => "boots, to be wiped,",
                     };
                     let revision = profile.revision();
@@ -108,7 +115,7 @@ pub async fn ignition(
     peer: Peer,
     BootLink { view, machine, architecture, now }: BootLink,
 ) -> Response {
-    let profile = match view.profile(&machine) {
+    let profile = match app.profile(&view, &machine) {
         Ok(profile) => profile,
         Err(error) => return later(error.reason(), error.to_string(), 10),
     };
@@ -116,10 +123,8 @@ pub async fn ignition(
     let site = app.site_asked(&reached);
     let links = site.links(&machine, architecture, intent, unix(now));
     let agent = app.agent_link(&site, &machine, architecture, &links, intent, unix(now));
-    let conflicted = !view.fleet.conflicts(&machine).is_empty();
-    let installed = app.is_installed(&machine);
-    let rendered = match plan::next(&machine, Ok(&profile), intent, conflicted, installed, now) {
-        Next::Boot(task @ (Task::Install | Task::Wipe)) => {
+    let rendered = match app.next(&view, &machine, Ok(&profile), now) {
+        Next::Boot(task @ (Task::Install | Task::Inventory | Task::Wipe)) => {
             render::worker(&profile, &machine, architecture, agent.as_ref(), task)
         }
         // Who asks is one that the link was opened to.
@@ -177,7 +182,7 @@ pub async fn identify(State(app): State<Arc<App>>, reached: Reached, Query(asked
     }
     let identity = Identity { mac: asked.mac.parse().ok(), uuid: asked.uuid.parse().ok(), serial: Some(asked.serial) };
     let architecture = if asked.arch == "arm64" { Architecture::Aarch64 } else { Architecture::X86_64 };
-    match app.view().fleet.find(&identity) {
+    match app.find(&app.view(), &identity, clock::now()) {
         Found::Machine(machine) => {
             let url = app.site_asked(&reached).script_link(&machine, architecture, unix(clock::now()));
             text(SCRIPT, format!("#!ipxe\nchain --replace --autofree {url}\n"))

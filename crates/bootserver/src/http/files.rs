@@ -87,7 +87,9 @@ async fn artifact(
     what: &str,
     pick: impl Fn(&ArchBoot) -> Option<Artifact>,
 ) -> Response {
-    let Ok(profile) = view.profile(&machine) else { return later("NoProfile", "the Machine has no Profile now", 10) };
+    let Ok(profile) = app.profile(&view, &machine) else {
+        return later("NoProfile", "the Machine has no Profile now", 10);
+    };
     let Some(artifact) = profile.spec.boot.for_architecture(architecture).and_then(pick) else {
         // The Profile changed under the machine: it must start anew with the new script.
         return later("ProfileChanged", format!("the Profile has no {what} any more; restart the machine"), 30);

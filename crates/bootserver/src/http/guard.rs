@@ -14,11 +14,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use magnetite_api::{Architecture, Machine};
-use magnetite_boot::{
-    capability::Purpose,
-    plan::{self, Opens},
-    scheme::Scheme,
-};
+use magnetite_boot::{capability::Purpose, plan::Opens, scheme::Scheme};
 use magnetite_daemon::clock;
 
 use super::{later, layers, refuse_unknown};
@@ -33,6 +29,8 @@ pub enum Guard {
     Boot,
     /// Who has the link that the machine's agent was told. The controller decides on claims; so this one is good an hour longer than the window.
     Agent,
+    /// Who has the link that the agent of a box was told while it was held, for a day. It asks what became of the box, and learns no more than that.
+    Held,
     /// Who has the link to a machine's sealed files. It lasts as long as the intent; what it leads to is of use to one key.
     Sealed,
     /// Anybody. The words say why that does no harm.
@@ -80,10 +78,8 @@ pub fn boot_link(app: &App, guard: Guard, named: Named<'_>, now: Timestamp) -> R
         return Err(refuse_unknown().into());
     };
     if guard != Guard::Script {
-        let profile = view.profile(&machine);
-        let conflicted = !view.fleet.conflicts(&machine).is_empty();
-        let installed = app.is_installed(&machine);
-        match plan::opens(&machine, profile.as_deref(), view.intent(&machine), conflicted, installed, now) {
+        let profile = app.profile(&view, &machine);
+        match app.opens(&view, &machine, profile.as_deref(), now) {
             Opens::Yes => {}
             Opens::Later { seconds, why } => return Err(later("NotYet", why, seconds).into()),
             // As if there were no such link: whoever has it has no business with it any more.
@@ -110,6 +106,10 @@ async fn check(
         Guard::Script | Guard::Boot => match boot_link(&app, guard, named, now) {
             Ok(link) => drop(request.extensions_mut().insert(link)),
             Err(refusal) => return *refusal,
+        },
+        Guard::Held => match app.authorize_held(&app.view(), named.id, named.cap, unix(now)) {
+            Some(machine) => drop(request.extensions_mut().insert(AgentLink { machine, now })),
+            None => return refuse_unknown(),
         },
         Guard::Agent | Guard::Sealed => {
             let purpose = if guard == Guard::Agent { Purpose::Agent } else { Purpose::Sealed };

@@ -16,7 +16,7 @@ use magnetite_api::{
 };
 use magnetite_boot::{
     capability::machine_key,
-    plan::{self, Next, Task},
+    plan::{Next, Task},
     render,
     scheme::Scheme,
     site::{Site, Tls},
@@ -34,16 +34,15 @@ pub async fn order(
 ) -> Response {
     let Ok(architecture) = architecture.parse::<Architecture>() else { return refuse_unknown() };
     let view = app.view();
-    let profile = match view.profile(&machine) {
+    let profile = match app.profile(&view, &machine) {
         Ok(profile) => profile,
         Err(error) => return later(error.reason(), error.to_string(), 10),
     };
     let intent = view.intent(&machine);
-    let conflicted = !view.fleet.conflicts(&machine).is_empty();
-    match plan::next(&machine, Ok(&profile), intent, conflicted, app.is_installed(&machine), now) {
+    match app.next(&view, &machine, Ok(&profile), now) {
         Next::Boot(Task::Install) => {}
         Next::Installed => return done(reason::INTENT_ALREADY_DONE, "the system of this intent is installed"),
-        Next::Boot(Task::Boot | Task::Wipe) | Next::Local => {
+        Next::Boot(Task::Boot | Task::Inventory | Task::Wipe) | Next::Local => {
             return done(reason::WINDOW_EXPIRED, "no boot window is open in which anything is to be installed");
         }
         Next::Wait { seconds, why } => return later("NotYet", why, seconds),
@@ -90,15 +89,15 @@ pub async fn order(
 /// Whether a machine's box is to be wiped: 200 and a `WipeOrder`, or 409.
 pub async fn wipe(State(app): State<Arc<App>>, AgentLink { machine, now }: AgentLink) -> Response {
     let view = app.view();
-    let profile = view.profile(&machine);
-    let conflicted = !view.fleet.conflicts(&machine).is_empty();
-    match plan::next(&machine, profile.as_deref(), view.intent(&machine), conflicted, app.is_installed(&machine), now) {
+    let profile = app.profile(&view, &machine);
+    match app.next(&view, &machine, profile.as_deref(), now) {
         Next::Boot(Task::Wipe) => {
             Json(WipeOrder { machine: machine.name_any(), intent: machine.wanted_intent().to_owned() }).into_response()
         }
-        Next::Boot(Task::Boot | Task::Install) | Next::Installed | Next::Local | Next::Wait { .. } => {
-            done(reason::WAITING, "nobody asks for this box to be wiped now")
-        }
+        Next::Boot(Task::Boot | Task::Inventory | Task::Install)
+        | Next::Installed
+        | Next::Local
+        | Next::Wait { .. } => done(reason::WAITING, "nobody asks for this box to be wiped now"),
     }
 }
 

@@ -5,12 +5,14 @@ mod boot;
 mod claim;
 mod files;
 mod guard;
+mod held;
 mod install;
 mod paced;
 mod progress;
 mod serve;
 mod signed;
 mod stream;
+mod templates;
 
 #[cfg(test)]
 mod tests;
@@ -62,6 +64,7 @@ pub fn public(app: &Arc<App>) -> Guarded {
     Routes::new(app, Door::Boot)
         .get("/m/{id}/{cap}/{arch}/boot.ipxe", Guard::Script, boot::script)
         .get("/m/{id}/{cap}/{arch}/config.ign", Guard::Boot, boot::ignition)
+        .get("/m/{id}/{cap}/{arch}/t/{template}", Guard::Boot, templates::template)
         .get("/m/{id}/{cap}/{arch}/kernel", Guard::Boot, files::kernel)
         .get("/m/{id}/{cap}/{arch}/initrd/{index}", Guard::Boot, files::initrd)
         .get("/m/{id}/{cap}/{arch}/files/{name}", Guard::Boot, files::file)
@@ -77,6 +80,7 @@ pub fn private(app: &Arc<App>) -> Guarded {
     Routes::new(app, Door::Agents)
         .post("/a/{id}/{cap}/claim", Guard::Agent, claim::claim)
         .post("/a/{id}/{cap}/report", Guard::Agent, progress::report)
+        .post("/a/{id}/{cap}/inventory", Guard::Held, held::inventory)
         .get("/a/{id}/{cap}/install/{arch}", Guard::Agent, install::order)
         .get("/a/{id}/{cap}/wipe", Guard::Agent, install::wipe)
         .get("/a/{id}/{cap}/files", Guard::Sealed, claim::files)
@@ -127,6 +131,7 @@ fn label(path: &str) -> &'static str {
     match path.rsplit('/').next().unwrap_or_default() {
         "boot.ipxe" => "script",
         "config.ign" => "ignition",
+        "{template}" => "template",
         "kernel" => "kernel",
         "{index}" => "initrd",
         "{name}" => "file",
@@ -136,6 +141,7 @@ fn label(path: &str) -> &'static str {
         "report" => "report",
         "files" => "sealed",
         "{arch}" => "install",
+        "inventory" => "inventory",
         "wipe" => "wipe",
         "identify" | "identify.ipxe" => "identify",
         _ => "other",

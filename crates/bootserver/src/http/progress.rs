@@ -42,6 +42,10 @@ pub async fn report(
     if report.step < BootStepName::AgentStarted {
         return malformed("an agent reports AgentStarted and what comes after it");
     }
+    if machine.is_held() && (report.step != BootStepName::AgentStarted || report.failure.is_some()) {
+        // It does nothing that there would be to report, and its link is anybody's who read its config.
+        return malformed("a box that is held reports AgentStarted alone");
+    }
     // Before the limit: who cannot sign must not use up the share of who can.
     if let Err(doubt) = app.signatures.check(&report, &machine) {
         told(doubt.as_str());
@@ -62,25 +66,23 @@ pub async fn report(
     }
     match failure {
         Some(failure) => {
-            if step == BootStepName::Installing {
-                let why = format!("{}: {}", failure.reason, failure.message);
-                app.records.install(&machine, InstallState::Failed, None, Some(why), None, now);
-            } else if step == BootStepName::Wiping {
-                let why = format!("{}: {}", failure.reason, failure.message);
-                app.records.wipe(&machine, WipeState::Failed, Vec::new(), Some(why), now);
+            let why = || Some(format!("{}: {}", failure.reason, failure.message));
+            match step {
+                BootStepName::Installing => {
+                    app.records.install(&machine, InstallState::Failed, None, why(), None, now);
+                }
+                BootStepName::Wiping => app.records.wipe(&machine, WipeState::Failed, Vec::new(), why(), now),
+                _ => {}
             }
             app.records.fail(&machine, step, &failure.reason, &failure.message, now);
         }
         None => {
-            if let Some(state) = match step {
-                BootStepName::Installing => Some(InstallState::Installing),
-                BootStepName::Installed => Some(InstallState::Installed),
-                _ => None,
-            } {
-                let disk = detail.clone().filter(|_| state == InstallState::Installed);
+            let install = |state, disk| {
                 app.records.install(&machine, state, disk, None, image_of(&app, &machine), now);
-            }
+            };
             match step {
+                BootStepName::Installing => install(InstallState::Installing, None),
+                BootStepName::Installed => install(InstallState::Installed, detail.clone()),
                 BootStepName::Wiping => app.records.wipe(&machine, WipeState::Wiping, Vec::new(), None, now),
                 BootStepName::Wiped => {
                     let disks = wiped.into_iter().take(64).map(bounded_disk).collect();
@@ -109,10 +111,7 @@ async fn booted(app: &App, machine: &Machine) {
             let (windows, name) = (Arc::clone(windows), name.clone());
             tokio::task::spawn_blocking(move || windows.fulfil(&name)).await.unwrap_or(Ok(()))
         }
-        Cluster::Client(_) => match app.records.get(&name) {
-            Some(entry) => app.folder.write(app, &name, entry, true).await,
-            None => Ok(()),
-        },
+        Cluster::Client(_) => app.folder.write(app, &name, true).await.map(drop),
     };
     if let Err(error) = written {
         tracing::error!(machine = name, error = chain(&error), "that the machine booted is not remembered");
@@ -123,8 +122,7 @@ async fn booted(app: &App, machine: &Machine) {
 /// or forgets, it is then sent on to its disk.
 async fn remembered(app: &App, machine: &Machine) {
     let name = machine.name_any();
-    let Some(entry) = app.records.get(&name) else { return };
-    if let Err(error) = app.folder.write(app, &name, entry, true).await {
+    if let Err(error) = app.folder.write(app, &name, true).await {
         tracing::error!(
             machine = name,
             error = chain(&error),
@@ -136,7 +134,7 @@ async fn remembered(app: &App, machine: &Machine) {
 /// The image that a machine installs, as its Profile says now.
 fn image_of(app: &App, machine: &Machine) -> Option<Sha256> {
     let architecture = app.records.get(&machine.name_any())?.boot.architecture?;
-    Some(app.view().profile(machine).ok()?.spec.image(architecture)?.sha256)
+    Some(app.profile(&app.view(), machine).ok()?.spec.image(architecture)?.sha256)
 }
 
 /// What a box says of a disk, cut to what the schema takes.
@@ -156,7 +154,7 @@ fn bounded_disk(disk: WipedDisk) -> WipedDisk {
 }
 
 /// What a box says it is made of, cut to what the schema takes.
-fn bounded(mut inventory: Inventory) -> Inventory {
+pub fn bounded(mut inventory: Inventory) -> Inventory {
     let trim = |text: &mut Option<String>| {
         if let Some(text) = text {
             *text = clean(text, 128);
@@ -173,6 +171,7 @@ fn bounded(mut inventory: Inventory) -> Inventory {
     ] {
         trim(text);
     }
+    inv.bmc_address = inv.bmc_address.as_deref().map(|text| clean(text, 45));
     inv.firmware = inv.firmware.as_deref().map(|text| clean(text, 16));
     inv.disks.truncate(64);
     inv.nics.truncate(64);

@@ -5,9 +5,11 @@ mod crowd;
 mod fences;
 mod flood;
 mod guards;
+mod held;
 mod installs;
 mod limits;
 mod reports;
+mod templates;
 
 use std::{net::SocketAddr, sync::Arc};
 

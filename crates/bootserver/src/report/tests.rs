@@ -129,6 +129,28 @@ async fn an_orderly_end_writes_what_is_left_and_the_next_process_knows_it() {
     assert!(remembered(site.folder.path()).is_empty(), "damage is said and forgotten");
 }
 
+/// What the lab saw: a box said that it was installed while the record of its step before was being written.
+#[tokio::test]
+async fn two_who_write_one_record_at_once_leave_the_newest() {
+    let site = Site::new().await;
+    std::fs::create_dir_all(site.folder.path().join("machines")).unwrap();
+    for count in 1..=100 {
+        step(&site, BootStepName::Installing);
+        let write = |synced| site.app.folder.write(&site.app, "box", synced);
+        let later = async {
+            tokio::task::yield_now().await;
+            step(&site, BootStepName::Installed);
+            write(false).await
+        };
+        let (first, second, third) = tokio::join!(write(false), write(true), later);
+        let versions = [first.unwrap(), second.unwrap(), third.unwrap()];
+        let newest = site.app.records.get("box").unwrap();
+        assert_eq!(versions[2], Some(newest.version));
+        let known = remembered(site.folder.path());
+        assert_eq!(known["box"].boot.steps, newest.boot.steps, "round {count}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_not_declared_any_more_is_forgotten_after_a_day() {
     let site = Site::new().await;
@@ -182,4 +204,54 @@ async fn what_boots_now_does_not_wait_for_what_booted_before() {
     disk.write(&CancellationToken::new()).await;
     let files: Vec<_> = std::fs::read_dir(site.folder.path().join("machines")).unwrap().collect();
     assert_eq!(files.len(), 1, "what was read from the disk is there already");
+}
+
+/// Of a box nothing is told before it says what it is made of, and nothing more once there is a Machine of its address.
+#[tokio::test(start_paused = true)]
+async fn a_box_that_nobody_declares_is_told_of_until_somebody_does() {
+    use magnetite_api::{MachineSpec, report::Inventory};
+    let calls = Calls::default();
+    let site = Site::with(|app| {
+        app.cluster = taking(&calls, written);
+        app.discovery = crate::discovery::Discovery::of(Some("p"));
+    })
+    .await;
+    let mut publisher = Publisher::new(Arc::clone(&site.app));
+    let stop = CancellationToken::new();
+    let stranger = site.app.discovery.stand_in("52:54:00:99:00:01".parse().unwrap()).unwrap();
+    site.app.records.step(&stranger, BootStepName::AgentStarted, Detail::default(), clock::now());
+    publisher.publish(&stop).await;
+    assert_eq!(names(&calls), ["profile.p.test"]);
+    site.app.records.inventory(&stranger, Inventory { cpus: 4, ..Inventory::default() }, clock::now());
+    publisher.publish(&stop).await;
+    assert_eq!(names(&calls).last().map(String::as_str), Some("box-525400990001.discovery.test"));
+    let report = calls.lock().unwrap().last().unwrap().body.clone();
+    assert_eq!((&report["spec"]["subject"]["kind"], &report["spec"]["inventory"]["cpus"]), (&"Box".into(), &4.into()));
+    let spec = MachineSpec { hold: true, ..stranger.spec.clone() };
+    let mut made = Machine::new("gpu-7", spec);
+    made.metadata.uid = Some("uid-7".to_owned());
+    let own = Arc::new(site.machine.clone());
+    site.change(|view| {
+        let all = [Arc::clone(&own), Arc::new(made.clone())];
+        view.fleet = Arc::new(magnetite_boot::fleet::Fleet::index(all));
+    });
+    site.app.records.inventory(&stranger, Inventory { cpus: 5, ..Inventory::default() }, clock::now());
+    tokio::time::advance(SPACING).await;
+    publisher.publish(&stop).await;
+    assert_eq!(names(&calls).len(), 2, "it is the Machine's now");
+}
+
+/// Without a cluster a person finds a file of what could be declared.
+#[tokio::test]
+async fn a_box_that_is_found_without_a_cluster_is_a_file_that_can_be_declared() {
+    let site = Site::with(|app| app.discovery = crate::discovery::Discovery::of(Some("p"))).await;
+    let mut disk = Disk::new(Arc::clone(&site.app)).unwrap();
+    let stranger = site.app.discovery.stand_in("52:54:00:99:00:01".parse().unwrap()).unwrap();
+    let inventory =
+        magnetite_api::report::Inventory { serial: Some("EX-1".into()), ..magnetite_api::report::Inventory::default() };
+    site.app.records.inventory(&stranger, inventory, clock::now());
+    disk.write(&CancellationToken::new()).await;
+    let text = std::fs::read_to_string(site.folder.path().join("discovered/box-525400990001.yaml")).unwrap();
+    assert!(text.contains("kind: Machine\n") && text.contains("- \"52:54:00:99:00:01\"\n"), "{text}");
+    assert!(text.contains("serial: \"EX-1\"\n") && !text.contains("hold"), "{text}");
 }

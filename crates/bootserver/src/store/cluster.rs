@@ -1,6 +1,6 @@
 //! The view from a cluster: watched, and kept on disk for when the API server is away.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -115,9 +115,9 @@ impl Mirrors {
 
 /// The ConfigMaps that Profiles name. The namespace has others, which are nobody's business here, nor the snapshot's.
 fn named(profiles: &[Arc<Profile>], all: &Mirror<ConfigMap>) -> ConfigMaps {
-    let keys = profiles.iter().filter_map(|profile| profile.spec.ignition.as_ref()?.config_map.as_ref());
-    let data = |name: &String| Some((name.clone(), all.objects().get(name)?.data.clone().unwrap_or_default()));
-    keys.filter_map(|key| data(&key.name)).collect()
+    let names: BTreeSet<_> = profiles.iter().flat_map(|profile| profile.spec.config_maps()).collect();
+    let data = |name: &str| Some((name.to_owned(), all.objects().get(name)?.data.clone().unwrap_or_default()));
+    names.into_iter().filter_map(data).collect()
 }
 
 /// Watches the cluster and keeps the view up to date until `stop`. `synced` is called once everything was listed.

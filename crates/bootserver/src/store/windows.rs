@@ -68,7 +68,8 @@ impl Windows {
     pub fn update<'a>(&self, machines: impl Iterator<Item = &'a Machine>, now: Timestamp) -> Result<(), SnapshotError> {
         let mut inner = self.lock();
         let (before, lost) = (inner.windows.clone(), inner.lost);
-        for machine in machines {
+        // One that is held has none: the day on which it is to be something opens it.
+        for machine in machines.filter(|machine| !machine.spec.hold) {
             let (name, id) = (machine.name_any(), machine.wanted_intent().to_owned());
             match inner.windows.get_mut(&name) {
                 Some(window) if window.id == id => {

@@ -162,7 +162,7 @@ fn rules(seen: &Observed, now: Timestamp) -> Result<Verdict, Verdict> {
     name_is_free(machine, seen)?;
     let tpm = tpm::proven(seen, machine)?;
     let level = level(approved, tpm);
-    earned(level, profile, spec, &proof, tpm)?;
+    earned(level, (profile, machine), spec, &proof, tpm)?;
     let claim_key = proof.claim_key.to_string();
     let identity = IdentityStatus {
         level,
@@ -245,20 +245,26 @@ fn pin(machine: &Machine, tpm: Proven, now: Timestamp) -> TpmStatus {
 /// What the Profile asks for at least.
 fn earned(
     level: IdentityLevel,
-    profile: &Profile,
+    asks: (&Profile, &Machine),
     spec: &MachineClaimSpec,
     proof: &Proof,
     tpm: Option<Proven>,
 ) -> Result<(), Verdict> {
-    let wanted = profile.spec.min_identity;
+    let (profile, machine) = asks;
+    let wanted = profile.spec.min_identity.max(machine.spec.min_identity);
     if level >= wanted {
         return Ok(());
     }
+    let who = if profile.spec.min_identity == wanted {
+        format!("the Profile {}", profile.name_any())
+    } else {
+        "spec.minIdentity of the Machine".to_owned()
+    };
     if let (IdentityLevel::TpmEnrolled, Some(tpm)) = (wanted, tpm) {
         let message = format!(
-            "the Profile {} asks for the identity level {}. The box at {} proved the TPM {key}; if that is the right one, set \
+            "{} asks for the identity level {}. The box at {} proved the TPM {key}; if that is the right one, set \
              spec.tpm.endorsementKey: {key} of the Machine {}",
-            profile.name_any(),
+            who,
             wanted.as_str(),
             quoted(&spec.address),
             spec.machine,
@@ -266,13 +272,13 @@ fn earned(
         );
         return Err(wait(reason::AWAITING_APPROVAL, message));
     }
-    let (machine, shown) = (&spec.machine, Fingerprint::from(proof.claim_key));
+    let (name, shown) = (&spec.machine, Fingerprint::from(proof.claim_key));
     Err(wait(
         reason::AWAITING_APPROVAL,
         format!(
-            "the Profile {} asks for the identity level {}. Compare {shown} with what the box at {} shows on its console, \
-             then: kubectl magnetite approve {machine} {shown}",
-            profile.name_any(),
+            "{} asks for the identity level {}. Compare {shown} with what the box at {} shows on its console, \
+             then: kubectl magnetite approve {name} {shown}",
+            who,
             wanted.as_str(),
             quoted(&spec.address),
         ),
@@ -331,6 +337,9 @@ fn window(
     intent: Option<&IntentStatus>,
     now: Timestamp,
 ) -> Result<(), Verdict> {
+    if machine.spec.hold {
+        return Err(wait(reason::HELD, "the Machine is held; kubectl magnetite approve says what it is to be"));
+    }
     let wanted = machine.wanted_intent();
     let Some(intent) = intent.filter(|intent| intent.id == wanted) else {
         return Err(if spec.intent == wanted {

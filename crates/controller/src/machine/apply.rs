@@ -8,7 +8,8 @@ use kube::{
 };
 use magnetite_api::{
     Machine, MachineClaim, MachineStatus,
-    names::{FINALIZER, MANAGER_CONTROLLER},
+    conditions::reason,
+    names::{ANNOTATION_APPROVED_BY, FINALIZER, MANAGER_CONTROLLER},
 };
 
 use super::{
@@ -17,7 +18,9 @@ use super::{
 };
 use crate::{
     context::Context,
-    csr, drain,
+    csr,
+    discovery::rules::Approval,
+    drain,
     error::{Error, gone_is_fine},
     metrics::phase_name,
     node,
@@ -55,6 +58,7 @@ async fn one(machine: &Machine, action: &Action, ctx: &Context) -> Result<(), Er
         Action::Uncordon { node, uid } => drain::uncordon(&ctx.client, node, uid).await,
         Action::Evict { pods } => drain::evict(&ctx.evictor, pods, &ctx.refusals).await,
         Action::Restart { node, uid, id } => drain::restart(&ctx.client, node, uid, id.as_deref()).await,
+        Action::Approve { approval } => approve(machine, approval, ctx).await,
         Action::DeleteClaim { name } => delete_claim(name, ctx).await,
         Action::DenyRequest { name } => {
             let api = Api::<CertificateSigningRequest>::all(ctx.client.clone());
@@ -80,6 +84,27 @@ async fn finalizers(machine: &Machine, all: Vec<String>, ctx: &Context) -> Resul
     let params = PatchParams { field_manager: Some(MANAGER_CONTROLLER.to_owned()), ..PatchParams::default() };
     let result = Api::<Machine>::all(ctx.client.clone()).patch(&name, &params, &Patch::Merge(&patch)).await;
     gone_is_fine(result).map(drop).map_err(Error::write("changing the finalizers of", "Machine", &name))
+}
+
+/// Makes of a Machine what a rule says, unless it changed meanwhile.
+async fn approve(machine: &Machine, approval: &Approval, ctx: &Context) -> Result<(), Error> {
+    let (name, Approval { rule, labels, spec }) = (machine.name_any(), approval);
+    let patch = serde_json::json!({
+        "metadata": {
+            "resourceVersion": machine.resource_version(),
+            "labels": labels,
+            "annotations": { ANNOTATION_APPROVED_BY: format!("rule/{rule}") },
+        },
+        "spec": spec,
+    });
+    let params = PatchParams { field_manager: Some(MANAGER_CONTROLLER.to_owned()), ..PatchParams::default() };
+    let api = Api::<Machine>::all(ctx.client.clone());
+    let result = api.patch(&name, &params, &Patch::Merge(&patch)).await;
+    result.map_err(Error::write("approving, as a DiscoveryRule says,", "Machine", &name))?;
+    tracing::info!(machine = name, rule, "a box that was found becomes what a rule says");
+    let text = format!("The DiscoveryRule {rule} says what this box becomes");
+    ctx.publish(&machine.object_ref(&()), EventType::Normal, reason::APPROVED_BY_RULE, "Discover", &text).await;
+    Ok(())
 }
 
 /// Deletes a claim. That it is gone already is no error.

@@ -165,12 +165,14 @@ fn failure_of(failure: BootFailure) -> BootFailure {
     BootFailure { step, reason, message: clean(&message, 300), at: moment(at) }
 }
 
-fn inventory(inventory: Inventory) -> Inventory {
+/// What a box says that it is made of, cut and stripped.
+pub fn inventory(inventory: Inventory) -> Inventory {
     let text = |text: Option<String>, limit| text.map(|text| clean(&text, limit));
     let Inventory {
         manufacturer,
         product,
         serial,
+        bmc_address,
         uuid,
         firmware_version,
         firmware,
@@ -186,6 +188,8 @@ fn inventory(inventory: Inventory) -> Inventory {
         manufacturer: text(manufacturer, 128),
         product: text(product, 128),
         serial: text(serial, 128),
+        // An address, or nothing.
+        bmc_address: bmc_address.filter(|text| text.parse::<std::net::IpAddr>().is_ok()),
         uuid,
         firmware_version: text(firmware_version, 128),
         firmware: text(firmware, 16),

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod events;
 pub mod fold;
 pub mod hardware;
+pub mod held;
 pub mod observe;
 pub mod phase;
 pub mod plan;

@@ -15,14 +15,16 @@ use magnetite_api::{
     update::UpdateSpec,
 };
 use magnetite_boot::{
+    discovery::{Known, identify},
     fleet::Conflict,
     select::{Chosen, profile_for},
 };
 
-use super::fold;
+use super::{fold, held::HeldSeen};
 use crate::{
     context::Context,
     csr,
+    discovery::rules,
     drain::{self, Drain},
     error::Error,
     node::{
@@ -34,6 +36,7 @@ use crate::{
         renders::{self, Trouble},
         reports_on,
     },
+    rollout::plan::ceiling,
 };
 
 /// No API server to join is known: neither the Profile nor the controller's flags name one.
@@ -62,6 +65,8 @@ pub struct Observed {
     pub claims: Vec<ClaimSeen>,
     /// Certificate requests of its node that nobody decided.
     pub open_requests: Vec<String>,
+    /// Of one that is held and told what it is made of: what that comes to.
+    pub held: Option<HeldSeen>,
     /// The Pods that have to leave its Node, where they were looked at.
     pub pods: Option<Drain>,
 }
@@ -159,17 +164,20 @@ pub fn observe(machine: &Arc<Machine>, ctx: &Context) -> Observed {
     claims.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
     let requests = stores.requests.state_filter(|csr| csr::is_open(csr) && csr::asked_by(csr, &node_name));
     let inventory = fold::inventory_of(machine, &reports);
+    let boot = fold::newest_boot(machine, &reports);
+    let held = inventory.as_ref().and_then(|inventory| held(machine, boot.as_ref(), inventory, ctx));
     Observed {
         machine: Arc::clone(machine),
         conflicts: conflicts(machine, &name, &node_name, ctx),
         profile: profile(machine, inventory.as_ref(), ctx),
-        boot: fold::newest_boot(machine, &reports),
+        boot,
         inventory,
         install: fold::install_of(machine, &reports),
         wipe: wipe(machine, fold::wipe_of(machine, &reports), ctx),
         node: stores.node(&node_name).map(|node| NodeSeen::of(&node)),
         claims,
         open_requests: requests.iter().map(|csr| csr.name_any()).collect(),
+        held,
         pods: None,
     }
 }
@@ -187,8 +195,14 @@ pub async fn look_at_pods(seen: &mut Observed, ctx: &Context) -> Result<(), Erro
     Ok(())
 }
 
-/// The least number of machines that may be wiped at once, and the share of all.
-const WIPES: (usize, usize) = (10, 20);
+/// What a box that is held is known by, and what the rules make of it.
+fn held(machine: &Machine, boot: Option<&BootRecord>, inventory: &Inventory, ctx: &Context) -> Option<HeldSeen> {
+    let mac = *machine.spec.macs.first().filter(|_| machine.spec.hold)?;
+    let machines = ctx.stores.machines.state();
+    let others = machines.iter().map(|other| &**other);
+    let Known { doubts, .. } = identify(mac, boot, inventory, Some(machine), others);
+    Some(HeldSeen { doubts, choice: rules::decide(&ctx.stores.rules.state(), mac, inventory) })
+}
 
 /// Machines that are to be wiped, in an order that all replicas and all reconciles see alike (threats.md, R9).
 fn wipe(machine: &Machine, reported: Option<WipeStatus>, ctx: &Context) -> WipeSeen {
@@ -206,8 +220,7 @@ fn wipe(machine: &Machine, reported: Option<WipeStatus>, ctx: &Context) -> WipeS
         wipes && state(other) != WipeState::Wiped && place(other) < mine
     };
     let before = ctx.stores.machines.state_filter(first).len();
-    let share = ctx.stores.machines.state().len() / WIPES.1;
-    let limit = share.max(WIPES.0).min(ctx.settings.wipes_at_once.unwrap_or(usize::MAX));
+    let limit = ceiling(None, ctx.stores.machines.len()).min(ctx.settings.wipes_at_once.unwrap_or(usize::MAX));
     WipeSeen { reported, before, limit }
 }
 
@@ -254,9 +267,9 @@ fn admission(profile: &Profile, machine: &Machine) -> Option<i64> {
 }
 
 fn unrendered(profile: &Chosen, machine: &Machine, ctx: &Context) -> Option<Trouble> {
-    match renders::ignition(profile, &ctx.stores) {
+    match renders::texts(profile, &ctx.stores) {
         Err(trouble) => Some(trouble),
-        Ok(template) => ctx.renders.dry_run(profile, machine, template.as_deref()),
+        Ok(texts) => ctx.renders.dry_run(profile, machine, &texts),
     }
 }
 

@@ -280,6 +280,7 @@ fn under_way(boot: &BootRecord, prefix: Option<&str>, now: Timestamp) -> Verdict
         BootStepName::ConfigFetched
         | BootStepName::AgentFetched
         | BootStepName::AgentStarted
+        | BootStepName::Inventoried
         | BootStepName::Installing
         | BootStepName::Installed
         | BootStepName::Wiping

@@ -14,14 +14,14 @@ use magnetite_api::{
 };
 
 use super::{
-    hardware,
+    hardware, held,
     observe::{ClaimSeen, Observed},
     phase::{self, Facts},
     status,
     update::{self, Next},
     wipe,
 };
-use crate::{drain::PodSeen, node::marks::Marks};
+use crate::{discovery::rules::Approval, drain::PodSeen, node::marks::Marks};
 
 /// Hardware changes without telling: a Machine is looked at again at least this often.
 pub const REST: Duration = Duration::from_secs(300);
@@ -89,6 +89,11 @@ pub enum Action {
         /// For what, and which boot is to end.
         id: Option<String>,
     },
+    /// Makes of a Machine that is held what a rule says.
+    Approve {
+        /// What that is.
+        approval: Box<Approval>,
+    },
     /// Lets the Machine go.
     RemoveFinalizer,
 }
@@ -118,6 +123,9 @@ pub fn plan(seen: &Observed, now: Timestamp) -> Plan {
 }
 
 fn live(seen: &Observed, now: Timestamp) -> Plan {
+    if seen.machine.spec.hold {
+        return held::plan(seen, now);
+    }
     let present = intent(seen, seen.machine.wanted_intent(), now);
     let booted = update::booted_revision(seen, &present);
     let Next { update, until: moves } = update::next(seen, &present, booted.as_deref(), now);
@@ -169,13 +177,25 @@ fn leave(seen: &Observed, now: Timestamp) -> Plan {
     let node = seen.own_node().filter(|_| remove);
     let node = node.map(|node| Action::RemoveNode { node: node.name.clone(), uid: node.uid.clone() });
     // Nobody is left who would let it take Pods again, or take back what its agent was asked for.
-    let own = seen.own_node();
-    let free = own.filter(|node| node.cordoned);
-    let free = free.map(|node| Action::Uncordon { node: node.name.clone(), uid: node.uid.clone() });
-    let quiet = own.filter(|node| node.restart.is_some());
-    let quiet = quiet.map(|node| Action::Restart { node: node.name.clone(), uid: node.uid.clone(), id: None });
-    let actions = forgotten.chain(free).chain(quiet).chain(node).chain([Action::RemoveFinalizer]).collect();
+    let actions = forgotten
+        .chain(uncordon(seen))
+        .chain(restart_no_more(seen))
+        .chain(node)
+        .chain([Action::RemoveFinalizer])
+        .collect();
     Plan { actions, status: None, requeue: None }
+}
+
+/// Lets its Node take Pods again, if it was kept from that.
+pub(super) fn uncordon(seen: &Observed) -> Option<Action> {
+    let node = seen.own_node().filter(|node| node.cordoned)?;
+    Some(Action::Uncordon { node: node.name.clone(), uid: node.uid.clone() })
+}
+
+/// Takes back what its agent was asked for.
+pub(super) fn restart_no_more(seen: &Observed) -> Option<Action> {
+    let node = seen.own_node().filter(|node| node.restart.is_some())?;
+    Some(Action::Restart { node: node.name.clone(), uid: node.uid.clone(), id: None })
 }
 
 /// What ends for a Machine that leaves, whatever becomes of its box: nobody gets a certificate in its name.

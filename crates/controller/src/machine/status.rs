@@ -127,7 +127,7 @@ pub fn service(seen: &Observed, booted: Option<&str>, update: Option<&UpdateStat
     each.into_iter().flatten().map(condition).collect()
 }
 
-fn unique(seen: &Observed) -> Says {
+pub(super) fn unique(seen: &Observed) -> Says {
     if seen.conflicts.is_empty() {
         return (True, reason::AS_DECLARED, "no other Machine declares its identifiers".to_owned());
     }
@@ -264,7 +264,7 @@ fn uncontested(seen: &Observed, intent: &IntentStatus) -> Says {
 }
 
 /// What the power reconciler wrote down, as a condition.
-fn bmc(seen: &Observed) -> Says {
+pub(super) fn bmc(seen: &Observed) -> Says {
     let power = seen.before().and_then(|status| status.power.as_deref());
     let said = power.and_then(|power| Some((power.reason.as_deref()?, power.message.clone().unwrap_or_default())));
     match (said, power.and_then(|power| power.state)) {

@@ -50,6 +50,7 @@ fn observed(machine: Machine) -> Observed {
         node: None,
         claims: vec![],
         open_requests: vec![],
+        held: None,
         pods: None,
     }
 }

@@ -359,14 +359,8 @@ pub fn at_the_node(seen: &Observed, next: Option<&UpdateStatus>) -> Vec<Action> 
     let maintenance = seen.machine.spec.maintenance;
     let mut actions = Vec::new();
     if maintenance || away(stage(written)) && away(stage(next)) {
-        if !node.unschedulable {
-            actions.push(Action::Cordon { node: name.clone(), uid: uid.clone() });
-        } else if (maintenance || stage(next) == Some(UpdateStage::Draining))
-            && let Some(waits) = seen.pods.as_ref().and_then(crate::drain::Drain::waits)
-            && !waits.evict.is_empty()
-        {
-            actions.push(Action::Evict { pods: waits.evict });
-        }
+        let leave = maintenance || stage(next) == Some(UpdateStage::Draining);
+        actions.extend(cordon(node).or_else(|| evict(seen).filter(|_| leave)));
     } else if node.cordoned && !away(stage(next)) {
         actions.push(Action::Uncordon { node: name.clone(), uid: uid.clone() });
     }
@@ -383,6 +377,17 @@ pub fn at_the_node(seen: &Observed, next: Option<&UpdateStatus>) -> Vec<Action> 
         actions.push(Action::Restart { node: name, uid, id: wanted });
     }
     actions
+}
+
+/// Keeps new Pods away from a Node that still takes them: that comes before any has to leave.
+pub(super) fn cordon(node: &NodeSeen) -> Option<Action> {
+    (!node.unschedulable).then(|| Action::Cordon { node: node.name.clone(), uid: node.uid.clone() })
+}
+
+/// Asks the Pods to leave that may be asked now.
+pub(super) fn evict(seen: &Observed) -> Option<Action> {
+    let pods = seen.pods.as_ref()?.waits()?.evict;
+    (!pods.is_empty()).then_some(Action::Evict { pods })
 }
 
 /// What the condition `UpToDate` says.

@@ -17,7 +17,7 @@ use magnetite_api::{
 use super::{
     observe::Observed,
     plan::{self, Action, Plan, forget, next_status},
-    update::{DRAIN_PAUSE, waits_for},
+    update::{DRAIN_PAUSE, cordon, evict, waits_for},
 };
 
 /// After so long without a word from the box somebody should look (threats.md, R21).
@@ -62,11 +62,7 @@ pub fn plan(seen: &Observed, now: Timestamp) -> Option<Plan> {
 fn drain(seen: &Observed) -> Option<Action> {
     let written = seen.machine.wanted_wipe()?;
     let node = seen.own_node().filter(|_| written.state == WipeState::Draining)?;
-    if !node.unschedulable {
-        return Some(Action::Cordon { node: node.name.clone(), uid: node.uid.clone() });
-    }
-    let pods = seen.pods.as_ref()?.waits()?.evict;
-    (!pods.is_empty()).then_some(Action::Evict { pods })
+    cordon(node).or_else(|| evict(seen))
 }
 
 /// Name of the intent in which a box is wiped.

@@ -7,7 +7,6 @@ use kube::{Api, ResourceExt};
 use magnetite_api::{
     Machine,
     conditions::reason,
-    machine::IntentState,
     power::{BmcSpec, NetworkBoot, SECRET_TYPE},
     profile::OnReboot,
 };
@@ -16,7 +15,7 @@ use magnetite_bmc::{
     ipmi::Ipmi,
     redfish::{Redfish, Trust},
 };
-use magnetite_boot::select::profile_for;
+use magnetite_boot::{plan::window_is_open, select::profile_for};
 
 use super::reason_of;
 use crate::{
@@ -186,9 +185,12 @@ pub fn allows(list: &str, host: &str) -> bool {
 }
 
 fn network(machine: &Machine, ctx: &Context) -> Network {
+    if machine.spec.hold {
+        return Network::Yes;
+    }
     let intent = machine.status.as_ref().and_then(|status| status.intent.as_ref());
     let Some(intent) = intent.filter(|intent| intent.id == machine.wanted_intent()) else { return Network::NotYet };
-    if intent.state == IntentState::Open && (ctx.clock)() < intent.expires_at.0 {
+    if window_is_open(intent, (ctx.clock)()) {
         return Network::Yes;
     }
     let machine = std::sync::Arc::new(machine.clone());

@@ -9,9 +9,12 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 use magnetite_api::{
     Machine,
     conditions::reason,
+    machine::IntentState,
+    names::ANNOTATION_DISCOVERED_BY,
     power::{
         PowerAct, PowerState, PowerStatus, PowerTold, PowerWanted, RestartHow, RestartStage, RestartStatus,
         WantedRestart,
@@ -25,6 +28,8 @@ use super::{REST, observe::Network, reason_of};
 /// How long a BMC has until it is told the same again: this long first, twice as long each time, at last `PATIENCE`.
 const SETTLE: SignedDuration = SignedDuration::from_secs(20);
 const PATIENCE: SignedDuration = SignedDuration::from_secs(300);
+/// So long a box that was found may take to switch itself off.
+const GOES_OFF: SignedDuration = SignedDuration::from_mins(5);
 /// As often may a BMC be told the same until that it has no effect is a trouble.
 const PATIENT: i32 = 3;
 
@@ -351,11 +356,23 @@ impl Desk<'_> {
         }
         let again = match told {
             Some(told) => soon(self.now.duration_since(told.since.0)),
-            None if self.waits => Duration::from_secs(5),
+            None if self.waits || goes_off(self.machine, self.now) => Duration::from_secs(5),
             None => REST,
         };
         Plan { status: self.status, step: self.step, again }
     }
+}
+
+/// True of a box that was found and is to be something now: its agent is told to switch it off, so that its BMC can switch it on and thereby show that
+/// it is this box's. What it runs began before its window opened. A box that does not do so is looked at as others are, after a while.
+fn goes_off(machine: &Machine, now: Timestamp) -> bool {
+    let found = machine.annotations().contains_key(ANNOTATION_DISCOVERED_BY) && machine.power_is_kept();
+    let status = machine.status.as_ref().filter(|_| found && !machine.spec.hold);
+    let seen = status.and_then(|status| status.intent.as_ref().zip(status.boot.as_ref()));
+    seen.is_some_and(|(intent, boot)| {
+        let lately = now.duration_since(intent.opened_at.0.max(boot.last_seen.0)) < GOES_OFF;
+        intent.state == IntentState::Open && boot.started_at.0 <= intent.opened_at.0 && lately
+    })
 }
 
 /// What was told a moment ago is looked at often, and what nobody believes in any more seldom.

@@ -376,3 +376,27 @@ async fn the_pace_is_kept_until_somebody_changes_something() {
     let (one, same, other) = (pace.lock("a"), pace.lock("a"), pace.lock("b"));
     assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
 }
+
+/// A box that was found switches itself off within seconds, and is not left so for minutes; one that does not is not asked for ever.
+#[test]
+fn a_box_that_was_found_is_watched_until_it_is_off() {
+    use magnetite_api::{machine::IntentState, names::ANNOTATION_DISCOVERED_BY};
+    let mut machine = switched(Some(PowerWanted::On), None);
+    machine.metadata.annotations = Some([(ANNOTATION_DISCOVERED_BY.to_owned(), "lab".to_owned())].into());
+    let boot = serde_json::json!({ "startedAt": t(0), "lastSeen": t(90) });
+    let status = machine.status.get_or_insert_default();
+    status.boot = Some(Box::new(serde_json::from_value(boot).unwrap()));
+    status.intent = Some(crate::fixtures::intent("created", IntentState::Open));
+    status.intent.as_mut().unwrap().opened_at = Time(t(100));
+    let again = |machine: &Machine, second| plan(machine, Power::On, Network::Yes, t(second)).again.as_secs();
+    assert_eq!((again(&machine, 101), again(&machine, 399)), (5, 5));
+    assert_eq!(again(&machine, 400), 180);
+    let off = plan(&machine, Power::Off, Network::Yes, t(110));
+    assert_eq!(off.step.map(|step| step.act), Some(Act::On));
+    // It boots as what it is to be, or nobody found it.
+    let mut booted = machine.clone();
+    booted.status.as_mut().unwrap().boot.as_mut().unwrap().started_at = Time(t(130));
+    assert_eq!(again(&booted, 140), 180);
+    machine.metadata.annotations = None;
+    assert_eq!(again(&machine, 101), 180);
+}

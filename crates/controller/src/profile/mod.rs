@@ -1,6 +1,7 @@
 //! Profiles: do their templates render for every Machine that boots them, and are their files at hand?
 
 pub mod artifacts;
+pub mod history;
 pub mod plan;
 pub mod renders;
 
@@ -46,6 +47,14 @@ pub async fn reconcile(profile: Arc<Profile>, ctx: Arc<Context>) -> Result<Actio
     let name = profile.name_any();
     if profile.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
+    }
+    // Before anything is made of it; but that it cannot be kept is no reason not to boot it.
+    if let Err(error) = history::record(&profile, &ctx).await {
+        tracing::warn!(
+            profile = name,
+            error = &error as &dyn std::error::Error,
+            "the revision is not kept, and cannot be gone back to"
+        );
     }
     let bypasses = bypasses(&profile, &ctx).await;
     let api_server = api_server(&profile, &ctx).await;
@@ -96,11 +105,11 @@ async fn bypasses(profile: &Profile, ctx: &Context) -> Option<[Says; 2]> {
 
 fn observe(profile: &Arc<Profile>, bypasses: Option<[Says; 2]>, api_server: Option<Minor>, ctx: &Context) -> Observed {
     let machines = machines_of(profile, ctx);
-    let (template, failing) = match renders::ignition(profile, &ctx.stores) {
+    let (template, failing) = match renders::texts(profile, &ctx.stores) {
         Err(trouble) => (Some(trouble), Vec::new()),
-        Ok(ignition) => match render::check(profile, ignition.as_deref()) {
+        Ok(texts) => match render::check(profile, &texts) {
             Err(error) => (Some(renders::failed(profile, &error)), Vec::new()),
-            Ok(()) => (None, failing(profile, &machines, ignition.as_deref(), ctx)),
+            Ok(()) => (None, failing(profile, &machines, &texts, ctx)),
         },
     };
     let files = artifacts::for_profile(profile, &reports_on(profile, ctx));
@@ -120,7 +129,8 @@ fn observe(profile: &Arc<Profile>, bypasses: Option<[Says; 2]>, api_server: Opti
 fn machines_of(profile: &Arc<Profile>, ctx: &Context) -> Vec<Arc<Machine>> {
     let profiles = Profiles::read(&ctx.stores.profiles.state());
     let name = profile.name_any();
-    let boots = |machine: &Machine| profiles.of(machine).is_ok_and(|found| found.name_any() == name);
+    let boots =
+        |machine: &Machine| !machine.spec.hold && profiles.of(machine).is_ok_and(|found| found.name_any() == name);
     let mut machines = ctx.stores.machines.state_filter(boots);
     machines.sort_by_key(|machine| machine.name_any());
     machines
@@ -129,12 +139,12 @@ fn machines_of(profile: &Arc<Profile>, ctx: &Context) -> Vec<Arc<Machine>> {
 fn failing(
     profile: &Arc<Profile>,
     machines: &[Arc<Machine>],
-    ignition: Option<&str>,
+    texts: &render::Texts,
     ctx: &Context,
 ) -> Vec<(String, renders::Trouble)> {
     let chosen = Chosen::new(Arc::clone(profile));
     let each = machines.iter();
-    each.filter_map(|machine| Some((machine.name_any(), ctx.renders.dry_run(&chosen, machine, ignition)?))).collect()
+    each.filter_map(|machine| Some((machine.name_any(), ctx.renders.dry_run(&chosen, machine, texts)?))).collect()
 }
 
 /// The boot servers' reports on a Profile. One about a Profile of the same name that was deleted says nothing.

@@ -245,7 +245,8 @@ fn keys(concerned: Concerned) -> Vec<Key> {
     fn names<K: kube::ResourceExt>(kind: Kind, objects: &[Arc<K>]) -> impl Iterator<Item = Key> {
         objects.iter().map(move |object| (kind, object.name_any()))
     }
-    let Concerned { machines, profiles, claims, requests } = concerned;
+    // No boxes are looked for in this world.
+    let Concerned { machines, profiles, claims, requests, boxes: _, rules: _ } = concerned;
     let all: BTreeSet<Key> = names(Kind::Profile, &profiles)
         .chain(names(Kind::Machine, &machines))
         .chain(names(Kind::Claim, &claims))

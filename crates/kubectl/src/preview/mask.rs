@@ -47,6 +47,34 @@ fn assignment(word: &str) -> String {
     word.to_owned()
 }
 
+/// The text of an installer or of cloud-init without what looks secret in its lines: hashes of passwords, and what follows a name that looks secret
+/// in YAML (`password: …`), kickstart (`rootpw …`) and preseed (`d-i passwd/root-password password …`).
+pub fn lines(text: &str) -> String {
+    text.split_inclusive('\n').map(line).collect()
+}
+
+fn line(line: &str) -> String {
+    let body = line.trim_end();
+    let mut at = 0;
+    for word in body.split([' ', '\t']) {
+        let end = at + word.len();
+        let names = (is_secret_name(word) || word == "rootpw") && !word.contains('=') && end < body.len();
+        let hidden = if is_hash(word) { Some(at) } else { names.then_some(end) };
+        if let Some((head, _)) = hidden.and_then(|at| body.split_at_checked(at)) {
+            let break_ = line.get(body.len()..).unwrap_or_default();
+            return format!("{} {MASKED}{break_}", head.trim_end());
+        }
+        at = end + 1;
+    }
+    line.to_owned()
+}
+
+/// A password's hash, as crypt(5) writes it: `$6$…`.
+fn is_hash(word: &str) -> bool {
+    let mut parts = word.trim_matches(['"', '\'', ',']).split('$');
+    parts.next() == Some("") && parts.next().is_some_and(|id| !id.is_empty() && id.len() <= 8) && parts.next().is_some()
+}
+
 /// An Ignition config for a person: data URLs as their text, and what looks secret masked.
 pub fn config(mut config: Value, machine_id: &str) -> Value {
     for file in items(&mut config, "/storage/files") {
@@ -180,6 +208,19 @@ mod tests {
     #[case("a == b", "a == b")]
     fn assignments_that_look_secret(#[case] text: &str, #[case] masked: &str) {
         assert_eq!(assignments(text), masked);
+    }
+
+    #[rstest]
+    #[case("rootpw --iscrypted $6$abc$def\n", "rootpw (masked)\n")]
+    #[case("    passwd: $y$j9T$q\n", "    passwd: (masked)\n")]
+    #[case("  password: \"hello you\"", "  password: (masked)")]
+    #[case("d-i passwd/root-password-crypted password $6$q$q", "d-i passwd/root-password-crypted (masked)")]
+    #[case("- echo '$6$q$q' > /x", "- echo (masked)")]
+    #[case("clearpart --all", "clearpart --all")]
+    #[case("  ssh_pwauth: false\n\n", "  ssh_pwauth: false\n\n")]
+    #[case("write_files: # costs $5", "write_files: # costs $5")]
+    fn lines_of_an_installer(#[case] text: &str, #[case] masked: &str) {
+        assert_eq!(lines(text), masked);
     }
 
     /// A file's path and mode, and what is shown of its contents.

@@ -68,6 +68,23 @@ fn firmware_that_asks_on_4011() {
     insta::assert_snapshot!("boot_server_dialect", preview.stages[0].text);
 }
 
+#[test]
+fn templates_are_shown_without_what_looks_secret() {
+    let templates = "  templates:\n    user-data: {inline: \"#cloud-config\\nhostname: {{ machine.node_name }}\\npassword: do-not-show\\n\"}\n    ks.cfg: {configMap: {name: flatcar, key: ks}}\n";
+    let kickstart = "  ks: |\n    rootpw do-not-show\n    # {{ agent.report_url }}\n";
+    let change = |text: String| {
+        text.replace("  ignition:\n    configMap", &format!("{templates}  ignition:\n    configMap")) + kickstart
+    };
+    let preview = of(&declared("r7-u01", change), Kind::Uefi);
+    assert_eq!(preview.failed, None);
+    let shown = preview.text(Show::Templates, Style::PLAIN);
+    insta::assert_snapshot!("templates", shown);
+    assert!(!shown.contains("do-not-show"));
+    let broken =
+        of(&declared("r7-u01", |text| change(text).replace("machine.node_name", "machine.nothing")), Kind::Uefi);
+    assert_eq!(broken.failed.unwrap().stage, "templates");
+}
+
 /// A Machine, a change of the folder, where its chain ends and what is said.
 #[rstest]
 #[case("lost", "", "", "script", "no Profile's selector")]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `ESP`, FAT | kernel and initrd; systemd-boot for UEFI, syslinux for a BIOS |
 //! | `OEM`, ext4 | empty: whoever installs the image puts the first boot's Ignition config there, as `/config.ign` |
-//! | `root`, ext4 | the guest's root, which lives here and not in memory |
+//! | `root`, ext4 | the guest's root as its squashfs, and room for what is written over it: nothing of that is lost with the power |
 
 use std::path::{Path, PathBuf};
 
@@ -19,20 +19,12 @@ use crate::stamp::{self, Recipe};
 /// Sizes in MiB; the first partition begins after one.
 const ESP: u32 = 64;
 const OEM: u32 = 8;
-const ROOT: u32 = 720;
+const ROOT: u32 = 320;
 const EFI_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const BIOS_BOOT: &str = "/usr/lib/syslinux/mbr/gptmbr.bin";
 /// The file with the first partition's sum.
 const FIRST_PARTITION: &str = "first-partition.sha256";
 const ARGUMENTS: &str = "console=ttyS0 magnetite.disk=root ignition.platform.id=metal";
-
-/// Run with the root as `$1`: what is for a system in memory goes. It keeps its identity on its own disk, and its containers too.
-const ARRANGE: &str = r#"set -eu
-cd "$1/etc/systemd/system"
-rm -f state-disk.service multi-user.target.wants/state-disk.service \
-      var-lib-containerd.mount containerd.service.requires/var-lib-containerd.mount
-rm -f "$1/usr/local/libexec/state-disk"
-"#;
 
 /// Run with the folder of the pieces as `$1` and the image as `$2`; sizes and arguments by environment.
 const ASSEMBLE: &str = r#"set -eu
@@ -118,16 +110,15 @@ pub fn ensure(progress: &Progress, paths: &Paths, guest: &Guest) -> Result<DiskI
     let dir = paths.guest().join("disk");
     let made_from = std::fs::read_to_string(guest.dir.join(stamp::STAMP)).context("read the guest's stamp")?;
     let sizes = format!("{ESP} {OEM} {ROOT}");
-    let recipe = Recipe::default().with(made_from).with(ARRANGE).with(ASSEMBLE).with(ARGUMENTS).with(sizes).hash();
+    let recipe = Recipe::default().with(made_from).with(ASSEMBLE).with(ARGUMENTS).with(sizes).hash();
     if !stamp::is_fresh(&dir, &recipe) {
         let step = progress.step("packing the image that is installed to disks");
         stamp::ensure(&dir, &recipe, |dir| {
             let (parts, raw) = (dir.join("parts"), dir.join("disk.raw"));
             std::fs::create_dir_all(&parts)?;
-            step.note("root");
             let root = parts.join("root");
-            Cmd::new("unsquashfs").args(["-q", "-n", "-d", &path(&root), &path(&guest.rootfs)]).run()?;
-            Cmd::new("sh").args(["-c", ARRANGE, "sh", &path(&root)]).run()?;
+            std::fs::create_dir(&root)?;
+            std::fs::hard_link(&guest.rootfs, root.join("root.squashfs"))?;
             step.note("partitions");
             Cmd::new("sh")
                 .args(["-c", ASSEMBLE, "sh", &path(&parts), &path(&raw)])
@@ -146,7 +137,7 @@ pub fn ensure(progress: &Progress, paths: &Paths, guest: &Guest) -> Result<DiskI
             step.note("compression");
             std::fs::write(dir.join("size"), std::fs::metadata(&raw)?.len().to_string())?;
             Cmd::new("zstd")
-                .args(["-q", "-6", "-T0", "--rm", &path(&raw), "-o", &path(&dir.join("disk.raw.zst"))])
+                .args(["-q", "-3", "-T0", "--rm", &path(&raw), "-o", &path(&dir.join("disk.raw.zst"))])
                 .timeout(std::time::Duration::from_secs(600))
                 .run()?;
             for file in [&guest.kernel, &guest.initrd, &guest.rootfs] {

@@ -1,68 +1,101 @@
-//! A system is installed to a disk, once in an intent, boots from there although the firmware tries the network first, and is wiped in the
-//! end: read from the host, beside all that is told.
+//! The life of a box that nobody declared: it is found, a rule says what it becomes, its BMC switches it on, its system is installed to its
+//! disk, once in an intent, it joins, boots from there although the firmware tries the network first, and is wiped in the end: read from the
+//! host, beside all that is told.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::disk::{Before, again};
 use super::ensure;
+use super::same::{Before, again};
+use crate::bmc::{self, PASSWORD, Redfish, SECRET};
+use crate::clock;
 use crate::guest::disk::{self, DiskImage};
 use crate::magnetite::{self, Binaries, Magnetite};
 use crate::prepare::Prepared;
 use crate::proc::{Cmd, tail};
 use crate::progress::Progress;
+use crate::rack::Rack;
 use crate::site::{Site, SiteOptions};
-use crate::vm::{Boots, Firmware, Vm, VmSpec};
+use crate::vm::{Boots, Firmware, VmSpec};
 use crate::wait;
 
-const LONG: Duration = Duration::from_secs(400);
+/// As discovery names it, by its address.
+const NAME: &str = "box-525400300010";
+/// The Profile that boxes boot which nobody declared.
+const LOOK: &str = "look";
+/// A boot takes a minute where it has a processor to itself, and a quarter of an hour beside somebody's compilers.
+const LONG: Duration = Duration::from_secs(900);
+const SOON: Duration = Duration::from_secs(120);
 /// MiB.
-const DISK: u32 = 2048;
+const DISK: u32 = 1024;
+
+/// The box, and where things about it are found.
+struct Scene {
+    site: Site,
+    magnetite: Magnetite,
+    rack: Rack,
+    disk: PathBuf,
+}
 
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
     let image = disk::ensure(progress, &prepared.paths, &prepared.guest)?;
-    let mut site = Site::start(prepared, progress, &SiteOptions::new("install"))?;
-    let mut magnetite = Magnetite::start_serving(&site, binaries, image.dir(), progress)?;
-    let spec = VmSpec::new("rooted", Firmware::Uefi, 0).with_disk(DISK).booting(Boots::NetworkFirst);
-    site.apply(&profile(prepared, &image, &spec)?)?;
-    site.apply(&magnetite::machine(&spec))?;
-    let mut machine = site.machine(spec.clone())?;
+    let tools = bmc::ensure(progress, &prepared.paths)?;
+    let site = Site::start(prepared, progress, &SiteOptions::new("install"))?;
+    let magnetite = Magnetite::start_finding(&site, binaries, image.dir(), Some(LOOK), progress)?;
+    let spec = VmSpec::new(NAME, Firmware::Uefi, 0)
+        .with_disk(DISK)
+        .booting(Boots::NetworkFirst)
+        .with_clock(clock::wrong::MONTH_BEHIND);
+    let machine = site.machine(spec.clone())?;
+    let disk = machine.disk();
+    let rack = Rack::new(site.lan(), vec![machine])?;
+    let mut redfish = Redfish::start(&tools, site.lan(), &rack)?;
+    let mut scene = Scene { site, magnetite, rack, disk };
+    bmc::secret(&scene.site, SECRET, PASSWORD, redfish.ca())?;
+    scene.site.apply(&profile(prepared, &image, &spec)?)?;
 
-    let step = progress.step("a box installs its system; its power is cut in the middle");
-    machine.power_on()?;
-    told(&mut site, &magnetite, &machine, "Installing")?;
-    wait::until(
-        "something to be on the disk",
-        Duration::from_secs(60),
-        || Ok(written(&machine.disk())?.then_some(())),
-    )?;
-    machine.power_off();
-    ensure!(zero(&machine.disk(), 1)?, "the disk of a box whose install was cut has a partition table");
+    scene.site.apply(&look(prepared)?)?;
+    scene.found(binaries, &spec, progress)?;
+    scene.approved(&spec, progress)?;
+
+    let step = progress.step("its power is cut in the middle of the install");
+    scene.told("Installing")?;
+    wait::until("something to be on the disk", LONG, || Ok(written(&scene.disk)?.then_some(())))?;
+    {
+        // Nobody switches it on again while it is looked at.
+        let mut boxes = scene.rack.boxes();
+        boxes.iter_mut().for_each(crate::vm::Vm::power_off);
+        ensure!(zero(&scene.disk, 1)?, "the disk of a box whose install was cut has a partition table");
+    }
     step.done("it has no partition table, so it cannot be booted by mistake");
 
-    let step = progress.step("its power is back");
-    machine.power_on()?;
-    let installed = told(&mut site, &magnetite, &machine, "Installed")?;
+    let step = progress.step("it is switched on again");
+    scene.plugin(binaries, &["power", NAME, "cycle"])?;
+    let installed = scene.told("Installed")?;
     ensure!(installed["intent"] == "created", "it was installed in another intent: {installed}");
-    ensure!(image.boots(&machine.disk())?, "its disk does not begin as the image does");
+    ensure!(image.boots(&scene.disk)?, "its disk does not begin as the image does");
     step.note("installed");
-    magnetite::wait_phase(&mut site, &spec.name, "Ready", LONG)
-        .with_context(|| format!("{}\n{}", magnetite.last_words(), tail(&machine.console_text(), 15)))?;
-    let before = Before::of(&site, &spec.name)?;
-    step.done("installed under the same intent; iPXE let it go on to its disk, and it joined from there: Ready");
+    let ready = magnetite::wait_phase(&mut scene.site, NAME, "Ready", LONG);
+    ready.with_context(|| scene.words())?;
+    for machine in scene.rack.boxes().iter() {
+        clock::was_put_right(&scene.site, machine)?;
+    }
+    let before = Before::of(&scene.site, NAME)?;
+    step.done("installed under the same intent; iPXE let it go on to its disk, and it joined from there, with a clock of a month ago: Ready");
 
     let step = progress.step("its reset button is pressed");
-    machine.reset()?;
-    again(&mut site, &magnetite, &machine, &before)?;
-    let after = magnetite::machine_status(&site, &spec.name)?["install"].clone();
+    scene.rack.boxes().iter_mut().try_for_each(crate::vm::Vm::reset)?;
+    again(&mut scene.site, NAME, LONG, &before).with_context(|| scene.words())?;
+    let after = magnetite::machine_status(&scene.site, NAME)?["install"].clone();
     ensure!(after == installed, "something was installed: {installed}, then {after}");
-    step.done("Ready from its disk: the same Node, the same key, no new claim, nothing installed");
+    step.done("Ready from its disk: the same Node, intent and key, no new claim, nothing installed");
 
-    wiped(&mut site, &magnetite, &mut machine, progress)?;
-    magnetite.check()
+    scene.wiped(progress)?;
+    redfish.check()?;
+    scene.magnetite.check()
 }
 
 fn profile(prepared: &Prepared, image: &DiskImage, spec: &VmSpec) -> Result<String> {
@@ -81,46 +114,128 @@ fn profile(prepared: &Prepared, image: &DiskImage, spec: &VmSpec) -> Result<Stri
     ))
 }
 
-/// Waits until the Machine says so of its install.
-fn told(site: &mut Site, magnetite: &Magnetite, machine: &Vm, state: &str) -> Result<Value> {
-    let name = &machine.spec().name;
-    site.wait_until(&format!("the install to be {state}"), LONG, |site| {
-        let install = magnetite::machine_status(site, name)?["install"].clone();
-        ensure!(install["state"] != "Failed", "the install failed: {install}");
-        Ok((install["state"] == state).then_some(install))
-    })
-    .with_context(|| {
-        let status = magnetite::machine_status(site, name).unwrap_or_default();
-        format!("{status}\n{}\n{}", magnetite.last_words(), tail(&machine.console_text(), 15))
-    })
+/// The same system, for boxes that are only to be looked at: no machine's Profile.
+fn look(prepared: &Prepared) -> Result<String> {
+    let profile = magnetite::profile_without_join(&prepared.guest)?;
+    let look = profile
+        .replace("  name: workers\n", &format!("  name: {LOOK}\n"))
+        .replace("  selector:\n    matchLabels:\n      role: worker\n", "");
+    ensure!(look.contains(LOOK) && !look.contains("selector"), "the Profile is not what it was taken for:\n{look}");
+    Ok(look)
 }
 
-/// Who deletes the Machine has its disk wiped, once the box is started again.
-fn wiped(site: &mut Site, magnetite: &Magnetite, machine: &mut Vm, progress: &Progress) -> Result<()> {
-    let name = machine.spec().name.clone();
-    let step = progress.step("its Machine is deleted, and its disk is to be wiped");
-    site.kubectl(&["patch", "machine", &name, "--type=merge", "-p", r#"{"spec":{"deletionPolicy":"Wipe"}}"#])?;
-    site.kubectl(&["delete", "machine", &name, "--wait=false"])?;
-    site.wait_until("the window in which it is wiped", Duration::from_secs(60), |site| {
-        let status = magnetite::machine_status(site, &name)?;
-        let intent = &status["intent"];
-        Ok((intent["id"].as_str().is_some_and(|id| id.starts_with("wipe-")) && intent["state"] == "Open").then_some(()))
-    })
-    .with_context(|| format!("{}", magnetite::machine_status(site, &name).unwrap_or_default()))?;
-    ensure!(!zero(&machine.disk(), DISK)?, "it was wiped before it was started again");
-    machine.reset()?;
-    site.wait_until("the Machine to be gone", LONG, |site| {
-        Ok(site.admin().get(&["machine", &name])?.is_none().then_some(()))
-    })
-    .with_context(|| {
-        let status = magnetite::machine_status(site, &name).unwrap_or_default();
-        format!("{status}\n{}\n{}", magnetite.last_words(), tail(&machine.console_text(), 15))
-    })?;
-    ensure!(site.admin().get(&["node", &name])?.is_none(), "its Node is still there");
-    wait::until("it to switch itself off", Duration::from_secs(60), || Ok((!machine.is_on()).then_some(())))?;
-    ensure!(zero(&machine.disk(), DISK)?, "its disk does not read as zeros");
-    step.done("the Machine and its Node are gone, the box is off, and its disk reads as zeros from the host");
-    Ok(())
+impl Scene {
+    /// Somebody presses the button of a box that nobody declared. It tells what it is made of, and nothing of it is touched.
+    fn found(&mut self, binaries: &Binaries, spec: &VmSpec, progress: &Progress) -> Result<()> {
+        let step = progress.step("a box that nobody declared is switched on by hand");
+        self.rack.boxes().iter_mut().try_for_each(crate::vm::Vm::power_on)?;
+        let held = self.site.wait_until("a Machine that is held", LONG, |site| {
+            let Some(machine) = site.admin().get(&["machine", NAME])? else { return Ok(None) };
+            Ok((machine["status"]["reason"] == "Held").then_some(machine))
+        });
+        let held = held.with_context(|| self.words())?;
+        let inventory = &held["status"]["inventory"];
+        for (what, found, is) in [
+            ("phase", &held["status"]["phase"], "Discovered"),
+            ("serial", &inventory["serial"], spec.serial.as_str()),
+            ("uuid", &inventory["uuid"], spec.uuid.as_str()),
+            ("disk", &inventory["disks"][0]["serial"], &spec.disk_serial()),
+            ("card", &inventory["nics"][0]["mac"], spec.mac.as_str()),
+            ("spec.uuid", &held["spec"]["uuid"], spec.uuid.as_str()),
+            ("spec.minIdentity", &held["spec"]["minIdentity"], "approved"),
+        ] {
+            ensure!(found == is, "{what} is {found}, and not {is}: {held}");
+        }
+        ensure!(held["spec"]["hold"] == true && held["status"]["intent"].is_null(), "a window is open: {held}");
+        let claims = self.site.admin().json(&["get", "machineclaims"])?;
+        ensure!(claims["items"].as_array().is_some_and(Vec::is_empty), "something was claimed: {claims}");
+        ensure!(zero(&self.disk, DISK)?, "its disk was touched");
+        let (status, shown, _) = self.site.admin().plugin(&binaries.dir, "magnetite").args(["approve", NAME]).ask()?;
+        ensure!(
+            status.code() == Some(1) && shown.contains(&spec.serial),
+            "kubectl magnetite approve: {status} {shown}"
+        );
+        step.done("Discovered: it told what it is made of, and waits; nothing was claimed, its disk reads as zeros");
+        Ok(())
+    }
+
+    /// A rule says what it becomes, and which BMC is its own: it switches itself off, and the BMC switches it on.
+    fn approved(&mut self, spec: &VmSpec, progress: &Progress) -> Result<()> {
+        let step = progress.step("a DiscoveryRule is applied that is for boxes with such a disk");
+        self.site.apply(&format!(
+            "apiVersion: magnetite.dev/v1alpha1\nkind: DiscoveryRule\nmetadata:\n  name: rooted\nspec:\n  when: inventory.disks.exists(disk, disk.serial == '{}')\n  machine:\n    labels: {{role: worker}}\n    minIdentity: mac\n    power: \"On\"\n    bmc: {{address: \"'{}'\", system: \"'{NAME}'\", credentials: {SECRET}}}\n",
+            spec.disk_serial(),
+            Redfish::ADDRESS,
+        ))?;
+        let approved = self.site.wait_until("the rule to be obeyed", SOON, |site| {
+            let machine = site.admin().json(&["get", "machine", NAME])?;
+            Ok((machine["metadata"]["annotations"]["magnetite.dev/approved-by"] == "rule/rooted").then_some(machine))
+        });
+        let approved = approved.with_context(|| self.words())?;
+        ensure!(approved["spec"]["hold"].is_null(), "it is held still: {approved}");
+        let switched = wait::until("its BMC to switch it on", LONG, || {
+            Ok((self.rack.acts(NAME) == ["boot pxe", "on"]).then_some(()))
+        });
+        switched.with_context(|| self.words())?;
+        step.done("it switched itself off, and its BMC switched it on, from the network");
+        Ok(())
+    }
+
+    /// All that is known, for who reads of a failure.
+    fn words(&self) -> String {
+        let status = magnetite::machine_status(&self.site, NAME).unwrap_or_default();
+        let (acts, console) = (self.rack.acts(NAME), self.rack.console(NAME));
+        format!("{status}\n{}\n{acts:?}\n{}", self.magnetite.last_words(), tail(&console, 15))
+    }
+
+    fn plugin(&self, binaries: &Binaries, args: &[&str]) -> Result<()> {
+        self.site.admin().plugin(&binaries.dir, "magnetite").args(args.iter().copied()).run().map(drop)
+    }
+
+    /// Waits until the Machine says so of its install.
+    fn told(&mut self, state: &str) -> Result<Value> {
+        let told = self.site.wait_until(&format!("the install to be {state}"), LONG, |site| {
+            let install = magnetite::machine_status(site, NAME)?["install"].clone();
+            ensure!(install["state"] != "Failed", "the install failed: {install}");
+            Ok((install["state"] == state).then_some(install))
+        });
+        told.with_context(|| self.words())
+    }
+
+    /// Who deletes the Machine has its disk wiped.
+    fn wiped(&mut self, progress: &Progress) -> Result<()> {
+        let step = progress.step("its Machine is deleted, and its disk is to be wiped: its BMC restarts it");
+        let site = &self.site;
+        site.kubectl(&[
+            "patch",
+            "machine",
+            NAME,
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"deletionPolicy":"Wipe","bmc":{"shutdownSeconds":3}}}"#,
+        ])?;
+        ensure!(!zero(&self.disk, DISK)?, "there is nothing to wipe");
+        site.kubectl(&["delete", "machine", NAME, "--wait=false"])?;
+        let opened = self.site.wait_until("the window in which it is wiped", SOON, |site| {
+            let status = magnetite::machine_status(site, NAME)?;
+            let intent = &status["intent"];
+            Ok((intent["id"].as_str().is_some_and(|id| id.starts_with("wipe-")) && intent["state"] == "Open")
+                .then_some(()))
+        });
+        opened.with_context(|| self.words())?;
+        let gone = self.site.wait_until("the Machine to be gone", LONG, |site| {
+            Ok(site.admin().get(&["machine", NAME])?.is_none().then_some(()))
+        });
+        gone.with_context(|| self.words())?;
+        ensure!(self.site.admin().get(&["node", NAME])?.is_none(), "its Node is still there");
+        wait::until("it to switch itself off", SOON, || Ok((!self.rack.is_on(NAME)).then_some(())))?;
+        ensure!(zero(&self.disk, DISK)?, "its disk does not read as zeros");
+        let events = self.site.admin().json(&["get", "events", "-A"])?;
+        let told = events["items"].as_array().context("events")?.iter().any(|event| event["reason"] == "DiskWiped");
+        ensure!(told, "no Event says what was wiped");
+        step.done("the Machine and its Node are gone, the box is off, and its disk reads as zeros from the host");
+        Ok(())
+    }
 }
 
 /// True if a disk's first so many MiB are zeros.

@@ -13,17 +13,26 @@ use crate::guest::TEST_IMAGE;
 use crate::kubectl::condition;
 use crate::magnetite::{self, Binaries, Magnetite};
 use crate::prepare::Prepared;
+use crate::proc::Process;
 use crate::progress::Progress;
 use crate::site::{Site, SiteOptions};
 use crate::vm::{Firmware, Vm, VmSpec};
 
 const PROFILE: &str = "workers";
-/// A box boots in a minute where it has a processor to itself.
-const LONG: Duration = Duration::from_secs(600);
+/// A box boots in a minute where it has a processor to itself, and a quarter of an hour beside somebody's compilers.
+const LONG: Duration = Duration::from_secs(1200);
 /// Three boxes, one after the other.
-const ROLL: Duration = Duration::from_secs(1500);
+const ROLL: Duration = Duration::from_secs(2400);
 /// The window of the boot that fails: for the restart, and for what fails then.
-const SHORT: u32 = 150;
+const SHORT: u32 = 75;
+/// Where the boxes' agent finds that it is to look every few seconds whether it should restart its box.
+const POLL: &str = "        - path: /etc/systemd/system/magnetite-agent.service.d/poll.conf
+          mode: 0644
+          contents:
+            source: data:,%5BService%5D%0AEnvironment=MAGNETITE_RESTART_POLL=5%0A
+  variables:
+    rack: unknown
+";
 
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
     let mut site = Site::start(prepared, progress, &SiteOptions::new("rollout"))?;
@@ -34,7 +43,9 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         .map(|(name, port)| VmSpec::new(&format!("box-{name}"), Firmware::Bios, port).with_cpus(1).with_disk(64))
         .collect();
     let update = "  update:\n    strategy: RollingUpdate\n    minReadySeconds: 5\n    drainTimeoutSeconds: 300\n";
-    site.apply(&format!("{}\n{update}", magnetite::profile(&prepared.guest)?.trim_end()))?;
+    let profile = magnetite::profile(&prepared.guest)?.replace("  variables:\n    rack: unknown\n", POLL);
+    ensure!(profile.contains("RESTART_POLL"), "the Profile is not as it was: {profile}");
+    site.apply(&format!("{}\n{update}", profile.trim_end()))?;
     for spec in &specs {
         site.apply(&magnetite::machine(spec))?;
     }
@@ -53,9 +64,11 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let step = progress.step("running a Deployment of three under a PodDisruptionBudget of two");
     site.apply(&workload())?;
     site.wait_until("three replicas", Duration::from_secs(180), |site| {
-        schedule(site)?;
-        Ok((available(site)? == 3).then_some(()))
+        let picture = Picture::of(site)?;
+        schedule(site, &picture)?;
+        Ok((picture.available()? == 3).then_some(()))
     })?;
+    let mut replicas = Replicas::watch(&site)?;
     step.done("available");
 
     let step = progress.step("changing the Profile");
@@ -64,12 +77,9 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let mut watch = Watch::default();
     let second = site
         .wait_until("all three to run the new revision", ROLL, |site| {
-            watch.look(site, |text| step.note(text))?;
-            let profile = profile(site)?;
-            let revision = text(&profile["status"]["revision"]);
-            let done = revision != first
-                && profile["status"]["upToDate"] == 3
-                && profile["status"]["updating"].as_i64().unwrap_or(0) == 0;
+            let status = watch.look(site, |text| step.note(text))?["status"].clone();
+            let revision = text(&status["revision"]);
+            let done = revision != first && status["upToDate"] == 3 && status["updating"].as_i64().unwrap_or(0) == 0;
             Ok(done.then_some(revision))
         })
         .with_context(|| format!("{}\n{}", overview(&site), magnetite.last_words()))?;
@@ -86,6 +96,10 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         watch.fewest
     ));
     stops(&mut site, binaries, &second, progress).with_context(|| magnetite.last_words())?;
+    let seen = replicas.at_least(2)?;
+    progress.line(format!(
+        "{seen} changes of the Deployment were watched, and in none were fewer than two of three available"
+    ));
     magnetite.check()
 }
 
@@ -101,13 +115,13 @@ fn stops(site: &mut Site, binaries: &Binaries, good: &str, progress: &Progress) 
     let mut watch = Watch::default();
     let message = site
         .wait_until("the rollout to stop", LONG, |site| {
-            watch.look(site, |text| step.note(text))?;
-            let profile = profile(site)?;
-            let progressing = find(&profile, "Progressing");
+            let progressing = find(&watch.look(site, |text| step.note(text))?, "Progressing");
             Ok((progressing["reason"] == "UpdateFailed").then(|| text(&progressing["message"])))
         })
         .with_context(|| overview(site))?;
-    ensure!(message.contains("box-a: Booting did not end"), "it says: {message}");
+    // Where the box shuts down slowly its window ends before its firmware asks.
+    let said = ["Booting", "Restarting"].iter().any(|stage| message.contains(&format!("box-a: {stage} did not end")));
+    ensure!(said, "it says: {message}");
     // It stays stopped, and the others stay as they are.
     for _ in 0..5 {
         watch.look(site, |_| {})?;
@@ -143,14 +157,15 @@ impl Default for Watch {
 }
 
 impl Watch {
-    fn look(&mut self, site: &Site, note: impl Fn(String)) -> Result<()> {
-        schedule(site)?;
-        let available = available(site)?;
+    /// Looks; the Profile as it was then.
+    fn look(&mut self, site: &Site, note: impl Fn(String)) -> Result<Value> {
+        let picture = Picture::of(site)?;
+        schedule(site, &picture)?;
+        let available = picture.available()?;
         self.fewest = self.fewest.min(available);
         ensure!(available >= 2, "only {available} of three replicas are available:\n{}", overview(site));
-        let machines = site.admin().json(&["get", "machines"])?;
         let mut updating = 0;
-        for machine in machines["items"].as_array().context("machines")? {
+        for machine in picture.all("Machine") {
             let (name, stage) = (text(&machine["metadata"]["name"]), text(&machine["status"]["update"]["stage"]));
             updating += usize::from(["Draining", "Restarting", "Booting", "Settling"].contains(&stage.as_str()));
             if stage == "Booting" {
@@ -162,7 +177,54 @@ impl Watch {
         }
         self.most_updating = self.most_updating.max(updating);
         ensure!(updating <= 1, "{updating} machines are being updated at once:\n{}", overview(site));
-        Ok(())
+        picture.one("Profile", PROFILE).cloned()
+    }
+}
+
+/// All that matters, by one call: each costs a process.
+struct Picture(Vec<Value>);
+
+impl Picture {
+    fn of(site: &Site) -> Result<Self> {
+        let kinds = "machines.magnetite.dev,profiles.magnetite.dev,nodes,deployments.apps,pods";
+        let mut list = site.admin().json(&["get", kinds, "-n", "default"])?;
+        let items = list["items"].as_array_mut().context("a list")?;
+        Ok(Self(std::mem::take(items)))
+    }
+
+    fn all<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.0.iter().filter(move |object| object["kind"] == kind)
+    }
+
+    fn one(&self, kind: &str, name: &str) -> Result<&Value> {
+        let found = self.0.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+        found.with_context(|| format!("there is no {kind} {name}"))
+    }
+
+    fn available(&self) -> Result<usize> {
+        let count = self.one("Deployment", "web")?["status"]["availableReplicas"].as_u64().unwrap_or(0);
+        usize::try_from(count).context("a number of replicas")
+    }
+}
+
+/// Every change of the Deployment, as the API server tells of it: what is looked at now and then may be missed in between.
+struct Replicas(Process);
+
+impl Replicas {
+    fn watch(site: &Site) -> Result<Self> {
+        let fields = "jsonpath={.status.availableReplicas}{\"\\n\"}";
+        let watch = site.admin().command().args(["get", "deployment", "web", "--watch", "-o", fields]);
+        Ok(Self(watch.spawn("watch of the Deployment", &site.run().logs().join("replicas.log"))?))
+    }
+
+    /// How many changes were seen; an error if in one of them there were fewer available.
+    fn at_least(&mut self, least: usize) -> Result<usize> {
+        self.0.check()?;
+        let seen: Vec<usize> = self.0.output().lines().map(|line| line.trim().parse().unwrap_or(0)).collect();
+        let fewest = seen.iter().min().context("the watch showed nothing")?;
+        ensure!(*fewest >= least, "{fewest} replicas were available at some time: {seen:?}");
+        ensure!(seen.contains(&least), "no replica was ever away, so nothing was shown: {seen:?}");
+        Ok(seen.len())
     }
 }
 
@@ -176,20 +238,13 @@ fn settled(site: &mut Site, machines: usize) -> Result<String> {
 }
 
 /// The Pods that have no Node get one that is Ready, takes Pods, and has the fewest.
-fn schedule(site: &Site) -> Result<()> {
-    let pods = site.admin().json(&["get", "pods", "-l", "app=web"])?;
-    let pods = pods["items"].as_array().context("pods")?;
-    let nodes = site.admin().json(&["get", "nodes"])?;
+fn schedule(site: &Site, picture: &Picture) -> Result<()> {
+    let pods: Vec<&Value> = picture.all("Pod").collect();
     let open =
         |node: &&Value| node["spec"]["unschedulable"].is_null() && condition(node, "Ready").as_deref() == Some("True");
-    let mut load: BTreeMap<String, usize> = nodes["items"]
-        .as_array()
-        .context("nodes")?
-        .iter()
-        .filter(open)
-        .map(|node| (text(&node["metadata"]["name"]), 0))
-        .collect();
-    for pod in pods {
+    let mut load: BTreeMap<String, usize> =
+        picture.all("Node").filter(open).map(|node| (text(&node["metadata"]["name"]), 0)).collect();
+    for pod in &pods {
         if let Some(count) = load.get_mut(&text(&pod["spec"]["nodeName"])) {
             *count += 1;
         }
@@ -208,12 +263,6 @@ fn schedule(site: &Site) -> Result<()> {
         *count += 1;
     }
     Ok(())
-}
-
-fn available(site: &Site) -> Result<usize> {
-    let deployment = site.admin().json(&["get", "deployment", "web"])?;
-    let count = deployment["status"]["availableReplicas"].as_u64().unwrap_or(0);
-    usize::try_from(count).context("a number of replicas")
 }
 
 fn profile(site: &Site) -> Result<Value> {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What a boot is made of, and its script.
-const OF_A_BOOT: [&str; 6] = ["config.ign", "kernel", "initrd/0", "files/x", "agent", "boot.ipxe"];
+const OF_A_BOOT: [&str; 7] = ["config.ign", "t/x", "kernel", "initrd/0", "files/x", "agent", "boot.ipxe"];
 
 /// Without limits, and with a link whose time never comes: it is the window that counts.
 async fn site() -> (Site, String) {
@@ -51,6 +51,7 @@ async fn every_route_has_its_guard() {
     let public_routes = [
         "GET /m/{id}/{cap}/{arch}/boot.ipxe script",
         "GET /m/{id}/{cap}/{arch}/config.ign boot",
+        "GET /m/{id}/{cap}/{arch}/t/{template} boot",
         "GET /m/{id}/{cap}/{arch}/kernel boot",
         "GET /m/{id}/{cap}/{arch}/initrd/{index} boot",
         "GET /m/{id}/{cap}/{arch}/files/{name} boot",
@@ -64,6 +65,7 @@ async fn every_route_has_its_guard() {
     let private_routes = [
         "POST /a/{id}/{cap}/claim agent",
         "POST /a/{id}/{cap}/report agent",
+        "POST /a/{id}/{cap}/inventory held",
         "GET /a/{id}/{cap}/install/{arch} agent",
         "GET /a/{id}/{cap}/wipe agent",
         "GET /a/{id}/{cap}/files sealed",
@@ -81,11 +83,11 @@ async fn a_guarded_route_opens_to_nobody_without_its_link() {
         let table = guarded.table().to_vec();
         let router = guarded.into_router();
         for route in table.iter().filter(|route| !matches!(route.guard, Guard::Public(_))) {
-            let foreign = if route.guard == Guard::Agent { &boot } else { &agent };
+            let foreign = if matches!(route.guard, Guard::Agent | Guard::Held) { &boot } else { &agent };
             for cap in ["x", "%ff", foreign] {
                 for id in [site.id().as_str(), "0000000000000000", "%ff"] {
                     let path = route.path.replace("{id}", id).replace("{cap}", cap).replace("{arch}", "x86_64");
-                    let path = path.replace("{index}", "0").replace("{name}", "x");
+                    let path = path.replace("{index}", "0").replace("{name}", "x").replace("{template}", "x");
                     let request = Request::builder().method(&route.method).uri(&path).body(Body::from("{}")).unwrap();
                     let answer = send(router.clone(), request).await;
                     assert_eq!((answer.status, answer.text()), (StatusCode::NOT_FOUND, "not found\n".into()), "{path}");
@@ -94,7 +96,7 @@ async fn a_guarded_route_opens_to_nobody_without_its_link() {
             }
         }
     }
-    assert_eq!(probed, 11 * 9);
+    assert_eq!(probed, 13 * 9);
     assert!(steps(&site).is_empty(), "nobody's request is a step");
 }
 
@@ -132,7 +134,7 @@ async fn a_machine_that_joined_is_sent_to_its_disk_a_thousand_times_and_gets_not
         let script = ask(format!("{base}/boot.ipxe")).await;
         assert!(script.status == StatusCode::OK && script.text().ends_with("\nexit 1\n"), "{}", script.text());
     }
-    for end in &OF_A_BOOT[..5] {
+    for end in &OF_A_BOOT[..6] {
         let answer = ask(format!("{base}/{end}")).await;
         assert_eq!((answer.status, &answer.headers, &answer.body), (unknown.status, &unknown.headers, &unknown.body));
     }
@@ -160,7 +162,7 @@ async fn what_is_not_there_yet_is_put_off_while_the_window_is_open() {
                 view.windows.clear();
             }
         });
-        for end in &OF_A_BOOT[..5] {
+        for end in &OF_A_BOOT[..6] {
             let answer = get(&site, &format!("{base}/{end}")).await;
             assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{what}: {end}");
             assert!(

@@ -1,19 +1,22 @@
 //! What holds in every world: obeying the plan comes to rest, a Ready machine is left alone, deletion ends, and
 //! nothing but the spec opens a window.
 
+use magnetite_api::names::{ANNOTATION_APPROVED_BY, ANNOTATION_DISCOVERED_BY};
 use magnetite_api::{
     Fingerprint, MachineStatus, Phase,
     claim::Decision,
     machine::{DeletionPolicy, IdentityStatus, IntentState, IntentStatus},
     report::BootFailure,
 };
-use magnetite_boot::fleet::Conflict;
+use magnetite_boot::{discovery::Doubt, fleet::Conflict};
 use proptest::{option, prelude::*, sample::select};
 
 use super::*;
 use crate::{
+    discovery::rules::{Approval, Choice},
     fixtures::{Keys, identity, intent, node as node_named},
     machine::{
+        held::HeldSeen,
         observe::ClaimSeen,
         plan::{Action, Plan, plan},
     },
@@ -148,6 +151,32 @@ fn near_ready() -> impl Strategy<Value = Observed> {
     })
 }
 
+/// Worlds in which the Machine is held, and somebody may say what it becomes.
+fn held_worlds() -> impl Strategy<Value = Observed> {
+    (worlds(), 0..4_u8, any::<[bool; 4]>()).prop_map(|(mut seen, choice, [found, approved, doubt, other])| {
+        let machine = Arc::make_mut(&mut seen.machine);
+        machine.metadata.deletion_timestamp = None;
+        machine.spec.hold = true;
+        let annotations = machine.metadata.annotations.get_or_insert_default();
+        for (annotation, set) in [(ANNOTATION_DISCOVERED_BY, found), (ANNOTATION_APPROVED_BY, approved)] {
+            if set {
+                annotations.insert(annotation.into(), "x".into());
+            }
+        }
+        let approval = Approval { rule: "r".into(), labels: serde_json::json!({}), spec: serde_json::json!({}) };
+        let choice = match choice {
+            0 => return seen,
+            1 => Choice::None,
+            2 => Choice::Unclear("m".into()),
+            _ => Choice::Rule(Box::new(approval)),
+        };
+        let doubt = doubt.then(|| Doubt { reason: "UuidShared", message: "m".into(), may_be_another: other });
+        seen.held = Some(HeldSeen { doubts: doubt.into_iter().collect(), choice });
+        seen.inventory = Some(magnetite_api::report::Inventory::default());
+        seen
+    })
+}
+
 /// A world that does as it is told.
 fn obey(mut seen: Observed, plan: &Plan) -> Observed {
     let machine = Arc::make_mut(&mut seen.machine);
@@ -179,6 +208,11 @@ fn obey(mut seen: Observed, plan: &Plan) -> Observed {
                 (node.unschedulable, node.cordoned) = (false, false);
             }
             Action::Evict { pods: _ } => seen.pods = Some(crate::drain::Drain::default()),
+            Action::Approve { approval: _ } => {
+                machine.spec.hold = false;
+                let annotations = machine.metadata.annotations.get_or_insert_default();
+                annotations.insert(ANNOTATION_APPROVED_BY.into(), "rule/r".into());
+            }
             Action::Restart { node: _, uid: _, id } => seen.node.as_mut().unwrap().restart = id.clone(),
         }
     }
@@ -209,6 +243,40 @@ proptest! {
             prop_assert!(seen.machine.metadata.finalizers.iter().flatten().next().is_none());
             prop_assert!(seen.claims.is_empty() || last.actions.is_empty());
         }
+    }
+
+    /// Nothing happens to a box that is held, but that a rule lets go one that discovery made, that nobody approved before, and that cannot be another's.
+    #[test]
+    fn a_machine_that_is_held_waits(start in held_worlds(), second in moment()) {
+        let mut seen = start;
+        for _ in 0..3 {
+            let plan = plan(&seen, t(second));
+            for action in &plan.actions {
+                match action {
+                    Action::AddFinalizer | Action::Restart { id: None, .. } | Action::Uncordon { .. } => {}
+                    Action::Approve { .. } => {
+                        let annotations = seen.machine.metadata.annotations.as_ref().unwrap();
+                        prop_assert!(annotations.contains_key(ANNOTATION_DISCOVERED_BY));
+                        prop_assert!(!annotations.contains_key(ANNOTATION_APPROVED_BY));
+                        prop_assert!(seen.held.as_ref().unwrap().doubts.iter().all(|doubt| !doubt.may_be_another));
+                        prop_assert!(seen.conflicts.is_empty());
+                        prop_assert!(seen.before().is_none_or(|status| status.intent.is_none()));
+                    }
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            if let Some(status) = &plan.status {
+                prop_assert_eq!(status.phase, Some(Phase::Discovered));
+                prop_assert!(status.intent.as_ref().is_none_or(|intent| intent.state != IntentState::Open));
+                prop_assert_eq!(&status.identity, &seen.before().and_then(|status| status.identity.clone()));
+            }
+            seen = obey(seen, &plan);
+            if !seen.machine.spec.hold {
+                return Ok(());
+            }
+        }
+        let last = plan(&seen, t(second));
+        prop_assert!(is_at_rest(&seen, &last), "{:?}", last);
     }
 
     #[test]
