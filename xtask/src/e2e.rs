@@ -1,6 +1,8 @@
 //! Scenarios of the lab, by name.
 #![allow(clippy::print_stdout, reason = "this is the terminal program's own output, not a log")]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use anyhow::{Context, Result, bail};
 use magnetite_e2e::{
     interrupt,
@@ -44,13 +46,48 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs all scenarios but those for which somebody has to ask.
+/// How many scenarios run at once, at most: a box that boots takes one processor, and two gigabytes.
+const AT_ONCE: usize = 4;
+
+/// Runs all scenarios but those for which somebody has to ask: first those that want the machine for themselves, then the others, several
+/// at once. One that fails does not keep the others from running: whoever reads the end wants to know all that is broken.
 pub fn all(progress: &Progress) -> Result<()> {
     let (prepared, binaries) = ready(progress)?;
-    for scenario in scenarios::ALL {
-        one(scenario, &prepared, &binaries, progress)?;
+    let failed = Mutex::new(Vec::new());
+    let run = |scenario: &Scenario, progress: &Progress| {
+        if let Err(error) = one(scenario, &prepared, &binaries, progress) {
+            progress.line(format!("{error:#}"));
+            locked(&failed).push(scenario.name);
+        }
+    };
+    let (alone, together): (Vec<_>, Vec<_>) = scenarios::ALL.iter().partition(|scenario| scenario.alone);
+    for scenario in alone {
+        interrupt::check()?;
+        run(scenario, progress);
+    }
+    let queue = Mutex::new(together.into_iter());
+    let lanes = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
+    std::thread::scope(|scope| {
+        for _ in 0..lanes {
+            scope.spawn(|| {
+                let next = || locked(&queue).next();
+                while let (false, Some(scenario)) = (interrupt::requested(), next()) {
+                    run(scenario, &progress.of(scenario.name));
+                }
+            });
+        }
+    });
+    interrupt::check()?;
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failed.is_empty() {
+        bail!("{} of {} scenarios failed: {}", failed.len(), scenarios::ALL.len(), failed.join(", "));
     }
     Ok(())
+}
+
+/// A panic of another thread is told by that thread, and leaves nothing half done in these lists.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn find(name: &str) -> Result<&'static Scenario> {

@@ -11,7 +11,7 @@ use magnetite_e2e::{interrupt, proc::Cmd, progress::Progress};
 use crate::build;
 
 /// How long each target runs in `cargo xtask test`.
-pub const SECONDS: u32 = 60;
+pub const SECONDS: u32 = 30;
 
 /// What makes code tell the fuzzer where it went: the compiler's own coverage, which the pinned stable toolchain has.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use magnetite_e2e::{interrupt, progress::Progress};
+use magnetite_e2e::{apt, interrupt, progress::Progress};
 
 use crate::{build, check, e2e, fuzz};
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave out what takes minutes: the fuzzer, and what needs machines to boot (no QEMU, no image, no root).
+    /// Leave out what takes minutes: the fuzzer, and what needs machines to boot (no QEMU, no image; root only to install swtpm, where it is missing).
     #[arg(long)]
     fast: bool,
 }
@@ -20,6 +20,7 @@ pub fn run(args: &Args) -> Result<()> {
     interrupt::install();
     let start = Instant::now();
     let progress = Progress::new();
+    apt::ensure_for_tests(&progress)?;
     progress.line("unit, property and golden tests (cargo test) …");
     build::run(build::cargo("test")?.arg("--workspace"))?;
     progress.line("format, lints, layers, generated files (cargo xtask check) …");

@@ -49,6 +49,15 @@ const NEEDED: &[(&str, &str)] = &[
     ("ca-certificates", "downloads"),
 ];
 
+/// What the unit tests want of it, which boot no machine.
+const NEEDED_BY_TESTS: &[(&str, &str)] =
+    &[("swtpm", "TPMs for the agent's tests"), ("swtpm-tools", "TPMs with their maker's certificate")];
+
+/// Installs what the unit tests need and is missing, after saying what it is.
+pub fn ensure_for_tests(progress: &Progress) -> Result<()> {
+    ensure_these(progress, &Paths::find()?, NEEDED_BY_TESTS)
+}
+
 /// Installs what is missing, after saying what it is. Does nothing, without a word to the network,
 /// if nothing is.
 pub fn ensure(progress: &Progress, paths: &Paths) -> Result<()> {
@@ -69,6 +78,7 @@ pub fn ensure_these(progress: &Progress, paths: &Paths, needed: &[(&'static str,
         progress.line(format!("  {package:24} {purpose}"));
     }
     let step = progress.step(format!("installing {} packages", missing.len()));
+    std::fs::create_dir_all(paths.lab()).context("make the lab's folder")?;
     let log = paths.lab().join("apt.log");
     let no_services = NoServices::put()?;
     let apt = |args: &[&str]| Cmd::new("apt-get").args(args.iter().copied()).env("DEBIAN_FRONTEND", "noninteractive");

@@ -12,6 +12,8 @@ const HEARTBEAT: Duration = Duration::from_secs(8);
 #[derive(Clone)]
 pub struct Progress {
     shared: Arc<Shared>,
+    /// Stands before each line: whose it is, where several work at once.
+    whose: String,
 }
 
 struct Shared {
@@ -43,7 +45,14 @@ impl Progress {
                 terminal: std::io::stdout().is_terminal(),
                 screen: Mutex::new(false),
             }),
+            whose: String::new(),
         }
+    }
+
+    /// The same clock and the same screen, for one of several that work at once: each of its lines begins with its name.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Self {
+        Self { shared: Arc::clone(&self.shared), whose: format!("{name}: ") }
     }
 
     /// Time since this reporter was made.
@@ -54,7 +63,7 @@ impl Progress {
 
     /// One line, now.
     pub fn line(&self, text: impl AsRef<str>) {
-        self.shared.print(text.as_ref(), false);
+        self.shared.print(&format!("{}{}", self.whose, text.as_ref()), false);
     }
 
     /// Announces something that takes time. Ends with [`Step::done`]; a step that is dropped
@@ -65,7 +74,8 @@ impl Progress {
         self.line(format!("{title} …"));
         let state = Arc::new((Mutex::new(State::default()), Condvar::new()));
         let beat = {
-            let (shared, state, title) = (Arc::clone(&self.shared), Arc::clone(&state), title.clone());
+            let (shared, state) = (Arc::clone(&self.shared), Arc::clone(&state));
+            let title = format!("{}{title}", self.whose);
             std::thread::spawn(move || heartbeat(&shared, &state, &title))
         };
         Step { progress: self.clone(), title, start: Instant::now(), state, beat: Some(beat) }
