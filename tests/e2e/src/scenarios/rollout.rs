@@ -1,5 +1,5 @@
-//! A changed Profile rolls through three boxes, one at a time, while a Deployment under a PodDisruptionBudget keeps its replicas; a
-//! revision that does not boot stops after the first of them. The lab has no scheduler: it binds Pods to Nodes itself, to those
+//! A changed Profile rolls through three boxes, one at a time, while a Deployment under a PodDisruptionBudget keeps its replicas, and the
+//! controller is killed at the stages of each box; a revision that does not boot stops after the first of them, and is taken back. The lab has no scheduler: it binds Pods to Nodes itself, to those
 //! that take Pods, as the real one would.
 
 use std::collections::BTreeMap;
@@ -77,12 +77,19 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let mut watch = Watch::default();
     let second = site
         .wait_until("all three to run the new revision", ROLL, |site| {
+            let turns = watch.turns;
             let status = watch.look(site, |text| step.note(text))?["status"].clone();
+            if watch.turns != turns {
+                magnetite.kill_controller()?;
+                magnetite.start_controller(site)?;
+            }
             let revision = text(&status["revision"]);
             let done = revision != first && status["upToDate"] == 3 && status["updating"].as_i64().unwrap_or(0) == 0;
             Ok(done.then_some(revision))
         })
         .with_context(|| format!("{}\n{}", overview(&site), magnetite.last_words()))?;
+    // A Node without Pods is drained between two looks.
+    ensure!(watch.turns >= 9, "the controller was killed {} times: not at the stages of each box", watch.turns);
     ensure!(watch.most_updating == 1, "{} were updated at once", watch.most_updating);
     ensure!(watch.restarted.len() == 3, "not each of them restarted: {:?}", watch.restarted);
     let nodes = site.admin().json(&["get", "nodes"])?;
@@ -91,9 +98,10 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         ensure!(node["metadata"]["annotations"]["magnetite.dev/restart"].is_null(), "a restart is still asked for");
     }
     step.done(format!(
-        "revision {second} on all, one at a time, in {} s; never fewer than {} replicas",
+        "revision {second} on all, one at a time, in {} s; never fewer than {} replicas; {} times kill -9 of the controller",
         begun.elapsed().as_secs(),
-        watch.fewest
+        watch.fewest,
+        watch.turns
     ));
     stops(&mut site, binaries, &second, progress).with_context(|| magnetite.last_words())?;
     let seen = replicas.at_least(2)?;
@@ -139,12 +147,26 @@ fn stops(site: &mut Site, binaries: &Binaries, good: &str, progress: &Progress) 
     let error = shown.err().context("kubectl magnetite says that all is well")?;
     ensure!(format!("{error:#}").contains("UpdateFailed"), "{error:#}");
     step.done(format!("stopped after one: {message}"));
+
+    let step = progress.step("taking it back");
+    let rollout = |verb: &str| site.admin().plugin(&binaries.dir, "magnetite").args(["rollout", verb, PROFILE]).run();
+    let history = rollout("history")?;
+    ensure!(history.contains(good), "its history does not have {good}:\n{history}");
+    rollout("undo")?;
+    site.wait_until("the Profile to be what it was", Duration::from_secs(60), |site| {
+        let status = profile(site)?["status"].clone();
+        Ok((status["revision"] == good && status["upToDate"].as_i64() >= Some(2)).then_some(()))
+    })
+    .with_context(|| overview(site))?;
+    step.done(format!("it is revision {good} again, and the two that never left it are up to date"));
     Ok(())
 }
 
 /// What must hold all the time.
 struct Watch {
     most_updating: usize,
+    /// How often a box was seen at another stage of its update.
+    turns: usize,
     fewest: usize,
     restarted: BTreeMap<String, bool>,
     stages: BTreeMap<String, String>,
@@ -152,7 +174,7 @@ struct Watch {
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { most_updating: 0, fewest: usize::MAX, restarted: BTreeMap::new(), stages: BTreeMap::new() }
+        Self { most_updating: 0, turns: 0, fewest: usize::MAX, restarted: BTreeMap::new(), stages: BTreeMap::new() }
     }
 }
 
@@ -172,6 +194,7 @@ impl Watch {
                 self.restarted.insert(name.clone(), true);
             }
             if self.stages.insert(name.clone(), stage.clone()).as_ref() != Some(&stage) && !stage.is_empty() {
+                self.turns += 1;
                 note(format!("{name}: {stage}"));
             }
         }
