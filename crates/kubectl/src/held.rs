@@ -283,5 +283,14 @@ mod tests {
         free.spec.hold = false;
         let becomes = Becomes { profile: Some("worker".into()), ..Becomes::default() };
         assert!(refused(&free, &becomes).contains("not held"));
+        // To be made anew it is deleted: what it was would go, or its disks would be wiped.
+        let named = Becomes { name: Some("r7-u02".into()), ..becomes };
+        let mut joined = machine();
+        joined.status = Some(MachineStatus { node_name: Some("r7-u01".into()), ..MachineStatus::default() });
+        let mut wiped = machine();
+        wiped.spec.deletion_policy = DeletionPolicy::Wipe;
+        for machine in [joined, wiped] {
+            assert!(refused(&machine, &named).contains("another name"));
+        }
     }
 }
