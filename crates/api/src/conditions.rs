@@ -148,6 +148,8 @@ pub mod reason {
     pub const BOOTED_WITHOUT_JOIN: &str = "BootedWithoutJoin";
     /// The disk says that this intent, or a later one, was installed already.
     pub const INTENT_ALREADY_DONE: &str = "IntentAlreadyDone";
+    /// The machine is to be installed anew, and others come first.
+    pub const REINSTALL_PENDING: &str = "ReinstallPending";
     /// The Machine is to be wiped, and others come first.
     pub const WIPE_PENDING: &str = "WipePending";
     /// The Machine is to be wiped, and its box has to be restarted for that.
@@ -216,6 +218,8 @@ pub mod reason {
     pub const DRAIN_TIMEOUT: &str = "DrainTimeout";
     /// The Node takes no Pods and is empty.
     pub const DRAINED: &str = "Drained";
+    /// The box runs a system in memory, out of service.
+    pub const IN_MEMORY: &str = "InMemory";
     /// The box was told to restart.
     pub const RESTARTING: &str = "Restarting";
     /// The box did not restart in time.

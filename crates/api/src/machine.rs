@@ -164,11 +164,13 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSpec>,
 
-    /// True takes the machine out of service: its Node gets no new Pods and those that it has are evicted, with respect for
-    /// PodDisruptionBudgets and without a time limit. The condition `Maintenance` says when it is empty. No update begins
-    /// meanwhile. Without it the Node takes Pods again. The box is neither restarted nor booted into anything else.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub maintenance: bool,
+    /// Takes the machine out of service: its Node gets no new Pods and those that it has are evicted, with respect for
+    /// PodDisruptionBudgets and without a time limit. `Drained`: that is all. `InMemory`: then the box is restarted, boots the system
+    /// in memory of its Profile, tells what it is made of, and waits there; nothing joins, is installed or is written to a disk. The
+    /// condition `Maintenance` says how far it is. No update begins meanwhile. Without it the box becomes what it was, and its Node takes
+    /// Pods again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceMode>,
 
     /// The box's BMC, by which it is switched on and off, and its power is watched.
     // In a box: of ten thousand Machines without one it costs a word each.
@@ -211,13 +213,43 @@ impl Default for MachineSpec {
             netboot: None,
             address: None,
             network: None,
-            maintenance: false,
+            maintenance: None,
             bmc: None,
             power: None,
             restart: None,
             deletion_policy: DeletionPolicy::default(),
         }
     }
+}
+
+/// How a machine is out of service.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaintenanceMode {
+    /// Its Node is empty and takes no Pods; the box runs on.
+    Drained,
+    /// The same, and the box runs the system in memory of its Profile, in which nothing of its disks is in use.
+    InMemory,
+}
+
+/// A box that is out of service and is to run a system in memory. Absent until its Node is empty, and again once it is to come back.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MaintenanceStatus {
+    /// Names this time: no two times of a machine share it.
+    pub id: String,
+    /// How far it is.
+    pub stage: MaintenanceStage,
+    /// When this stage began.
+    pub since: Time,
+}
+
+/// The stages of a box's way out of service, in their order.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaintenanceStage {
+    /// The box is to restart, and boots the system in memory.
+    Restarting,
+    /// It runs there, and its agent said so.
+    InMemory,
 }
 
 /// Where a box stands.
@@ -272,6 +304,8 @@ pub enum Phase {
     Joining,
     /// The Node is Ready.
     Ready,
+    /// Out of service: the box boots, or runs, a system in memory.
+    Maintenance,
     /// It stopped; `status.reason` and `status.message` say where, why, and what to do.
     Failed,
 }
@@ -280,7 +314,7 @@ pub enum Phase {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineStatus {
-    /// Where the machine is: Discovered, Pending, Booting, Provisioning, Joining, Ready or Failed.
+    /// Where the machine is: Discovered, Pending, Booting, Provisioning, Joining, Ready, Maintenance or Failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Why it is not Ready, in one word. Absent when it is.
@@ -308,6 +342,9 @@ pub struct MachineStatus {
     /// How far the update to another revision is, or how the last one ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<Box<UpdateStatus>>,
+    /// How far the box is on its way out of service, where `spec.maintenance` is `InMemory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Box<MaintenanceStatus>>,
     /// The current intent and its boot window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<IntentStatus>,
@@ -469,9 +506,17 @@ impl Machine {
         self.status.as_ref()?.wipe.as_deref().filter(|_| wanted)
     }
 
-    /// True while the box only tells what it is made of, and waits. One that is being wiped does as it is told.
+    /// How far the box is on its way out of service, where it is to run a system in memory for that. What the controller wrote counts, not
+    /// the spec: it is let go once its way back is prepared.
+    pub fn maintenance(&self) -> Option<&MaintenanceStatus> {
+        let status = self.status.as_ref()?.maintenance.as_deref();
+        status.filter(|_| !self.spec.hold && self.metadata.deletion_timestamp.is_none())
+    }
+
+    /// True while the box only tells what it is made of, and waits: it is held, or out of service. One that is being wiped does as it is
+    /// told.
     pub fn is_held(&self) -> bool {
-        self.spec.hold && self.wanted_wipe().is_none()
+        (self.spec.hold || self.maintenance().is_some()) && self.wanted_wipe().is_none()
     }
 
     /// Name of the intent that the spec asks for.
@@ -485,7 +530,7 @@ impl Machine {
         if let Some(wipe) = self.wanted_wipe() {
             return &wipe.intent;
         }
-        if self.spec.hold {
+        if self.is_held() {
             return HELD_INTENT;
         }
         let declared = self.declared_intent();

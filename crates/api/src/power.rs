@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Machine,
+    machine::MaintenanceStage,
     time::Time,
     update::{UpdateStage, UpdateStatus},
 };
@@ -223,6 +224,8 @@ pub enum RestartSource {
     Update,
     /// The deletion of a Machine whose box is to be wiped: `status.wipe`.
     Wipe,
+    /// The way of a machine out of service into a system in memory: `status.maintenance`.
+    Maintenance,
 }
 
 /// A restart that was begun.
@@ -294,6 +297,11 @@ impl Machine {
             let (source, how) = (RestartSource::Wipe, RestartHow::Graceful);
             let wanted = WantedRestart { source, id: wipe.intent.clone(), how };
             return Some(wanted).filter(|_| wipe.state.is_under_way() && self.power_is_kept());
+        }
+        if let Some(maintenance) = self.maintenance() {
+            let (source, how) = (RestartSource::Maintenance, RestartHow::Graceful);
+            let wanted = WantedRestart { source, id: maintenance.id.clone(), how };
+            return Some(wanted).filter(|_| maintenance.stage == MaintenanceStage::Restarting && self.power_is_kept());
         }
         let update = self.status.as_ref().and_then(|status| status.update.as_deref());
         let restarts = |update: &&UpdateStatus| {

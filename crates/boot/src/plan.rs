@@ -143,8 +143,8 @@ pub fn next(
         Ok(profile) => profile,
         Err(error) => return wait(30, error.to_string()),
     };
-    if machine.spec.hold {
-        // Whatever its windows say: `profile` is the one of discovery.
+    if machine.is_held() {
+        // Whatever its windows say: `profile` is the one of discovery, or that of a machine which is out of service.
         return Next::Boot(Task::Inventory);
     }
     let Some(intent) = intent.filter(|intent| intent.id == machine.wanted_intent()) else {

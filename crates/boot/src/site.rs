@@ -140,7 +140,7 @@ impl Site<'_> {
         intent: Option<&IntentStatus>,
         now: u64,
     ) -> AgentLink {
-        let after = if machine.spec.hold { HELD } else { AFTER_WINDOW };
+        let after = if machine.is_held() { HELD } else { AFTER_WINDOW };
         let expires = now.max(window_end(intent)).saturating_add(after);
         let cap = self.key.mint(Purpose::Agent, &machine_key(machine), machine.wanted_intent(), expires);
         AgentLink {

@@ -176,12 +176,16 @@ impl App {
         if self.identify_by_serial { view.fleet.find(identity) } else { self.find(view, identity, now) }
     }
 
-    /// The Profile of a Machine; of one that is held the one that all such boot.
+    /// The Profile of a Machine; of one that is held the one that all such boot. One that is out of service boots its own, in memory.
     ///
     /// # Errors
     /// If there is none, or more than one.
     pub fn profile(&self, view: &View, machine: &Machine) -> Result<Arc<Chosen>, SelectError> {
-        if machine.is_held() { view.of_held(self.discovery.profile()) } else { view.profile(machine) }
+        if machine.spec.hold && machine.is_held() {
+            view.of_held(self.discovery.profile())
+        } else {
+            view.profile(machine)
+        }
     }
 
     /// What a machine does next, by all that this boot server knows of it.

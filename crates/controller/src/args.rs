@@ -42,6 +42,11 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_WIPES_AT_ONCE", value_name = "COUNT")]
     pub wipes_at_once: Option<usize>,
 
+    /// At most so many machines that ran something before are installed anew at once by their own bootIntent, where that is less than 10 or 5 %
+    /// of all, whichever is larger. 0: no window opens for one, as long as it is so; those that are under way go on.
+    #[arg(long, env = "MAGNETITE_REINSTALLS_AT_ONCE", value_name = "COUNT")]
+    pub reinstalls_at_once: Option<usize>,
+
     /// Make Machines of boxes that boot servers with --discovery find, and have DiscoveryRules say what they become. Without it what boot servers
     /// tell of such boxes is not looked at.
     #[arg(long, env = "MAGNETITE_DISCOVERY")]

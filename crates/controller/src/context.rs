@@ -63,6 +63,8 @@ pub struct Settings {
     pub discovered_at_most: Option<usize>,
     /// At most so many machines are wiped at once, whatever the size of the site.
     pub wipes_at_once: Option<usize>,
+    /// At most so many machines are installed anew at once.
+    pub reinstalls_at_once: Option<usize>,
 }
 
 /// What every reconcile has at hand.

@@ -78,6 +78,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         tpm_authorities,
         update_ceiling,
         wipes_at_once,
+        reinstalls_at_once,
         discovery,
         discovered_at_most,
         leader_elect,
@@ -124,6 +125,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         tpm_authorities,
         update_ceiling,
         wipes_at_once,
+        reinstalls_at_once,
         discovered_at_most: discovery.then_some(discovered_at_most),
     };
     let (triggers, queues) = Triggers::new();

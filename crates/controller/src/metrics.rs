@@ -98,6 +98,7 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::Provisioning => "Provisioning",
         Phase::Joining => "Joining",
         Phase::Ready => "Ready",
+        Phase::Maintenance => "Maintenance",
         Phase::Failed => "Failed",
     }
 }
@@ -112,6 +113,7 @@ impl Collector for Phases {
             Phase::Provisioning,
             Phase::Joining,
             Phase::Ready,
+            Phase::Maintenance,
             Phase::Failed,
         ];
         let first = ConstGauge::new(0_i64);

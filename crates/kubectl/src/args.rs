@@ -22,7 +22,7 @@ use magnetite_api::Fingerprint;
   kubectl magnetite approve r7-u01 7f3a-91c2-0b5d-44e1 this box is the right one
   kubectl magnetite conflict r7-u01                    two keys claimed it: both sides
   kubectl magnetite rollout status workers --watch     how far a changed Profile is with its machines
-  kubectl magnetite maintenance r7-u01                 empty its Node, and keep it so
+  kubectl magnetite maintenance r7-u01                 empty its Node, then boot it into memory
   kubectl magnetite power r7-u01 cycle                 switch a box off and on again, by its BMC
   kubectl magnetite reprovision r7-u01                 boot, and install, it anew
   kubectl magnetite wipe r7-u01                        wipe its disks and delete it
@@ -111,8 +111,9 @@ pub enum What {
 /// Take a machine out of service: its Node gets no new Pods, and those that it has are evicted. Or give it back.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  kubectl magnetite maintenance r7-u01
-  kubectl wait --for=condition=Maintenance machine/r7-u01 --timeout=30m      it is empty
+  kubectl magnetite maintenance r7-u01                 its Node is emptied, then it boots a system in memory
+  kubectl magnetite maintenance r7-u01 --drain-only    its Node is emptied, and the box runs on
+  kubectl wait --for=condition=Maintenance machine/r7-u01 --timeout=30m      it is there
   kubectl magnetite maintenance r7-u01 --off
 
 It sets spec.maintenance of the Machine, which a file in a repository can do as well.
@@ -121,9 +122,13 @@ pub struct Maintenance {
     /// Name of the Machine.
     pub machine: String,
 
-    /// Give it back: its Node takes Pods again.
+    /// Give it back: the box becomes what it was, and its Node takes Pods again.
     #[arg(long)]
     pub off: bool,
+
+    /// Only empty its Node: the box is not restarted.
+    #[arg(long, conflicts_with = "off")]
+    pub drain_only: bool,
 
     #[command(flatten)]
     pub cluster: Cluster,

@@ -28,7 +28,7 @@ use std::{
 
 use clap::{CommandFactory, Parser};
 use kube::ResourceExt;
-use magnetite_api::{Fingerprint, Machine};
+use magnetite_api::{Fingerprint, Machine, machine::MaintenanceMode};
 use magnetite_daemon::clock;
 use serde::Serialize;
 use serde_json::json;
@@ -233,17 +233,23 @@ fn status(name: &str, watch: bool, cluster: &args::Cluster) -> Result<bool, Erro
 
 /// Takes a machine out of service, or gives it back.
 fn maintenance(args: &args::Maintenance) -> Result<bool, Error> {
-    let args::Maintenance { machine: name, off, cluster } = args;
+    let args::Maintenance { machine: name, off, drain_only, cluster } = args;
     wait(async {
         let client = cluster::client(cluster).await?;
         let machine = cluster::machine(&client, name).await?;
-        cluster::change(&client, &machine, &json!({ "spec": { "maintenance": !off } })).await?;
-        let told = if *off {
-            format!("Machine {name}: its Node takes Pods again\n")
-        } else {
-            format!(
-                "Machine {name}: its Node is being emptied; kubectl wait --for=condition=Maintenance machine/{name}\n"
-            )
+        let mode = match (off, drain_only) {
+            (true, _) => None,
+            (false, true) => Some(MaintenanceMode::Drained),
+            (false, false) => Some(MaintenanceMode::InMemory),
+        };
+        cluster::change(&client, &machine, &json!({ "spec": { "maintenance": mode } })).await?;
+        let wait = format!("kubectl wait --for=condition=Maintenance machine/{name}");
+        let told = match mode {
+            None => format!("Machine {name}: the box becomes what it was, and its Node takes Pods again\n"),
+            Some(MaintenanceMode::Drained) => format!("Machine {name}: its Node is being emptied; {wait}\n"),
+            Some(MaintenanceMode::InMemory) => {
+                format!("Machine {name}: its Node is being emptied, then the box boots a system in memory; {wait}\n")
+            }
         };
         write(&told)?;
         Ok(true)

@@ -81,7 +81,8 @@ pub async fn script(
                         Task::Wipe => "boots, to be wiped,",
                     };
                     let revision = profile.revision();
-                    step(Detail::words(format!("{what} profile {revision}")).of_revision(revision));
+                    let detail = Detail::words(format!("{what} profile {revision}"));
+                    step(if runs_it(task) { detail.of_revision(revision) } else { detail });
                     text(SCRIPT, script)
                 }
                 Err(error) => {
@@ -98,6 +99,14 @@ pub async fn script(
                 }
             }
         }
+    }
+}
+
+/// Whether the machine runs the Profile's revision by what it boots for: one that is held, or wiped, runs as much of it as its work needs.
+fn runs_it(task: Task) -> bool {
+    match task {
+        Task::Boot | Task::Install => true,
+        Task::Inventory | Task::Wipe => false,
     }
 }
 
@@ -123,7 +132,8 @@ pub async fn ignition(
     let site = app.site_asked(&reached);
     let links = site.links(&machine, architecture, intent, unix(now));
     let agent = app.agent_link(&site, &machine, architecture, &links, intent, unix(now));
-    let rendered = match app.next(&view, &machine, Ok(&profile), now) {
+    let next = app.next(&view, &machine, Ok(&profile), now);
+    let rendered = match next {
         Next::Boot(task @ (Task::Install | Task::Inventory | Task::Wipe)) => {
             render::worker(&profile, &machine, architecture, agent.as_ref(), task)
         }
@@ -134,7 +144,9 @@ pub async fn ignition(
     };
     match rendered {
         Ok(config) => {
-            let detail = Detail::bytes(config.len() as u64).of_revision(profile.revision()).at_peer(peer.ip());
+            let detail = Detail::bytes(config.len() as u64).at_peer(peer.ip());
+            let other = matches!(next, Next::Boot(task) if !runs_it(task));
+            let detail = if other { detail } else { detail.of_revision(profile.revision()) };
             app.records.step(&machine, BootStepName::ConfigFetched, detail, now);
             text("application/vnd.coreos.ignition+json", config)
         }

@@ -90,6 +90,10 @@ pub async fn claim(
             return refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(&message, 300));
         }
     };
+    if machine.maintenance().is_some() {
+        count(&app.metrics.claims, "unavailable");
+        return later(reason::IN_MEMORY, "the machine is out of service (spec.maintenance)", 60);
+    }
     if machine.is_held() {
         count(&app.metrics.claims, "unavailable");
         return later(reason::HELD, "the Machine is held: kubectl magnetite approve says what it is to be", 60);

@@ -13,6 +13,7 @@ use kube::ResourceExt;
 use magnetite_api::{
     Machine,
     join::{Held, InventoryAnswer, InventoryRequest},
+    machine::IntentState,
     report::BootStepName,
 };
 
@@ -45,8 +46,10 @@ pub async fn inventory(
         app.records.inventory(&machine, bounded(inventory), now);
         app.records.step(&machine, BootStepName::Inventoried, Detail::default().at_peer(peer.ip()), now);
     }
-    // Without a cluster nobody would switch the box on again.
-    let switched = matches!(app.cluster, Cluster::Client(_)) && machine.power_is_kept();
+    // Without a cluster nobody would switch the box on again; and one that comes back to the system on its disk needs nobody to.
+    let settled = machine.status.as_ref().and_then(|status| status.intent.as_ref());
+    let settled = settled.is_some_and(|intent| intent.state == IntentState::Fulfilled);
+    let switched = matches!(app.cluster, Cluster::Client(_)) && machine.power_is_kept() && !settled;
     Json(answer(&machine, switched)).into_response()
 }
 
@@ -54,6 +57,9 @@ fn answer(machine: &Machine, switched: bool) -> InventoryAnswer {
     let name = machine.name_any();
     let (next, message) = if machine.is_held() {
         let message = match machine.uid() {
+            Some(_) if machine.maintenance().is_some() => {
+                format!("is in maintenance: kubectl magnetite maintenance {name} --off brings it back")
+            }
             Some(_) => format!("waits for approval: kubectl magnetite approve {name} --profile PROFILE"),
             None => format!("found, as {name}; waits to be declared"),
         };

@@ -337,6 +337,9 @@ fn window(
     intent: Option<&IntentStatus>,
     now: Timestamp,
 ) -> Result<(), Verdict> {
+    if machine.maintenance().is_some() {
+        return Err(wait(reason::IN_MEMORY, "the machine is out of service (spec.maintenance)"));
+    }
     if machine.spec.hold {
         return Err(wait(reason::HELD, "the Machine is held; kubectl magnetite approve says what it is to be"));
     }

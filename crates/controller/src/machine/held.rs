@@ -30,7 +30,7 @@ pub struct HeldSeen {
 /// Decides. No window opens, or stays open; a rule that applies, and about which there is no doubt, says what the Machine becomes.
 pub fn plan(seen: &Observed, now: Timestamp) -> Plan {
     // What an update, or maintenance that is over, had asked of its Node: nobody goes on with it now.
-    let uncordon = uncordon(seen).filter(|_| !seen.machine.spec.maintenance);
+    let uncordon = uncordon(seen).filter(|_| seen.machine.spec.maintenance.is_none());
     let actions = restart_no_more(seen).into_iter().chain(uncordon).chain(approval(seen)).collect();
     Plan { actions, status: Some(next_status(seen, now)), requeue: Some(REST) }
 }
@@ -74,6 +74,8 @@ fn next_status(seen: &Observed, now: Timestamp) -> MachineStatus {
         observed_generation: generation,
         node_name: seen.own_node().map(|node| node.name.clone()),
         intent: before.intent.clone().map(closed),
+        // Its box boots something else now.
+        maintenance: None,
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
         install: seen.install.clone().map(Box::new),

@@ -5,6 +5,7 @@ pub mod events;
 pub mod fold;
 pub mod hardware;
 pub mod held;
+pub mod maintenance;
 pub mod observe;
 pub mod phase;
 pub mod plan;

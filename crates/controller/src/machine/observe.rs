@@ -9,15 +9,15 @@ use magnetite_api::{
     claim::Decision,
     conditions::reason,
     install::{InstallStatus, WipeState, WipeStatus},
-    machine::DeletionPolicy,
-    profile::JoinMode,
+    machine::{DeletionPolicy, IntentState},
+    profile::{JoinMode, OnReboot},
     report::{BootRecord, Inventory},
     update::UpdateSpec,
 };
 use magnetite_boot::{
     discovery::{Known, identify},
     fleet::Conflict,
-    select::{Chosen, profile_for},
+    select::{Chosen, Profiles, profile_for},
 };
 
 use super::{fold, held::HeldSeen};
@@ -59,6 +59,8 @@ pub struct Observed {
     pub install: Option<InstallStatus>,
     /// Where it stands among those that are to be wiped.
     pub wipe: WipeSeen,
+    /// Where it stands among those that are to be installed anew; nothing, if it is not one of them.
+    pub reinstall: Option<Turn>,
     /// The Node of its node name.
     pub node: Option<NodeSeen>,
     /// Its claims.
@@ -82,6 +84,22 @@ pub struct WipeSeen {
     pub limit: usize,
 }
 
+/// A place among machines of which only so many may be dealt with at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// How many come before it: those that were begun, and those before it by name.
+    pub before: usize,
+    /// How many may be dealt with at once.
+    pub limit: usize,
+}
+
+impl Turn {
+    /// True while it has to wait.
+    pub fn waits(self) -> bool {
+        self.before >= self.limit
+    }
+}
+
 /// What matters of a Profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProfileSeen {
@@ -89,6 +107,8 @@ pub struct ProfileSeen {
     pub name: String,
     /// Its revision.
     pub revision: String,
+    /// Whether its system is booted over the network each time.
+    pub lives_in_memory: bool,
     /// How its machines join.
     pub join: JoinMode,
     /// What stands in the way of booting this Machine.
@@ -174,6 +194,7 @@ pub fn observe(machine: &Arc<Machine>, ctx: &Context) -> Observed {
         inventory,
         install: fold::install_of(machine, &reports),
         wipe: wipe(machine, fold::wipe_of(machine, &reports), ctx),
+        reinstall: reinstall(machine, ctx),
         node: stores.node(&node_name).map(|node| NodeSeen::of(&node)),
         claims,
         open_requests: requests.iter().map(|csr| csr.name_any()).collect(),
@@ -224,6 +245,32 @@ fn wipe(machine: &Machine, reported: Option<WipeStatus>, ctx: &Context) -> WipeS
     WipeSeen { reported, before, limit }
 }
 
+/// Machines whose disk is to be overwritten by another `spec.bootIntent`, in an order that all reconciles see alike (threats.md, R9): a slip in
+/// a template must not take a fleet. An update's intents have a ceiling of their own, and a box that never was anything has nothing to lose.
+fn reinstall(machine: &Machine, ctx: &Context) -> Option<Turn> {
+    let profiles = Profiles::read(&ctx.stores.profiles.state());
+    let mine = place(machine, &profiles)?;
+    let first = |other: &Machine| {
+        place(other, &profiles).is_some_and(|place| (place, other.name_any()) < (mine, machine.name_any()))
+    };
+    let before = ctx.stores.machines.state_filter(first).len();
+    let limit = ceiling(None, ctx.stores.machines.len()).min(ctx.settings.reinstalls_at_once.unwrap_or(usize::MAX));
+    Some(Turn { before, limit })
+}
+
+/// Which of the machines that are installed anew come first: those whose window is open (false). Nothing, for a machine that is none of them.
+pub(super) fn place(machine: &Machine, profiles: &Profiles) -> Option<bool> {
+    let status = machine.status.as_ref()?;
+    let was_something = status.identity.is_some() || status.install.is_some();
+    let stays = machine.metadata.deletion_timestamp.is_none() && !machine.is_held();
+    let (intent, declared) = (status.intent.as_ref()?, machine.declared_intent());
+    let update = status.update.as_ref().is_some_and(|update| update.base == declared && update.intent != declared);
+    let waits = intent.id != declared && !update;
+    let begun = intent.id == declared && intent.state == IntentState::Open;
+    let installs = || profiles.of(machine).is_ok_and(|profile| profile.spec.install.is_some());
+    (was_something && stays && (waits || begun) && installs()).then_some(waits)
+}
+
 /// The fleet knows who shares an address; a shared node name is as bad, since only one box can have it.
 fn conflicts(machine: &Machine, name: &str, node_name: &str, ctx: &Context) -> Vec<Conflict> {
     let mut conflicts = ctx.stores.fleet().conflicts(machine);
@@ -250,6 +297,7 @@ fn profile(machine: &Arc<Machine>, inventory: Option<&Inventory>, ctx: &Context)
     Ok(ProfileSeen {
         name: found.name().map(|name| name.into_owned()).unwrap_or_default(),
         revision: found.revision().to_owned(),
+        lives_in_memory: found.spec.install.is_none() && found.spec.boot.on_reboot == OnReboot::Network,
         join: found.spec.join.mode,
         trouble,
         unreported: files == Files::Unknown,

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use magnetite_api::{
     Phase,
-    conditions::{self, CLAIMED, IDENTITY_UNIQUE, JOINED, PROFILE_READY, WINDOW_OPEN, reason},
+    conditions::{self, CLAIMED, IDENTITY_UNIQUE, JOINED, MAINTENANCE, PROFILE_READY, WINDOW_OPEN, reason},
     machine::{IntentState, IntentStatus},
     power::{PowerState, PowerWanted},
     profile::JoinMode,
@@ -53,15 +53,20 @@ pub struct Facts<'a> {
     pub conditions: &'a [Condition],
     /// The intent, as it will be.
     pub intent: &'a IntentStatus,
+    /// Whether its box runs a system in memory, out of service, or is on its way there.
+    pub in_memory: bool,
     /// The moment.
     pub now: Timestamp,
 }
 
 /// Derives.
 pub fn derive(facts: &Facts<'_>) -> Verdict {
-    let Facts { seen, conditions, intent, now } = *facts;
+    let Facts { seen, conditions, intent, in_memory, now } = *facts;
     if seen.machine.metadata.deletion_timestamp.is_some() {
         return verdict(Phase::Pending, reason::DELETING, "the Machine is being deleted; its window is closed");
+    }
+    if in_memory {
+        return from(conditions, MAINTENANCE, Phase::Maintenance);
     }
     if seen.join() == Some(JoinMode::None) && intent.state == IntentState::Fulfilled {
         return rebooting(facts, None).unwrap_or_else(|| {
@@ -110,7 +115,7 @@ fn stopped(conditions: &[Condition]) -> Option<Verdict> {
 
 /// A machine with a Node and the certificate of this intent.
 fn joined(facts: &Facts<'_>, node: &NodeSeen) -> Verdict {
-    let Facts { seen, conditions, intent, now } = *facts;
+    let Facts { seen, conditions, intent, in_memory: _, now } = *facts;
     if let Some(rebooting) = rebooting(facts, node.heartbeat) {
         return rebooting;
     }
@@ -150,7 +155,7 @@ fn says(node: &NodeSeen) -> String {
 
 /// A joined machine that boots again: from its firmware's first word until its kubelet's next one.
 fn rebooting(facts: &Facts<'_>, heartbeat: Option<Timestamp>) -> Option<Verdict> {
-    let Facts { seen, conditions: _, intent, now } = *facts;
+    let Facts { seen, conditions: _, intent, in_memory: _, now } = *facts;
     let boot = seen.boot_of(intent)?;
     let ends = boot.last_seen.0 + REBOOT_LIMIT;
     let (since, last) = match seen.join() {
@@ -169,7 +174,7 @@ fn rebooting(facts: &Facts<'_>, heartbeat: Option<Timestamp>) -> Option<Verdict>
 
 /// A key is bound in this intent, and the Node is not there yet.
 fn joining(facts: &Facts<'_>) -> Verdict {
-    let Facts { seen, conditions, intent, now } = *facts;
+    let Facts { seen, conditions, intent, in_memory: _, now } = *facts;
     let identity = seen.before().and_then(|status| status.identity.as_ref());
     let bound = identity.map(|identity| identity.bound_at.0);
     let after = seen.boot_of(intent).filter(|boot| bound.is_some_and(|bound| boot.last_seen.0 >= bound));
@@ -196,7 +201,7 @@ fn joining(facts: &Facts<'_>) -> Verdict {
 
 /// The window's time ran out and no key was bound.
 fn expired(facts: &Facts<'_>) -> Verdict {
-    let Facts { seen, conditions: _, intent, now } = *facts;
+    let Facts { seen, conditions: _, intent, in_memory: _, now } = *facts;
     let last = match seen.boot_of(intent) {
         None => format!("the box was never seen: {}{}", Reason::NeverAsked.hint(), bmc_says(seen)),
         Some(boot) => match boot.standing_failure() {
@@ -214,7 +219,7 @@ fn expired(facts: &Facts<'_>) -> Verdict {
 
 /// The window is open and no key is bound.
 fn open(facts: &Facts<'_>) -> Verdict {
-    let Facts { seen, conditions, intent, now } = *facts;
+    let Facts { seen, conditions, intent, in_memory: _, now } = *facts;
     let Some(boot) = seen.boot_of(intent) else {
         let node = seen.own_node();
         let update = seen.update().filter(|update| update.stage.is_active() && update.intent == intent.id);

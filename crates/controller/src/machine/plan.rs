@@ -7,15 +7,15 @@ use jiff::{SignedDuration, Timestamp};
 use magnetite_api::{
     Phase,
     conditions::{self, READY, Status},
-    machine::{DeletionPolicy, IntentState, IntentStatus, MachineStatus},
+    machine::{DeletionPolicy, IntentState, IntentStatus, MachineStatus, MaintenanceStatus},
     names::FINALIZER,
     time::seconds,
     update::UpdateStatus,
 };
 
 use super::{
-    hardware, held,
-    observe::{ClaimSeen, Observed},
+    hardware, held, maintenance,
+    observe::{ClaimSeen, Observed, Turn},
     phase::{self, Facts},
     status,
     update::{self, Next},
@@ -25,6 +25,8 @@ use crate::{discovery::rules::Approval, drain::PodSeen, node::marks::Marks};
 
 /// Hardware changes without telling: a Machine is looked at again at least this often.
 pub const REST: Duration = Duration::from_secs(300);
+/// Until the next look at those that come first.
+pub const QUEUE: Duration = Duration::from_secs(15);
 /// Decided claims that are kept, for people to read.
 const DECIDED: usize = 10;
 /// Undecided claims that are kept. The first ones are: first come, first served.
@@ -126,15 +128,20 @@ fn live(seen: &Observed, now: Timestamp) -> Plan {
     if seen.machine.spec.hold {
         return held::plan(seen, now);
     }
+    if let Some(plan) = maintenance::plan(seen, now) {
+        return plan;
+    }
     let present = intent(seen, seen.machine.wanted_intent(), now);
     let booted = update::booted_revision(seen, &present);
     let Next { update, until: moves } = update::next(seen, &present, booted.as_deref(), now);
     // An update that gets so far opens a window of its own, in the same write.
     let wanted = update.as_deref().map_or(seen.machine.declared_intent(), |update| update.intent.as_str());
+    let queued = waits_its_turn(seen, wanted);
     let intent = intent(seen, wanted, now);
+    let out_of_service = maintenance::begin(seen, &intent, update.as_deref(), now);
     let mut actions: Vec<Action> = stale(&seen.claims, seen).collect();
     actions.extend(update::at_the_node(seen, update.as_deref()));
-    let (status, until) = next_status(seen, &intent, booted, update, now);
+    let (status, until) = next_status(seen, &intent, booted, update, out_of_service, now);
     let until = until.into_iter().chain(moves).min();
     if let (Some(node), Ok(profile)) = (seen.own_node(), &seen.profile)
         && !node.carries(&profile.marks)
@@ -145,6 +152,7 @@ fn live(seen: &Observed, now: Timestamp) -> Plan {
     let wait = until.map(|until| until.duration_since(now).max(SignedDuration::ZERO) + SignedDuration::from_secs(1));
     let wait = wait.and_then(|wait| Duration::try_from(wait).ok());
     let wait = wait.map_or(REST, |wait| wait.min(REST));
+    let wait = if queued { wait.min(QUEUE) } else { wait };
     let wait = if seen.drains() && seen.pods.as_ref().is_none_or(|drain| !drain.pods.is_empty()) {
         wait.min(update::DRAIN_PAUSE)
     } else {
@@ -166,7 +174,7 @@ fn leave(seen: &Observed, now: Timestamp) -> Plan {
     {
         let closed = IntentStatus { state: IntentState::Expired, ..intent };
         let before = seen.before().cloned().unwrap_or_default();
-        let (status, _) = next_status(seen, &closed, before.booted_revision, before.update, now);
+        let (status, _) = next_status(seen, &closed, before.booted_revision, before.update, None, now);
         return Plan { actions: vec![], status: Some(status), requeue: Some(Duration::from_secs(1)) };
     }
     let forgotten = forget(seen);
@@ -206,7 +214,16 @@ pub(super) fn forget(seen: &Observed) -> impl Iterator<Item = Action> + '_ {
 
 /// The intent as it should be: opened when the spec, or an update, names another, closed by success or by time.
 fn intent(seen: &Observed, wanted: &str, now: Timestamp) -> IntentStatus {
-    let known = seen.before().and_then(|status| status.intent.clone()).filter(|intent| intent.id == wanted);
+    let before = seen.before().and_then(|status| status.intent.clone());
+    let (known, other) = before
+        .map_or((None, None), |intent| if intent.id == wanted { (Some(intent), None) } else { (None, Some(intent)) });
+    // The window of before closes; that in which its disk is overwritten opens when it is its turn.
+    if let Some(other) = other.filter(|_| waits_its_turn(seen, wanted)) {
+        return match other.state {
+            IntentState::Open => IntentStatus { state: IntentState::Expired, ..other },
+            IntentState::Fulfilled | IntentState::Expired | IntentState::Frozen => other,
+        };
+    }
     let Some(intent) = known else {
         let window = SignedDuration::from_secs(seen.machine.spec.boot_window_seconds.into());
         return IntentStatus {
@@ -231,11 +248,17 @@ fn intent(seen: &Observed, wanted: &str, now: Timestamp) -> IntentStatus {
     IntentStatus { state, ..intent }
 }
 
+/// Whether others come first whose disks are overwritten by another `spec.bootIntent`.
+pub(super) fn waits_its_turn(seen: &Observed, wanted: &str) -> bool {
+    wanted == seen.machine.declared_intent() && seen.reinstall.is_some_and(Turn::waits)
+}
+
 pub(super) fn next_status(
     seen: &Observed,
     intent: &IntentStatus,
     booted_revision: Option<String>,
     update: Option<Box<UpdateStatus>>,
+    maintenance: Option<MaintenanceStatus>,
     now: Timestamp,
 ) -> (MachineStatus, Option<Timestamp>) {
     let before = seen.before().cloned().unwrap_or_default();
@@ -247,8 +270,10 @@ pub(super) fn next_status(
         now,
     );
     let mut conditions = status::conditions(seen, intent, hardware_change.as_ref(), now);
-    conditions.extend(status::service(seen, booted_revision.as_deref(), update.as_deref(), now));
-    let verdict = phase::derive(&Facts { seen, conditions: &conditions, intent, now });
+    let runs = (booted_revision.as_deref(), update.as_deref());
+    conditions.extend(status::service(seen, intent, runs, maintenance.as_ref(), now));
+    let in_memory = maintenance.is_some();
+    let verdict = phase::derive(&Facts { seen, conditions: &conditions, intent, in_memory, now });
     let ready = verdict.phase == Phase::Ready;
     let generation = seen.machine.metadata.generation;
     conditions.push(conditions::condition(
@@ -271,6 +296,7 @@ pub(super) fn next_status(
         profile_revision: profile.map(|profile| profile.revision.clone()),
         booted_revision,
         update,
+        maintenance: maintenance.map(Box::new),
         intent: Some(intent.clone()),
         // These three are the claim's to write. What was read is written back, and the resourceVersion sees to it
         // that it is still what is there.

@@ -10,7 +10,7 @@ use magnetite_api::{
         Status::{False, True, Unknown},
         UNCONTESTED, UP_TO_DATE, WINDOW_OPEN, reason,
     },
-    machine::{HardwareChange, IntentState, IntentStatus, MachineStatus},
+    machine::{HardwareChange, IntentState, IntentStatus, MachineStatus, MaintenanceStatus},
     profile::JoinMode,
     report::{BootRecord, BootStepName},
     time::seconds,
@@ -18,7 +18,8 @@ use magnetite_api::{
 };
 
 use super::{
-    observe::{ClaimSeen, Observed},
+    maintenance,
+    observe::{ClaimSeen, Observed, Turn},
     update,
 };
 use crate::node::{NodeSeen, Readiness, SKEW};
@@ -114,12 +115,18 @@ pub fn conditions(
 }
 
 /// Whether it runs what it should, and whether it is out of service where it should be.
-pub fn service(seen: &Observed, booted: Option<&str>, update: Option<&UpdateStatus>, now: Timestamp) -> Vec<Condition> {
+pub fn service(
+    seen: &Observed,
+    intent: &IntentStatus,
+    (booted, update): (Option<&str>, Option<&UpdateStatus>),
+    maintenance: Option<&MaintenanceStatus>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let before = seen.before().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let generation = seen.machine.metadata.generation;
     let each = [
         Some((UP_TO_DATE, update::up_to_date(seen, booted, update))),
-        update::maintenance(seen).map(|says| (MAINTENANCE, says)),
+        maintenance::condition(seen, intent, update, maintenance, now).map(|says| (MAINTENANCE, says)),
     ];
     let condition = |(kind, (status, reason, message)): (&str, Says)| {
         conditions::condition(before, kind, status, reason, message, generation, &seconds(now))
@@ -157,6 +164,14 @@ fn profile(seen: &Observed) -> Says {
 fn window(seen: &Observed, intent: &IntentStatus) -> Says {
     let IntentStatus { id, state, opened_at: _, expires_at } = intent;
     let until = &expires_at.0;
+    let wanted = seen.machine.wanted_intent();
+    if let Some(Turn { before, limit }) = seen.reinstall.filter(|turn| turn.waits() && id != wanted) {
+        let message = format!(
+            "the window of intent {wanted} waits: {before} machines that are installed anew come first, and at most {limit} are at once \
+             (--reinstalls-at-once of the controller)"
+        );
+        return (False, reason::REINSTALL_PENDING, message);
+    }
     match state {
         // Nothing but its wiping opens one then.
         IntentState::Open if seen.machine.metadata.deletion_timestamp.is_some() => {

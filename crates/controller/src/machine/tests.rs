@@ -3,6 +3,7 @@
 mod fold;
 mod phases;
 mod properties;
+mod reinstall;
 mod update;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ fn observed(machine: Machine) -> Observed {
     let profile = ProfileSeen {
         name: "p".into(),
         revision: "0123456789".into(),
+        lives_in_memory: true,
         join: JoinMode::Certificate,
         trouble: None,
         unreported: false,
@@ -46,6 +48,7 @@ fn observed(machine: Machine) -> Observed {
         boot: None,
         inventory: None,
         install: None,
+        reinstall: None,
         wipe: WipeSeen { limit: 10, ..WipeSeen::default() },
         node: None,
         claims: vec![],

@@ -48,7 +48,7 @@ impl Observed {
 
     /// True if the Pods of its Node have to be looked at: they are to leave it, and no new ones come.
     pub fn drains(&self) -> bool {
-        let wanted = self.machine.spec.maintenance
+        let wanted = self.machine.spec.maintenance.is_some()
             || self.update().is_some_and(|update| update.stage == UpdateStage::Draining)
             || self.machine.wanted_wipe().is_some_and(|wipe| wipe.state == WipeState::Draining);
         wanted && self.own_node().is_some_and(|node| node.unschedulable && node.readiness == Readiness::Ready)
@@ -339,7 +339,7 @@ pub(super) fn waits_for(seen: &Observed) -> Option<(&'static str, String)> {
 }
 
 /// The boot that the agent was asked to end for this intent.
-fn asked_boot<'a>(node: &'a NodeSeen, intent: &str) -> Option<&'a str> {
+pub(super) fn asked_boot<'a>(node: &'a NodeSeen, intent: &str) -> Option<&'a str> {
     let (id, boot) = node.restart.as_deref()?.rsplit_once('@')?;
     (id == intent).then_some(boot)
 }
@@ -356,7 +356,7 @@ pub fn at_the_node(seen: &Observed, next: Option<&UpdateStatus>) -> Vec<Action> 
     let away = |stage: Option<UpdateStage>| {
         matches!(stage, Some(UpdateStage::Draining | UpdateStage::Restarting | UpdateStage::Booting))
     };
-    let maintenance = seen.machine.spec.maintenance;
+    let maintenance = seen.machine.spec.maintenance.is_some();
     let mut actions = Vec::new();
     if maintenance || away(stage(written)) && away(stage(next)) {
         let leave = maintenance || stage(next) == Some(UpdateStage::Draining);
@@ -417,27 +417,4 @@ pub fn up_to_date(
         }
         _ => (False, reason::OLD_REVISION, old),
     }
-}
-
-/// What the condition `Maintenance` says, where the spec asks for it.
-pub fn maintenance(seen: &Observed) -> Option<(Status, &'static str, String)> {
-    if !seen.machine.spec.maintenance {
-        return None;
-    }
-    let Some(node) = seen.own_node() else {
-        return Some((True, reason::DRAINED, "the machine has no Node".to_owned()));
-    };
-    if node.readiness != Readiness::Ready {
-        let message = format!(
-            "the Node {} takes no new Pods; its kubelet does not answer, so whether its Pods end cannot be seen",
-            node.name
-        );
-        return Some((Unknown, reason::NODE_NOT_READY, message));
-    }
-    Some(match waits_for(seen) {
-        None => {
-            (True, reason::DRAINED, format!("the Node {} takes no new Pods and has none that could leave", node.name))
-        }
-        Some((why, message)) => (False, why, message),
-    })
 }

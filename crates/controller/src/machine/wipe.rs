@@ -16,14 +16,12 @@ use magnetite_api::{
 
 use super::{
     observe::Observed,
-    plan::{self, Action, Plan, forget, next_status},
+    plan::{self, Action, Plan, QUEUE, forget, next_status},
     update::{DRAIN_PAUSE, cordon, evict, waits_for},
 };
 
 /// After so long without a word from the box somebody should look (threats.md, R21).
 const PATIENCE: SignedDuration = SignedDuration::from_mins(30);
-/// Until the next look at those that come first.
-const QUEUE: Duration = Duration::from_secs(15);
 
 /// What to do until the box is wiped; nothing, once it is: then the Machine goes as every other.
 pub fn plan(seen: &Observed, now: Timestamp) -> Option<Plan> {
@@ -34,7 +32,7 @@ pub fn plan(seen: &Observed, now: Timestamp) -> Option<Plan> {
     let wipe = next(seen, before, now);
     let intent = window(seen, &wipe, now);
     let kept = seen.before().cloned().unwrap_or_default();
-    let (mut status, _) = next_status(seen, &intent, kept.booted_revision, kept.update, now);
+    let (mut status, _) = next_status(seen, &intent, kept.booted_revision, kept.update, None, now);
     let Says { phase, reason, message } = says(seen, &wipe, now);
     let generation = seen.machine.metadata.generation;
     let held = status.conditions.iter().position(|condition| condition.type_ == READY);

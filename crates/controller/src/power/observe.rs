@@ -185,7 +185,7 @@ pub fn allows(list: &str, host: &str) -> bool {
 }
 
 fn network(machine: &Machine, ctx: &Context) -> Network {
-    if machine.spec.hold {
+    if machine.is_held() {
         return Network::Yes;
     }
     let intent = machine.status.as_ref().and_then(|status| status.intent.as_ref());

@@ -42,7 +42,7 @@ fn member(machine: &Machine, join: JoinMode, stores: &Stores) -> Member {
         ran: booted.is_some() || identity.is_some_and(|identity| identity.issued_at.is_some()),
         ready,
         down_since: (!ready).then(|| since(machine)).flatten(),
-        maintenance: machine.spec.maintenance,
+        maintenance: machine.spec.maintenance.is_some(),
         leaving: machine.metadata.deletion_timestamp.is_some(),
         booted,
         number: update.map_or(0, |update| update.number),

@@ -1,6 +1,6 @@
 //! The life of a box that nobody declared: it is found, a rule says what it becomes, its BMC switches it on, its system is installed to its
-//! disk, once in an intent, it joins, boots from there although the firmware tries the network first, and is wiped in the end: read from the
-//! host, beside all that is told.
+//! disk, once in an intent, it joins, boots from there although the firmware tries the network first, is out of service for a while, and is
+//! wiped in the end: read from the host, beside all that is told. The controller is killed at each turn.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use super::same::{Before, again};
 use crate::bmc::{self, PASSWORD, Redfish, SECRET};
 use crate::clock;
 use crate::guest::disk::{self, DiskImage};
+use crate::kubectl::condition;
 use crate::magnetite::{self, Binaries, Magnetite};
 use crate::prepare::Prepared;
 use crate::proc::{Cmd, tail};
@@ -59,10 +60,12 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
 
     scene.site.apply(&look(prepared)?)?;
     scene.found(binaries, &spec, progress)?;
+    scene.kill("it is found", progress)?;
     scene.approved(&spec, progress)?;
 
     let step = progress.step("its power is cut in the middle of the install");
     scene.told("Installing")?;
+    scene.kill("it is being installed", progress)?;
     wait::until("something to be on the disk", LONG, || Ok(written(&scene.disk)?.then_some(())))?;
     {
         // Nobody switches it on again while it is looked at.
@@ -77,6 +80,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let installed = scene.told("Installed")?;
     ensure!(installed["intent"] == "created", "it was installed in another intent: {installed}");
     ensure!(image.boots(&scene.disk)?, "its disk does not begin as the image does");
+    scene.kill("it is installed", progress)?;
     step.note("installed");
     let ready = magnetite::wait_phase(&mut scene.site, NAME, "Ready", LONG);
     ready.with_context(|| scene.words())?;
@@ -93,6 +97,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     ensure!(after == installed, "something was installed: {installed}, then {after}");
     step.done("Ready from its disk: the same Node, intent and key, no new claim, nothing installed");
 
+    scene.out_of_service(binaries, &installed, progress)?;
     scene.wiped(progress)?;
     redfish.check()?;
     scene.magnetite.check()
@@ -173,11 +178,60 @@ impl Scene {
         });
         let approved = approved.with_context(|| self.words())?;
         ensure!(approved["spec"]["hold"].is_null(), "it is held still: {approved}");
+        self.kill("a rule approved it", progress)?;
         let switched = wait::until("its BMC to switch it on", LONG, || {
             Ok((self.rack.acts(NAME) == ["boot pxe", "on"]).then_some(()))
         });
         switched.with_context(|| self.words())?;
         step.done("it switched itself off, and its BMC switched it on, from the network");
+        Ok(())
+    }
+
+    /// `kill -9` of the controller; another begins where it was.
+    fn kill(&mut self, turn: &str, progress: &Progress) -> Result<()> {
+        self.magnetite.kill_controller()?;
+        self.magnetite.start_controller(&self.site)?;
+        progress.line(format!("kill -9 of the controller: {turn}"));
+        Ok(())
+    }
+
+    /// A person takes it out of service, and gives it back: it waits in memory in between, and comes back from its disk as it was.
+    fn out_of_service(&mut self, binaries: &Binaries, installed: &Value, progress: &Progress) -> Result<()> {
+        let step = progress.step("it is taken out of service: its BMC restarts it into memory");
+        // Its system takes no notice of a button.
+        let quick = r#"{"spec":{"bmc":{"shutdownSeconds":3}}}"#;
+        self.site.kubectl(&["patch", "machine", NAME, "--type=merge", "-p", quick])?;
+        let before = Before::of(&self.site, NAME)?;
+        self.plugin(binaries, &["maintenance", NAME])?;
+        let begun = self.site.wait_until("its restart to be wanted", SOON, |site| {
+            let status = magnetite::machine_status(site, NAME)?;
+            Ok((status["maintenance"]["stage"] == "Restarting").then_some(()))
+        });
+        begun.with_context(|| self.words())?;
+        self.kill("it is to restart into memory", progress)?;
+        let there = self.site.wait_until("it to be in memory", LONG, |site| {
+            let machine = site.admin().json(&["get", "machine", NAME])?;
+            Ok((condition(&machine, "Maintenance").as_deref() == Some("True")).then_some(machine))
+        });
+        let there = there.with_context(|| self.words())?;
+        ensure!(there["status"]["phase"] == "Maintenance", "it is not in maintenance: {there}");
+        let node = self.site.admin().json(&["get", "node", NAME])?;
+        ensure!(node["spec"]["unschedulable"] == true, "its Node takes Pods: {node}");
+        self.kill("it is in memory", progress)?;
+        step.done("Maintenance is True: its Node is closed, and its agent waits in memory");
+
+        let step = progress.step("it is given back");
+        self.plugin(binaries, &["maintenance", NAME, "--off"])?;
+        again(&mut self.site, NAME, LONG, &before).with_context(|| self.words())?;
+        let open = self.site.wait_until("its Node to take Pods", SOON, |site| {
+            let node = site.admin().json(&["get", "node", NAME])?;
+            Ok(node["spec"]["unschedulable"].is_null().then_some(()))
+        });
+        open.with_context(|| self.words())?;
+        let ready = magnetite::wait_phase(&mut self.site, NAME, "Ready", LONG);
+        let after = ready.with_context(|| self.words())?["install"].clone();
+        ensure!(after == *installed, "something was installed: {installed}, then {after}");
+        step.done("Ready from its disk: the same Node, intent and key, no new claim, nothing installed");
         Ok(())
     }
 
@@ -206,14 +260,7 @@ impl Scene {
     fn wiped(&mut self, progress: &Progress) -> Result<()> {
         let step = progress.step("its Machine is deleted, and its disk is to be wiped: its BMC restarts it");
         let site = &self.site;
-        site.kubectl(&[
-            "patch",
-            "machine",
-            NAME,
-            "--type=merge",
-            "-p",
-            r#"{"spec":{"deletionPolicy":"Wipe","bmc":{"shutdownSeconds":3}}}"#,
-        ])?;
+        site.kubectl(&["patch", "machine", NAME, "--type=merge", "-p", r#"{"spec":{"deletionPolicy":"Wipe"}}"#])?;
         ensure!(!zero(&self.disk, DISK)?, "there is nothing to wipe");
         site.kubectl(&["delete", "machine", NAME, "--wait=false"])?;
         let opened = self.site.wait_until("the window in which it is wiped", SOON, |site| {
@@ -223,6 +270,13 @@ impl Scene {
                 .then_some(()))
         });
         opened.with_context(|| self.words())?;
+        self.kill("it is to be wiped", progress)?;
+        let wiping = self.site.wait_until("its agent to wipe", LONG, |site| {
+            let Some(machine) = site.admin().get(&["machine", NAME])? else { return Ok(Some(())) };
+            Ok((machine["status"]["wipe"]["state"] == "Wiping").then_some(()))
+        });
+        wiping.with_context(|| self.words())?;
+        self.kill("it is being wiped", progress)?;
         let gone = self.site.wait_until("the Machine to be gone", LONG, |site| {
             Ok(site.admin().get(&["machine", NAME])?.is_none().then_some(()))
         });

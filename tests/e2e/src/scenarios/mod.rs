@@ -67,7 +67,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "install",
-        about: "a UEFI box that nobody declared is found, approved by a rule, switched on by its BMC; it installs its system, though its power is cut, joins from its disk, installs nothing again, and is wiped",
+        about: "a UEFI box that nobody declared is found, approved by a rule, switched on by its BMC; it installs its system, though its power is cut, joins from its disk, installs nothing again, waits in memory while it is out of service, and is wiped; the controller is killed at each turn",
         alone: false,
         run: install::run,
     },

@@ -3,10 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use magnetite_api::{
-    Architecture, Machine, MachineSpec,
+    Architecture, Machine, MachineSpec, MachineStatus,
+    install::{WipeState, WipeStatus},
     join::{Held, InventoryAnswer, InventoryRequest},
+    machine::{DeletionPolicy, IntentState, IntentStatus, MaintenanceStage, MaintenanceStatus},
     power::PowerWanted,
     report::{Inventory, Nic},
+    time::seconds,
 };
 use magnetite_boot::{
     fleet::{Fleet, Found, Identity},
@@ -56,6 +59,14 @@ async fn ask(site: &Site, agent: &str) -> InventoryAnswer {
     serde_json::from_slice(&answer.body).unwrap()
 }
 
+/// What the agent is told by the Ignition config.
+fn environment(config: &str) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let config: serde_json::Value = serde_json::from_str(config).unwrap();
+    let environment = config["storage"]["files"][1]["contents"]["source"].as_str().unwrap();
+    String::from_utf8(STANDARD.decode(environment.strip_prefix("data:;base64,").unwrap()).unwrap()).unwrap()
+}
+
 /// A Machine of the box.
 fn declare(site: &Site, change: impl Fn(&mut Machine)) {
     let spec = MachineSpec { macs: vec![MAC.parse().unwrap()], profile: Some("p".into()), ..MachineSpec::default() };
@@ -82,14 +93,7 @@ async fn a_box_that_nobody_declares_boots_to_tell_what_it_is_made_of() {
     let script = get(&site, &format!("{boot}/boot.ipxe")).await.text();
     assert!(script.contains(&format!("{boot}/kernel")) && script.contains(NAME), "{script}");
     assert_eq!(get(&site, &format!("{boot}/kernel")).await.body, KERNEL);
-    let config = get(&site, &format!("{boot}/config.ign")).await.text();
-    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
-    let environment = config["storage"]["files"][1]["contents"]["source"].as_str().unwrap();
-    let environment = environment.strip_prefix("data:;base64,").unwrap();
-    let environment = {
-        use base64::{Engine, engine::general_purpose::STANDARD};
-        String::from_utf8(STANDARD.decode(environment).unwrap()).unwrap()
-    };
+    let environment = environment(&get(&site, &format!("{boot}/config.ign")).await.text());
     assert!(environment.contains("MAGNETITE_TASK=inventory\n") && environment.contains(&agent), "{environment}");
     let told = ask(&site, &agent).await;
     assert_eq!((told.next, told.machine.as_str()), (Held::Wait, NAME));
@@ -144,6 +148,63 @@ async fn a_box_goes_on_with_its_link_when_its_machine_is_made_and_until_it_is_to
         machine.spec.power = Some(PowerWanted::On);
     });
     assert_eq!(ask(&site, &agent).await.next, Held::PowerOff);
+}
+
+/// One that is deleted to be wiped is told to restart, and to nothing more by the link that it had as a held one.
+#[tokio::test]
+async fn a_box_that_was_held_is_let_go_to_be_wiped() {
+    let site = Site::with(|app| {
+        app.discovery = Discovery::of(Some("p"));
+        app.cluster = api(|_| None);
+    })
+    .await;
+    declare(&site, |machine| machine.spec.hold = true);
+    let (boot, agent) = links(&site);
+    declare(&site, |machine| {
+        machine.spec.hold = true;
+        machine.spec.deletion_policy = DeletionPolicy::Wipe;
+        machine.metadata.deletion_timestamp = Some(seconds(clock::now()));
+        let (intent, state, at) = ("wipe-1".to_owned(), WipeState::Waiting, seconds(clock::now()));
+        let wipe = WipeStatus { intent, state, disks: Vec::new(), at, message: None };
+        machine.status = Some(MachineStatus { wipe: Some(Box::new(wipe)), ..MachineStatus::default() });
+    });
+    assert_eq!(ask(&site, &agent).await.next, Held::Restart);
+    assert_eq!(get(&site, &format!("{boot}/kernel")).await.status, StatusCode::NOT_FOUND);
+    let wipe = Request::get(format!("{agent}/wipe")).body(Body::empty()).unwrap();
+    assert_eq!(send(private(&site.app).into_router(), wipe).await.status, StatusCode::NOT_FOUND);
+}
+
+/// It boots its own Profile's system to wait in it, with no `--discovery`, and what it runs there is no revision of anything.
+#[tokio::test]
+async fn a_machine_out_of_service_waits_in_memory_until_it_is_let_go() {
+    let site = Site::with(|app| app.cluster = api(|_| None)).await;
+    let out = |machine: &mut Machine| {
+        let at = seconds(clock::now());
+        let (id, stage) = ("maintenance-1".to_owned(), MaintenanceStage::Restarting);
+        let maintenance = MaintenanceStatus { id, stage, since: at.clone() };
+        let (id, state) = ("created".to_owned(), IntentState::Fulfilled);
+        let intent = IntentStatus { id, state, opened_at: at.clone(), expires_at: at };
+        let (maintenance, intent) = (Some(Box::new(maintenance)), Some(intent));
+        machine.status = Some(MachineStatus { maintenance, intent, ..MachineStatus::default() });
+    };
+    declare(&site, out);
+    let (boot, agent) = links(&site);
+    let script = get(&site, &format!("{boot}/boot.ipxe")).await.text();
+    assert!(script.contains("kernel"), "{script}");
+    let config = get(&site, &format!("{boot}/config.ign")).await.text();
+    assert!(environment(&config).contains("MAGNETITE_TASK=inventory\n"), "{config}");
+    let told = ask(&site, &agent).await;
+    assert!(told.next == Held::Wait && told.message.contains("maintenance gpu-7 --off"), "{told:?}");
+    let boot = site.app.records.get("gpu-7").unwrap();
+    assert_eq!(boot.boot.revision, None, "it does not run its Profile");
+    declare(&site, |machine| {
+        out(machine);
+        machine.status.as_mut().unwrap().maintenance = None;
+        let bmc = serde_json::json!({ "redfish": { "url": "https://10.0.8.21" }, "credentials": "c" });
+        machine.spec.bmc = Some(Box::new(serde_json::from_value(bmc).unwrap()));
+        machine.spec.power = Some(PowerWanted::On);
+    });
+    assert_eq!(ask(&site, &agent).await.next, Held::Restart, "to the system on its disk, for which no BMC is needed");
 }
 
 #[tokio::test]

@@ -5,7 +5,10 @@ use magnetite_api::names::{ANNOTATION_APPROVED_BY, ANNOTATION_DISCOVERED_BY};
 use magnetite_api::{
     Fingerprint, MachineStatus, Phase,
     claim::Decision,
-    machine::{DeletionPolicy, IdentityStatus, IntentState, IntentStatus},
+    conditions::MAINTENANCE,
+    machine::{
+        DeletionPolicy, IdentityStatus, IntentState, IntentStatus, MaintenanceMode, MaintenanceStage, MaintenanceStatus,
+    },
     report::BootFailure,
 };
 use magnetite_boot::{discovery::Doubt, fleet::Conflict};
@@ -104,11 +107,23 @@ fn claims() -> impl Strategy<Value = Vec<ClaimSeen>> {
     })
 }
 
+/// What the spec says of it, and how far the box is.
+fn out_of_service() -> impl Strategy<Value = (Option<MaintenanceMode>, Option<MaintenanceStatus>)> {
+    let mode = option::weighted(0.3, select(vec![MaintenanceMode::Drained, MaintenanceMode::InMemory]));
+    let stage = select(vec![MaintenanceStage::Restarting, MaintenanceStage::InMemory]);
+    let status = (stage, moment()).prop_map(|(stage, at)| MaintenanceStatus {
+        id: format!("maintenance-{at}"),
+        stage,
+        since: Time(t(at)),
+    });
+    (mode, option::weighted(0.2, status))
+}
+
 fn worlds() -> impl Strategy<Value = Observed> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), 0..8_u8, 0..6_u8);
     let status = (option::weighted(0.9, (intents(), identities())), any::<bool>());
-    (flags, status, boots(), nodes(), claims()).prop_map(
-        |((deleting, finalizer, remove, trouble, conflict), (status, again), boot, node, claims)| {
+    (flags, status, boots(), nodes(), claims(), out_of_service()).prop_map(
+        |((deleting, finalizer, remove, trouble, conflict), (status, again), boot, node, claims, (mode, there))| {
             let mut seen = created();
             let machine = Arc::make_mut(&mut seen.machine);
             machine.metadata.deletion_timestamp = deleting.then(|| Time(t(0)));
@@ -116,8 +131,11 @@ fn worlds() -> impl Strategy<Value = Observed> {
             machine.spec.boot_intent = again.then(|| "r2".into());
             machine.spec.approved_fingerprint = (trouble == 7).then_some(Fingerprint([7; 8]));
             machine.spec.deletion_policy = if remove { DeletionPolicy::RemoveNode } else { DeletionPolicy::Retain };
-            machine.status =
-                status.map(|(intent, identity)| MachineStatus { intent, identity, ..MachineStatus::default() });
+            machine.spec.maintenance = mode;
+            machine.status = status.map(|(intent, identity)| {
+                let maintenance = there.filter(|_| intent.is_some()).map(Box::new);
+                MachineStatus { intent, identity, maintenance, ..MachineStatus::default() }
+            });
             let found = seen.profile.as_mut().unwrap();
             let told = |reason| Trouble { reason, message: "m".into() };
             match trouble {
@@ -142,7 +160,9 @@ fn near_ready() -> impl Strategy<Value = Observed> {
         let machine = Arc::make_mut(&mut seen.machine);
         machine.metadata.deletion_timestamp = None;
         machine.spec.boot_intent = None;
+        machine.spec.maintenance = None;
         let status = machine.status.get_or_insert_default();
+        status.maintenance = None;
         status.identity = Some(identity(&keys, 0, Some(1)));
         status.intent = Some(intent("created", IntentState::Open));
         let node = node_named("box-1", Some("uid-1"));
@@ -339,7 +359,8 @@ proptest! {
         let ready = status.phase == Some(Phase::Ready);
         prop_assert_eq!(status.reason.is_none(), ready);
         prop_assert_eq!(status.message.as_ref().is_none_or(String::is_empty), ready, "{:?}", status);
-        prop_assert_eq!(status.conditions.len(), 10);
+        let more = usize::from(status.conditions.iter().any(|condition| condition.type_ == MAINTENANCE));
+        prop_assert_eq!(status.conditions.len(), 10 + more);
         for condition in &status.conditions {
             prop_assert!(!condition.reason.is_empty() && condition.message.len() < 32_768);
         }

@@ -2,10 +2,11 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use magnetite_api::{
+    Phase,
     conditions::{self, MAINTENANCE, UP_TO_DATE, reason},
-    machine::{IdentityStatus, IntentState},
+    machine::{IdentityStatus, IntentState, MaintenanceMode, MaintenanceStage},
     power::{BmcSpec, PowerWanted, RestartHow, RestartSource},
-    report::BootStepName::{AgentStarted, FirmwareSeen, NodeReady, ScriptServed},
+    report::BootStepName::{AgentStarted, FirmwareSeen, Inventoried, NodeReady, ScriptServed},
     update::UpdateStage,
 };
 use proptest::{prelude::*, sample::select};
@@ -114,6 +115,16 @@ impl World {
 
     /// The agent reads its Node; the kubelet speaks.
     fn box_lives(&mut self) {
+        let held = self.seen.machine.is_held();
+        let in_memory = self.seen.boot.as_ref().is_some_and(|boot| boot.step(Inventoried).is_some());
+        if in_memory && held {
+            return;
+        }
+        if in_memory {
+            // Its agent asks the boot server, which lets it go.
+            self.restart();
+            return;
+        }
         let node = self.seen.node.as_mut().unwrap();
         node.heartbeat = Some(t(self.second));
         let asked = node.restart.clone().and_then(|id| id.rsplit_once('@').map(|(_, boot)| boot.to_owned()));
@@ -121,7 +132,25 @@ impl World {
             return;
         }
         assert!(self.pods.pods.is_empty(), "it restarts only once it is empty");
+        self.restart();
+    }
+
+    fn restart(&mut self) {
         self.restarts += 1;
+        let node = self.seen.node.as_mut().unwrap();
+        if self.seen.machine.is_held() {
+            node.readiness = Readiness::Silent;
+            let steps = [(ScriptServed, self.second), (AgentStarted, self.second), (Inventoried, self.second)];
+            self.seen.boot = Some(boot(self.second, &steps));
+            return;
+        }
+        (node.readiness, node.heartbeat) = (Readiness::Ready, Some(t(self.second)));
+        if !self.seen.profile.as_ref().unwrap().lives_in_memory {
+            // From its disk, with the keys that are there.
+            self.seen.boot = Some(boot(self.second, &[(FirmwareSeen, self.second), (ScriptServed, self.second)]));
+            node.boot_id = format!("boot-{}", self.restarts + 1);
+            return;
+        }
         node.boot_id = format!("boot-{}", self.restarts + 1);
         let second = self.second;
         let mut record = boot(second, &[(FirmwareSeen, second), (ScriptServed, second)]);
@@ -301,7 +330,7 @@ fn a_silent_node_is_not_waited_for() {
 fn maintenance_empties_the_node_and_gives_it_back() {
     let mut world = World::new();
     world.seen.profile.as_mut().unwrap().admission = None;
-    world.machine().spec.maintenance = true;
+    world.machine().spec.maintenance = Some(MaintenanceMode::Drained);
     world.lets_go = false;
     world.play(3);
     assert_eq!(world.says(MAINTENANCE).0, reason::DRAINING);
@@ -309,10 +338,93 @@ fn maintenance_empties_the_node_and_gives_it_back() {
     world.play(3);
     assert_eq!(world.says(MAINTENANCE).0, reason::DRAINED);
     assert_eq!(world.restarts, 0);
-    world.machine().spec.maintenance = false;
+    world.machine().spec.maintenance = None;
     world.play(2);
     assert!(world.is_free());
     assert!(conditions::find(&world.seen.before().unwrap().conditions, MAINTENANCE).is_none());
+}
+
+/// There and back, the controller killed at any pass: a box that lives in memory comes back by a window of its own and with new keys, one that
+/// lives on its disk by what is there, and is not installed again.
+fn there_and_back(lives_in_memory: bool, kills: &[u8]) {
+    let mut world = World::new();
+    let mut kills = kills.iter().copied().chain(std::iter::repeat(0));
+    let profile = world.seen.profile.as_mut().unwrap();
+    (profile.admission, profile.lives_in_memory) = (None, lives_in_memory);
+    world.machine().spec.maintenance = Some(MaintenanceMode::InMemory);
+    world.lets_go = false;
+    for _ in 0..3 {
+        world.pass(kills.next().unwrap());
+    }
+    assert_eq!(world.restarts, 0, "it is not empty");
+    world.lets_go = true;
+    for _ in 0..16 {
+        world.pass(kills.next().unwrap());
+    }
+    let status = world.seen.before().unwrap();
+    assert_eq!(status.maintenance.as_ref().map(|maintenance| maintenance.stage), Some(MaintenanceStage::InMemory));
+    assert_eq!((status.phase, world.says(MAINTENANCE).0.as_str()), (Some(Phase::Maintenance), reason::IN_MEMORY));
+    assert_eq!((world.restarts, status.booted_revision.as_deref()), (1, Some(OLD)), "nothing was booted to stay");
+    assert_eq!(status.intent.as_ref().map(|intent| intent.state), Some(IntentState::Fulfilled), "no window opened");
+    assert!(world.seen.node.as_ref().unwrap().unschedulable);
+    let rests = world.pass(0);
+    assert!(rests.actions.is_empty() && rests.status.as_ref() == world.seen.before(), "{rests:?}");
+
+    world.machine().spec.maintenance = None;
+    for _ in 0..24 {
+        world.pass(kills.next().unwrap());
+    }
+    let status = world.seen.before().unwrap();
+    assert_eq!((status.phase, world.restarts), (Some(Phase::Ready), 2), "{status:?}");
+    assert!(status.maintenance.is_none() && conditions::find(&status.conditions, MAINTENANCE).is_none());
+    assert!(world.is_free());
+    let intent = &status.intent.as_ref().unwrap().id;
+    assert_eq!(intent.starts_with("created.maintenance-"), lives_in_memory, "{intent}");
+    let runs = if lives_in_memory { NEW } else { OLD };
+    assert_eq!(status.booted_revision.as_deref(), Some(runs));
+    let last = world.pass(0);
+    assert!(last.actions.is_empty() && last.status.as_ref() == world.seen.before(), "{last:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_box_goes_into_memory_once_it_is_empty_and_comes_back_as_it_was(
+        lives_in_memory in any::<bool>(),
+        kills in proptest::collection::vec(select(vec![0, 0, 1, 2]), 0..40),
+    ) {
+        // Two of three passes are whole, so that so many are enough.
+        there_and_back(lives_in_memory, &kills.into_iter().enumerate().map(|(at, kill)| if at % 3 == 0 { kill } else { 0 }).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn maintenance_waits_for_an_update_and_for_an_open_window() {
+    let mut world = World::new();
+    world.play(4);
+    let stage = world.update().stage;
+    assert!(stage.is_active(), "{stage:?}");
+    world.boots = false;
+    world.machine().spec.maintenance = Some(MaintenanceMode::InMemory);
+    world.play(3);
+    assert!(world.seen.machine.maintenance().is_none());
+    assert_eq!(world.says(MAINTENANCE).0, reason::WAITING);
+}
+
+/// A box whose power is ours is restarted by its BMC, from the network.
+#[test]
+fn a_bmc_restarts_a_box_into_memory() {
+    let mut world = World::new();
+    world.seen.profile.as_mut().unwrap().admission = None;
+    let spec = &mut world.machine().spec;
+    let bmc = BmcSpec { redfish: None, ipmi: None, credentials: "bmc".into(), shutdown_seconds: 300 };
+    (spec.bmc, spec.power) = (Some(Box::new(bmc)), Some(PowerWanted::On));
+    spec.maintenance = Some(MaintenanceMode::InMemory);
+    world.play(8);
+    assert!(world.seen.node.as_ref().unwrap().restart.is_none());
+    let wanted = world.seen.machine.wanted_restart().expect("its BMC is to restart it");
+    assert_eq!((wanted.source, wanted.how), (RestartSource::Maintenance, RestartHow::Graceful));
 }
 
 #[test]
