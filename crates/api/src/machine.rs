@@ -345,6 +345,10 @@ pub struct MachineStatus {
     /// How far the box is on its way out of service, where `spec.maintenance` is `InMemory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Box<MaintenanceStatus>>,
+    /// The intent whose window waits for its turn, since so many machines are installed anew already. Until then the box boots by the intent
+    /// before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<String>,
     /// The current intent and its boot window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<IntentStatus>,
@@ -533,6 +537,16 @@ impl Machine {
         if self.is_held() {
             return HELD_INTENT;
         }
+        let declared = self.declared_intent();
+        let queued = self.status.as_ref().filter(|status| status.queued.as_deref() == Some(declared));
+        if let Some(intent) = queued.and_then(|status| status.intent.as_ref()) {
+            return &intent.id;
+        }
+        self.unqueued_intent()
+    }
+
+    /// The same, as if it had not to wait for its turn.
+    pub fn unqueued_intent(&self) -> &str {
         let declared = self.declared_intent();
         let update = self.status.as_ref().and_then(|status| status.update.as_deref());
         update.filter(|update| update.base == declared).map_or(declared, |update| update.intent.as_str())

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Machine,
-    machine::MaintenanceStage,
+    machine::{MaintenanceStage, MaintenanceStatus},
     time::Time,
     update::{UpdateStage, UpdateStatus},
 };
@@ -298,10 +298,10 @@ impl Machine {
             let wanted = WantedRestart { source, id: wipe.intent.clone(), how };
             return Some(wanted).filter(|_| wipe.state.is_under_way() && self.power_is_kept());
         }
-        if let Some(maintenance) = self.maintenance() {
+        let leaves = |maintenance: &&MaintenanceStatus| maintenance.stage == MaintenanceStage::Restarting;
+        if let Some(maintenance) = self.maintenance().filter(leaves).filter(|_| self.power_is_kept()) {
             let (source, how) = (RestartSource::Maintenance, RestartHow::Graceful);
-            let wanted = WantedRestart { source, id: maintenance.id.clone(), how };
-            return Some(wanted).filter(|_| maintenance.stage == MaintenanceStage::Restarting && self.power_is_kept());
+            return Some(WantedRestart { source, id: maintenance.id.clone(), how });
         }
         let update = self.status.as_ref().and_then(|status| status.update.as_deref());
         let restarts = |update: &&UpdateStatus| {

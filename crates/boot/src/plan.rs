@@ -330,6 +330,21 @@ mod tests {
         }
     }
 
+    /// A machine whose window for another install waits for its turn is what it was until then: at three in the morning it boots its disk.
+    #[test]
+    fn one_that_waits_to_be_installed_anew_boots_what_it_has() {
+        let p = profile("p").installing("rootfs").chosen();
+        let before = intent("created", IntentState::Fulfilled);
+        let mut m = (*machine("m").mac("52:54:00:00:00:01").intent("again").arc()).clone();
+        assert!(matches!(next(&m, Ok(&p), Some(&before), false, false, at(10)), Next::Wait { .. }));
+        let (queued, intent) = (Some("again".to_owned()), Some(before.clone()));
+        m.status = Some(magnetite_api::MachineStatus { queued, intent, ..Default::default() });
+        assert_eq!(next(&m, Ok(&p), Some(&before), false, false, at(10)), Next::Local);
+        // It was meant for another intent than the spec names by now.
+        m.spec.boot_intent = Some("third".into());
+        assert!(matches!(next(&m, Ok(&p), Some(&before), false, false, at(10)), Next::Wait { .. }));
+    }
+
     /// Nothing but a deletion with `Wipe`, taken up by the controller, has a box wiped; not outside its window, not twice, and neither of two
     /// that may be it.
     #[test]

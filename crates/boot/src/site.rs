@@ -19,6 +19,8 @@ const SCRIPT_LINK: u64 = 15 * 60;
 const AFTER_WINDOW: u64 = 60 * 60;
 /// How long the agent of a box that is held may ask what becomes of it. After that the box restarts, and gets another link.
 const HELD: u64 = 24 * 60 * 60;
+/// The same of one that is out of service, whose restart would disturb whoever works on it.
+const MAINTAINED: u64 = 90 * 24 * 60 * 60;
 
 /// The boot server at one of its addresses.
 #[derive(Debug, Clone, Copy)]
@@ -140,7 +142,11 @@ impl Site<'_> {
         intent: Option<&IntentStatus>,
         now: u64,
     ) -> AgentLink {
-        let after = if machine.is_held() { HELD } else { AFTER_WINDOW };
+        let after = match machine.maintenance() {
+            Some(_) => MAINTAINED,
+            None if machine.is_held() => HELD,
+            None => AFTER_WINDOW,
+        };
         let expires = now.max(window_end(intent)).saturating_add(after);
         let cap = self.key.mint(Purpose::Agent, &machine_key(machine), machine.wanted_intent(), expires);
         AgentLink {

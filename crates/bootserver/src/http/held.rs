@@ -48,7 +48,8 @@ pub async fn inventory(
     }
     // Without a cluster nobody would switch the box on again; and one that comes back to the system on its disk needs nobody to.
     let settled = machine.status.as_ref().and_then(|status| status.intent.as_ref());
-    let settled = settled.is_some_and(|intent| intent.state == IntentState::Fulfilled);
+    let settled =
+        settled.is_some_and(|intent| intent.state == IntentState::Fulfilled && intent.id == machine.wanted_intent());
     let switched = matches!(app.cluster, Cluster::Client(_)) && machine.power_is_kept() && !settled;
     Json(answer(&machine, switched)).into_response()
 }

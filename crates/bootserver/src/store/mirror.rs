@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::watcher::Event};
 use magnetite_api::{
     Machine, MachineClaim, Profile,
-    machine::MachineStatus,
+    machine::{MachineStatus, MaintenanceStage, MaintenanceStatus},
     update::{UpdateStage, UpdateStatus},
 };
 
@@ -23,18 +23,19 @@ pub trait Trim: Resource<DynamicType = ()> + Clone + Debug + PartialEq {
 impl Trim for Machine {
     fn trim(&mut self) {
         // What is told of a Machine's boot comes from boot servers in the first place.
-        self.status =
-            self.status.take().map(|MachineStatus { intent, identity, tpm, install, wipe, update, .. }| {
-                MachineStatus {
-                    intent,
-                    identity,
-                    tpm,
-                    install,
-                    wipe,
-                    update: update.map(|update| Box::new(still(*update))),
-                    ..MachineStatus::default()
-                }
-            });
+        self.status = self.status.take().map(
+            |MachineStatus { intent, identity, tpm, install, wipe, update, maintenance, queued, .. }| MachineStatus {
+                intent,
+                identity,
+                tpm,
+                install,
+                wipe,
+                queued,
+                maintenance: maintenance.map(|maintenance| Box::new(settled(*maintenance))),
+                update: update.map(|update| Box::new(still(*update))),
+                ..MachineStatus::default()
+            },
+        );
     }
 }
 
@@ -42,6 +43,11 @@ impl Trim for Machine {
 fn still(update: UpdateStatus) -> UpdateStatus {
     let (since, stage) = (update.started_at.clone(), UpdateStage::Draining);
     UpdateStatus { since, stage, reason: None, message: None, ..update }
+}
+
+/// That it is out of service is read here, and not how far it is.
+fn settled(maintenance: MaintenanceStatus) -> MaintenanceStatus {
+    MaintenanceStatus { stage: MaintenanceStage::Restarting, ..maintenance }
 }
 
 impl Trim for Profile {

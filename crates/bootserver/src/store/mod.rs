@@ -3,6 +3,6 @@
 pub mod catalog;
 pub mod cluster;
 pub mod heard;
-mod mirror;
+pub mod mirror;
 pub mod snapshot;
 pub mod windows;

@@ -76,6 +76,7 @@ fn next_status(seen: &Observed, now: Timestamp) -> MachineStatus {
         intent: before.intent.clone().map(closed),
         // Its box boots something else now.
         maintenance: None,
+        queued: None,
         boot: seen.boot.clone().map(Box::new),
         inventory: seen.inventory.clone().map(Box::new),
         install: seen.install.clone().map(Box::new),

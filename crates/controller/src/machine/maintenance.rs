@@ -27,6 +27,9 @@ use super::{
 };
 use crate::node::Readiness;
 
+/// A heartbeat from before a restart that is read so much later is no sign of life.
+const LATE_WORD: SignedDuration = SignedDuration::from_secs(60);
+
 /// What the condition says.
 type Says = (Status, &'static str, String);
 
@@ -39,11 +42,11 @@ pub fn begin(
     now: Timestamp,
 ) -> Option<MaintenanceStatus> {
     let wanted = seen.machine.spec.maintenance == Some(MaintenanceMode::InMemory);
-    let free = hindrance(seen, intent, update).is_none() && seen.conflicts.is_empty();
+    let free = hindrance(seen, intent, update).is_none();
     // Pods are looked at once the Node is closed: before that nobody knows that it is empty.
     let closed = seen.own_node().is_none_or(|node| node.unschedulable);
     (wanted && free && closed && waits_for(seen).is_none()).then(|| MaintenanceStatus {
-        id: format!("maintenance-{}", now.as_second()),
+        id: id(now),
         stage: MaintenanceStage::Restarting,
         since: seconds(now),
     })
@@ -54,8 +57,19 @@ fn hindrance(seen: &Observed, intent: &IntentStatus, update: Option<&UpdateStatu
     if let Some(update) = update.filter(|update| update.stage.is_active()) {
         return Some(format!("its update to revision {} ends first", update.revision));
     }
-    if intent.state == IntentState::Open {
-        return Some(format!("the box boots by intent {} first, whose window is open", intent.id));
+    match intent.state {
+        IntentState::Open => return Some(format!("the box boots by intent {} first, whose window is open", intent.id)),
+        // To come back it may need a window, and that would forget that nobody said which key is right.
+        IntentState::Frozen => return Some("two keys claimed it, and a person says first which is right".to_owned()),
+        IntentState::Fulfilled | IntentState::Expired => {}
+    }
+    if let Some(conflict) = seen.conflicts.first() {
+        return Some(format!("{} is also that of the Machine {}", conflict.field, conflict.other));
+    }
+    if seen.profile.as_ref().is_ok_and(|profile| profile.boots_an_installer) {
+        return Some(
+            "its Profile boots an installer that asks for templates, and no system in which an agent waits".to_owned(),
+        );
     }
     let trouble = seen.profile.as_ref().map_or_else(Some, |profile| profile.trouble.as_ref());
     trouble.map(|trouble| format!("its Profile has to boot it: {}", trouble.message))
@@ -67,13 +81,13 @@ pub fn plan(seen: &Observed, now: Timestamp) -> Option<Plan> {
     let before = seen.before()?;
     let intent = before.intent.clone()?;
     let booted = before.booted_revision.clone();
+    let next = advance(seen, maintenance, now);
     if seen.machine.spec.maintenance != Some(MaintenanceMode::InMemory)
-        && let Ok(update) = way_back(seen, before, maintenance, now)
+        && let Some(update) = way_back(seen, before, &next, now)
     {
         let (status, _) = next_status(seen, &intent, booted, update, None, now);
         return Some(Plan { actions: vec![], status: Some(status), requeue: Some(Duration::from_secs(1)) });
     }
-    let next = advance(seen, maintenance, now);
     let actions = at_the_node(seen, maintenance, &next);
     let deadline = next.since.0 + RESTART_LIMIT + SignedDuration::from_secs(1);
     let wait = Duration::try_from(deadline.duration_since(now)).ok().filter(|wait| !wait.is_zero());
@@ -81,7 +95,7 @@ pub fn plan(seen: &Observed, now: Timestamp) -> Option<Plan> {
     Some(Plan { actions, status: Some(status), requeue: Some(wait.map_or(REST, |wait| wait.min(REST))) })
 }
 
-/// From the restart to the word of the agent in memory. What it runs there is told by its boot; that it was there once is enough.
+/// From the restart to the word of the agent in memory; and back, if the box boots what is on its disk all the same.
 fn advance(seen: &Observed, maintenance: &MaintenanceStatus, now: Timestamp) -> MaintenanceStatus {
     let there = seen.boot.as_ref().and_then(|boot| boot.step(BootStepName::Inventoried));
     let arrived = there.is_some_and(|step| step.last_at.0 >= maintenance.since.0);
@@ -89,24 +103,44 @@ fn advance(seen: &Observed, maintenance: &MaintenanceStatus, now: Timestamp) -> 
         MaintenanceStage::Restarting if arrived => {
             MaintenanceStatus { stage: MaintenanceStage::InMemory, since: seconds(now), ..maintenance.clone() }
         }
+        MaintenanceStage::InMemory if is_up_since(seen, maintenance) => {
+            MaintenanceStatus { id: id(now), stage: MaintenanceStage::Restarting, since: seconds(now) }
+        }
         MaintenanceStage::Restarting | MaintenanceStage::InMemory => maintenance.clone(),
     }
 }
 
+fn id(now: Timestamp) -> String {
+    format!("maintenance-{}", now.as_second())
+}
+
+/// True if its kubelet spoke since the stage began. What was on its way then does not count.
+fn is_up_since(seen: &Observed, maintenance: &MaintenanceStatus) -> bool {
+    let since = maintenance.since.0 + LATE_WORD;
+    seen.own_node().is_some_and(|node| node.readiness == Readiness::Ready && node.heard_since(since))
+}
+
 /// How it is let in again: a system that lives in memory needs a window, since its keys may have been there too. That is an update to the
 /// revision that there is, under an intent of its own, with the health check of every update. One on a disk needs none.
+///
+/// Nothing, as long as it cannot come back: a box that is on its way into memory arrives there first, since a restart that was asked for
+/// cannot be taken back; one that never went goes on as it is.
 fn way_back(
     seen: &Observed,
     before: &MachineStatus,
     maintenance: &MaintenanceStatus,
     now: Timestamp,
-) -> Result<Option<Box<UpdateStatus>>, ()> {
-    let profile = seen.profile.as_ref().map_err(drop)?;
-    if !profile.lives_in_memory {
-        return Ok(before.update.clone());
+) -> Option<Option<Box<UpdateStatus>>> {
+    let profile = seen.profile.as_ref().ok()?;
+    let on_its_way = maintenance.stage == MaintenanceStage::Restarting;
+    if on_its_way && now < maintenance.since.0 + RESTART_LIMIT {
+        return None;
+    }
+    if !profile.lives_in_memory || on_its_way && is_up_since(seen, maintenance) {
+        return Some(before.update.clone());
     }
     let base = seen.machine.declared_intent();
-    Ok(Some(Box::new(UpdateStatus {
+    Some(Some(Box::new(UpdateStatus {
         // Not a number of the Profile's rollout, which counts on from it.
         number: before.update.as_ref().map_or(0, |update| update.number),
         revision: profile.revision.clone(),
@@ -157,7 +191,14 @@ fn in_memory(seen: &Observed, maintenance: &MaintenanceStatus, now: Timestamp) -
             };
             let since = maintenance.since.0;
             let late = if now >= since + RESTART_LIMIT { ", and it was not seen to: restart it by hand" } else { "" };
-            let message = format!("since {since} the box is to boot a system in memory: {who}{late}; {off}");
+            let message = match seen.machine.spec.maintenance {
+                Some(MaintenanceMode::InMemory) => {
+                    format!("since {since} the box is to boot a system in memory: {who}{late}; {off}")
+                }
+                None | Some(MaintenanceMode::Drained) => {
+                    format!("it comes back once it is in memory, where it is to be since {since}: {who}{late}")
+                }
+            };
             (False, if late.is_empty() { reason::RESTARTING } else { reason::NOT_RESTARTED }, message)
         }
     }
@@ -189,7 +230,7 @@ pub fn condition(
     }
     Some(match seen.own_node() {
         None => (True, reason::DRAINED, "the machine has no Node".to_owned()),
-        Some(node) if node.readiness != Readiness::Ready => {
+        Some(node) if node.readiness == Readiness::Silent => {
             let message = format!(
                 "the Node {} takes no new Pods; its kubelet does not answer, so whether its Pods end cannot be seen",
                 node.name

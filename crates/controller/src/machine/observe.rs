@@ -109,6 +109,8 @@ pub struct ProfileSeen {
     pub revision: String,
     /// Whether its system is booted over the network each time.
     pub lives_in_memory: bool,
+    /// Whether what it boots is an installer that asks for its templates.
+    pub boots_an_installer: bool,
     /// How its machines join.
     pub join: JoinMode,
     /// What stands in the way of booting this Machine.
@@ -261,13 +263,20 @@ fn reinstall(machine: &Machine, ctx: &Context) -> Option<Turn> {
 /// Which of the machines that are installed anew come first: those whose window is open (false). Nothing, for a machine that is none of them.
 pub(super) fn place(machine: &Machine, profiles: &Profiles) -> Option<bool> {
     let status = machine.status.as_ref()?;
-    let was_something = status.identity.is_some() || status.install.is_some();
     let stays = machine.metadata.deletion_timestamp.is_none() && !machine.is_held();
     let (intent, declared) = (status.intent.as_ref()?, machine.declared_intent());
+    // Of another intent: what is being installed for the first time overwrites nothing.
+    let identity = status.identity.as_ref().is_some_and(|identity| identity.intent != declared);
+    let install = status.install.as_ref().is_some_and(|install| install.intent != declared);
+    let was_something = identity || install || status.booted_revision.is_some();
     let update = status.update.as_ref().is_some_and(|update| update.base == declared && update.intent != declared);
     let waits = intent.id != declared && !update;
     let begun = intent.id == declared && intent.state == IntentState::Open;
-    let installs = || profiles.of(machine).is_ok_and(|profile| profile.spec.install.is_some());
+    // An installer that asks for templates overwrites disks as well.
+    let installs = || {
+        let profile = profiles.of(machine);
+        profile.is_ok_and(|profile| profile.spec.install.is_some() || !profile.spec.templates.is_empty())
+    };
     (was_something && stays && (waits || begun) && installs()).then_some(waits)
 }
 
@@ -298,6 +307,7 @@ fn profile(machine: &Arc<Machine>, inventory: Option<&Inventory>, ctx: &Context)
         name: found.name().map(|name| name.into_owned()).unwrap_or_default(),
         revision: found.revision().to_owned(),
         lives_in_memory: found.spec.install.is_none() && found.spec.boot.on_reboot == OnReboot::Network,
+        boots_an_installer: found.spec.install.is_none() && !found.spec.templates.is_empty(),
         join: found.spec.join.mode,
         trouble,
         unreported: files == Files::Unknown,

@@ -15,7 +15,7 @@ use magnetite_api::{
 
 use super::{
     hardware, held, maintenance,
-    observe::{ClaimSeen, Observed, Turn},
+    observe::{ClaimSeen, Observed},
     phase::{self, Facts},
     status,
     update::{self, Next},
@@ -131,13 +131,19 @@ fn live(seen: &Observed, now: Timestamp) -> Plan {
     if let Some(plan) = maintenance::plan(seen, now) {
         return plan;
     }
-    let present = intent(seen, seen.machine.wanted_intent(), now);
+    let queued = queued_behind(seen);
+    let present = queued.clone().unwrap_or_else(|| intent(seen, seen.machine.unqueued_intent(), now));
     let booted = update::booted_revision(seen, &present);
-    let Next { update, until: moves } = update::next(seen, &present, booted.as_deref(), now);
+    let Next { update, until: moves } = match &queued {
+        // What was decided before goes on once it is clear what it is to be: the wish may be a slip, and be taken back.
+        Some(_) if seen.update().is_none_or(|update| !update.stage.is_active()) => {
+            Next { update: seen.update().cloned().map(Box::new), until: None }
+        }
+        Some(_) | None => update::next(seen, &present, booted.as_deref(), now),
+    };
     // An update that gets so far opens a window of its own, in the same write.
     let wanted = update.as_deref().map_or(seen.machine.declared_intent(), |update| update.intent.as_str());
-    let queued = waits_its_turn(seen, wanted);
-    let intent = intent(seen, wanted, now);
+    let intent = queued.clone().unwrap_or_else(|| intent(seen, wanted, now));
     let out_of_service = maintenance::begin(seen, &intent, update.as_deref(), now);
     let mut actions: Vec<Action> = stale(&seen.claims, seen).collect();
     actions.extend(update::at_the_node(seen, update.as_deref()));
@@ -152,7 +158,8 @@ fn live(seen: &Observed, now: Timestamp) -> Plan {
     let wait = until.map(|until| until.duration_since(now).max(SignedDuration::ZERO) + SignedDuration::from_secs(1));
     let wait = wait.and_then(|wait| Duration::try_from(wait).ok());
     let wait = wait.map_or(REST, |wait| wait.min(REST));
-    let wait = if queued { wait.min(QUEUE) } else { wait };
+    let far = seen.reinstall.is_some_and(|turn| turn.before >= turn.limit.saturating_mul(2));
+    let wait = if queued.is_some() && !far { wait.min(QUEUE) } else { wait };
     let wait = if seen.drains() && seen.pods.as_ref().is_none_or(|drain| !drain.pods.is_empty()) {
         wait.min(update::DRAIN_PAUSE)
     } else {
@@ -214,16 +221,7 @@ pub(super) fn forget(seen: &Observed) -> impl Iterator<Item = Action> + '_ {
 
 /// The intent as it should be: opened when the spec, or an update, names another, closed by success or by time.
 fn intent(seen: &Observed, wanted: &str, now: Timestamp) -> IntentStatus {
-    let before = seen.before().and_then(|status| status.intent.clone());
-    let (known, other) = before
-        .map_or((None, None), |intent| if intent.id == wanted { (Some(intent), None) } else { (None, Some(intent)) });
-    // The window of before closes; that in which its disk is overwritten opens when it is its turn.
-    if let Some(other) = other.filter(|_| waits_its_turn(seen, wanted)) {
-        return match other.state {
-            IntentState::Open => IntentStatus { state: IntentState::Expired, ..other },
-            IntentState::Fulfilled | IntentState::Expired | IntentState::Frozen => other,
-        };
-    }
+    let known = seen.before().and_then(|status| status.intent.clone()).filter(|intent| intent.id == wanted);
     let Some(intent) = known else {
         let window = SignedDuration::from_secs(seen.machine.spec.boot_window_seconds.into());
         return IntentStatus {
@@ -248,9 +246,14 @@ fn intent(seen: &Observed, wanted: &str, now: Timestamp) -> IntentStatus {
     IntentStatus { state, ..intent }
 }
 
-/// Whether others come first whose disks are overwritten by another `spec.bootIntent`.
-pub(super) fn waits_its_turn(seen: &Observed, wanted: &str) -> bool {
-    wanted == seen.machine.declared_intent() && seen.reinstall.is_some_and(Turn::waits)
+/// The intent of before, closed, as long as others come first whose disks are overwritten by another `spec.bootIntent`.
+fn queued_behind(seen: &Observed) -> Option<IntentStatus> {
+    seen.reinstall.filter(|turn| turn.waits())?;
+    let before = seen.before()?.intent.clone().filter(|intent| intent.id != seen.machine.declared_intent())?;
+    Some(match before.state {
+        IntentState::Open => IntentStatus { state: IntentState::Expired, ..before },
+        IntentState::Fulfilled | IntentState::Expired | IntentState::Frozen => before,
+    })
 }
 
 pub(super) fn next_status(
@@ -286,6 +289,7 @@ pub(super) fn next_status(
         &seconds(now),
     ));
     let profile = seen.profile.as_ref().ok();
+    let queued = queued_behind(seen).filter(|queued| queued.id == intent.id);
     let status = MachineStatus {
         phase: Some(verdict.phase),
         reason: (!ready).then_some(verdict.reason),
@@ -297,6 +301,7 @@ pub(super) fn next_status(
         booted_revision,
         update,
         maintenance: maintenance.map(Box::new),
+        queued: queued.map(|_| seen.machine.declared_intent().to_owned()),
         intent: Some(intent.clone()),
         // These three are the claim's to write. What was read is written back, and the resourceVersion sees to it
         // that it is still what is there.

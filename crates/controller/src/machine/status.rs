@@ -164,11 +164,12 @@ fn profile(seen: &Observed) -> Says {
 fn window(seen: &Observed, intent: &IntentStatus) -> Says {
     let IntentStatus { id, state, opened_at: _, expires_at } = intent;
     let until = &expires_at.0;
-    let wanted = seen.machine.wanted_intent();
-    if let Some(Turn { before, limit }) = seen.reinstall.filter(|turn| turn.waits() && id != wanted) {
+    let declared = seen.machine.declared_intent();
+    if let Some(Turn { before: _, limit }) = seen.reinstall.filter(|turn| turn.waits() && id != declared) {
+        // Not how many come first: each of them that is done would be news to all that wait.
         let message = format!(
-            "the window of intent {wanted} waits: {before} machines that are installed anew come first, and at most {limit} are at once \
-             (--reinstalls-at-once of the controller)"
+            "the window of intent {declared} waits: others are installed anew first, at most {limit} at once (--reinstalls-at-once of the \
+             controller)"
         );
         return (False, reason::REINSTALL_PENDING, message);
     }

@@ -34,6 +34,7 @@ fn observed(machine: Machine) -> Observed {
         name: "p".into(),
         revision: "0123456789".into(),
         lives_in_memory: true,
+        boots_an_installer: false,
         join: JoinMode::Certificate,
         trouble: None,
         unreported: false,

@@ -51,7 +51,7 @@ impl Observed {
         let wanted = self.machine.spec.maintenance.is_some()
             || self.update().is_some_and(|update| update.stage == UpdateStage::Draining)
             || self.machine.wanted_wipe().is_some_and(|wipe| wipe.state == WipeState::Draining);
-        wanted && self.own_node().is_some_and(|node| node.unschedulable && node.readiness == Readiness::Ready)
+        wanted && self.own_node().is_some_and(|node| node.unschedulable && node.readiness != Readiness::Silent)
     }
 }
 
@@ -327,7 +327,8 @@ impl Pass<'_> {
 /// nothing would carry an eviction out.
 pub(super) fn waits_for(seen: &Observed) -> Option<(&'static str, String)> {
     let node = seen.own_node()?;
-    if node.readiness != Readiness::Ready {
+    // One that is not Ready may be so for a moment, and its kubelet ends Pods all the same.
+    if node.readiness == Readiness::Silent {
         return None;
     }
     let about = |message: &str| Some((reason::DRAINING, message.to_owned()));

@@ -21,6 +21,7 @@ use crate::{
     app::{App, Cluster},
     discovery::Discovery,
     fixtures::api,
+    store::mirror::Trim,
 };
 
 const MAC: &str = "52:54:00:99:00:01";
@@ -73,6 +74,8 @@ fn declare(site: &Site, change: impl Fn(&mut Machine)) {
     let mut machine = Machine::new("gpu-7", spec);
     machine.metadata.uid = Some("uid-7".to_owned());
     change(&mut machine);
+    // As a watch brings it.
+    machine.trim();
     let old = Arc::new(site.machine.clone());
     site.change(|view| view.fleet = Arc::new(Fleet::index([Arc::clone(&old), Arc::new(machine.clone())])));
 }

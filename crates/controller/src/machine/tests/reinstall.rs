@@ -39,6 +39,21 @@ fn a_window_that_overwrites_a_disk_waits_its_turn() {
         assert_eq!((says.status.as_str(), says.reason.as_str()), ("False", reason::REINSTALL_PENDING));
         assert!(says.message.contains("r2") && says.message.contains("--reinstalls-at-once"), "{}", says.message);
         assert!(waiting.requeue.unwrap().as_secs() <= 15, "it looks again");
+        // Until then it is what it was: it boots, and its power is kept, by the window of before.
+        let mut queued = anew(Some(full), before);
+        let machine = Arc::make_mut(&mut queued.machine);
+        machine.status = Some(status);
+        assert_eq!((machine.wanted_intent(), machine.unqueued_intent()), ("created", "r2"));
+        assert_eq!(plan(&queued, t(100)).status.as_ref(), queued.before(), "it rests");
+        // Taken back, nothing happened; in its turn its window opens.
+        let mut back = queued.clone();
+        (Arc::make_mut(&mut back.machine).spec.boot_intent, back.reinstall) = (None, None);
+        let status = plan(&back, t(110)).status.unwrap();
+        assert_eq!((status.intent.unwrap().id.as_str(), status.queued), ("created", None));
+        queued.reinstall = Some(Turn { before: 9, limit: 10 });
+        let status = plan(&queued, t(110)).status.unwrap();
+        let IntentStatus { id, state, .. } = status.intent.unwrap();
+        assert_eq!((id.as_str(), state, status.queued), ("r2", IntentState::Open, None));
         for turn in [None, Some(Turn { before: 9, limit: 10 })] {
             let status = plan(&anew(turn, before), t(100)).status.unwrap();
             let IntentStatus { id, state, .. } = status.intent.unwrap();
@@ -66,6 +81,11 @@ fn only_a_disk_that_held_something_has_a_place() {
         |machine: &mut Machine| machine.status.as_mut().unwrap().intent = Some(intent("r2", IntentState::Fulfilled));
     assert_eq!(of(&profile, &done), None);
     assert_eq!(of(&profile, &|machine| machine.status.as_mut().unwrap().identity = None), None, "it was nothing yet");
+    let first = |machine: &mut Machine| {
+        begun(machine);
+        machine.status.as_mut().unwrap().identity.as_mut().unwrap().intent = "r2".into();
+    };
+    assert_eq!(of(&profile, &first), None, "it is installed for the first time");
     assert_eq!(of(&profile, &|machine| machine.metadata.deletion_timestamp = Some(Time(t(0)))), None);
     let update = |intent: &'static str| {
         move |machine: &mut Machine| {

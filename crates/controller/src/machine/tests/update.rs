@@ -399,6 +399,67 @@ proptest! {
     }
 }
 
+/// A Node that is not Ready for a moment has its Pods all the same.
+#[test]
+fn a_node_that_is_not_ready_is_emptied_before_its_box_restarts() {
+    let mut world = World::new();
+    world.seen.profile.as_mut().unwrap().admission = None;
+    world.machine().spec.maintenance = Some(MaintenanceMode::InMemory);
+    world.lets_go = false;
+    world.play(2);
+    world.seen.node.as_mut().unwrap().readiness = Readiness::NotReady;
+    world.play(3);
+    assert!(world.seen.machine.maintenance().is_none());
+    assert_eq!(world.says(MAINTENANCE).0, reason::DRAINING);
+}
+
+/// A restart that was asked for cannot be taken back: it goes there, and comes back. One that never went goes on as it is.
+#[test]
+fn maintenance_that_is_taken_back_on_the_way_ends_where_it_began() {
+    for obeys in [true, false] {
+        let mut world = World::new();
+        world.seen.profile.as_mut().unwrap().admission = None;
+        world.machine().spec.maintenance = Some(MaintenanceMode::InMemory);
+        world.obeys = false;
+        while world.seen.machine.maintenance().is_none() {
+            world.play(1);
+        }
+        world.machine().spec.maintenance = None;
+        world.play(2);
+        assert!(world.seen.machine.maintenance().is_some(), "it is on its way");
+        world.obeys = obeys;
+        world.play(150);
+        let status = world.seen.before().unwrap();
+        assert_eq!((status.phase, world.restarts), (Some(Phase::Ready), if obeys { 2 } else { 0 }), "{status:?}");
+        assert!(world.is_free() && status.maintenance.is_none());
+        let intent = &status.intent.as_ref().unwrap().id;
+        assert_eq!(intent == "created", !obeys, "one that stayed needs no window");
+    }
+}
+
+/// Its firmware has the disk first, and somebody pressed a button.
+#[test]
+fn a_box_that_boots_its_disk_meanwhile_is_sent_into_memory_again() {
+    let mut world = World::new();
+    world.seen.profile.as_mut().unwrap().admission = None;
+    world.machine().spec.maintenance = Some(MaintenanceMode::InMemory);
+    let stage = |world: &World| world.seen.machine.maintenance().map(|maintenance| maintenance.stage);
+    while stage(&world) != Some(MaintenanceStage::InMemory) {
+        world.play(1);
+    }
+    let before = world.seen.machine.maintenance().unwrap().id.clone();
+    world.second += 120;
+    let second = world.second;
+    let node = world.seen.node.as_mut().unwrap();
+    (node.readiness, node.heartbeat, node.boot_id) = (Readiness::Ready, Some(t(second)), "by-hand".into());
+    world.seen.boot = Some(boot(second, &[(FirmwareSeen, second)]));
+    world.play(1);
+    assert_eq!(stage(&world), Some(MaintenanceStage::Restarting));
+    assert_ne!(world.seen.machine.maintenance().unwrap().id, before, "a restart of its own");
+    world.play(4);
+    assert_eq!((stage(&world), world.restarts), (Some(MaintenanceStage::InMemory), 2));
+}
+
 #[test]
 fn maintenance_waits_for_an_update_and_for_an_open_window() {
     let mut world = World::new();
