@@ -35,6 +35,10 @@ pub enum Broken {
     DropsIdentities,
     /// Boot servers serve the whole chain whatever the window says.
     ServesAlways,
+    /// Boot servers have every box wiped that asks.
+    WipesAll,
+    /// Agents install whatever the mark on the disk says.
+    IgnoresMarks,
 }
 
 /// Who did something.

@@ -1,5 +1,7 @@
 //! What goes wrong, what people do, and how it is all put right in the end.
 
+use std::sync::Arc;
+
 use kube::ResourceExt;
 use magnetite_api::{
     Machine, MachineSpec, Phase, Profile, ProfileSpec, machine::DeletionPolicy, names::LABEL_MACHINE_UID,
@@ -19,6 +21,8 @@ use super::{
 pub enum Fault {
     Trouble(Trouble),
     Declare(usize),
+    /// A machine is out of service no more.
+    GiveBack(usize),
     PowerOn(usize),
     ApiBack,
     Swift,
@@ -41,7 +45,10 @@ impl World {
     /// What there is at the beginning, and what will go wrong.
     pub fn populate(&mut self) {
         let scene = self.scene.clone();
-        let profile = Profile::new("p", ProfileSpec::default());
+        let mut profile = Profile::new("p", ProfileSpec::default());
+        if scene.installs {
+            profile.spec.install = serde_json::from_value(json!({ "image": "disk" })).ok();
+        }
         drop(self.cluster.create(Kind::Profile, json!(profile), Actor::Person));
         (0..scene.controllers).for_each(|number| self.start_controller(number));
         (0..scene.servers).for_each(|number| self.start_server(number));
@@ -51,7 +58,7 @@ impl World {
             let whose = if honest { number } else { self.random.below(scene.machines) };
             let mut box_ = Metal::new(mac(whose), number);
             (box_.honest, box_.moves) = (honest, scene.moves);
-            box_.disk = self.random.chance(scene.disks);
+            box_.disk = scene.installs || self.random.chance(scene.disks);
             self.boxes.push(box_);
             if honest {
                 let after = self.random.between(0, 20) * SECOND;
@@ -78,6 +85,12 @@ impl World {
                 }
             }
             Fault::Declare(number) => self.declare(number),
+            Fault::GiveBack(number) => {
+                // In the end everything was given back.
+                if !self.scene.kinds.is_empty() {
+                    self.give_back(number);
+                }
+            }
             Fault::PowerOn(number) => self.power_on(number),
             Fault::ApiBack => self.cluster.away = false,
             Fault::Swift => self.slow = 0,
@@ -86,12 +99,16 @@ impl World {
 
     /// Somebody declares a machine.
     pub fn declare(&mut self, number: usize) {
-        let remove = self.random.chance(300);
+        let policy = match self.random.below(10) {
+            0..3 => DeletionPolicy::RemoveNode,
+            3..6 if self.scene.installs => DeletionPolicy::Wipe,
+            _ => DeletionPolicy::Retain,
+        };
         let spec = MachineSpec {
             macs: vec![magnetite_api::MacAddr(mac(number))],
             profile: Some("p".into()),
             node_name: Some(node_name(number)),
-            deletion_policy: if remove { DeletionPolicy::RemoveNode } else { DeletionPolicy::Retain },
+            deletion_policy: policy,
             ..MachineSpec::default()
         };
         let machine = Machine::new(&machine_name(number), spec);
@@ -163,6 +180,13 @@ impl World {
                 self.at(after, Step::Fault(Fault::Declare(machine)));
             }
             Trouble::Intent => self.new_intent(machine),
+            Trouble::Maintenance => {
+                let set = |object: &mut serde_json::Value| object["spec"]["maintenance"] = "InMemory".into();
+                drop(self.cluster.edit(Kind::Machine, &name, Actor::Person, set));
+                self.digest_news();
+                let after = self.random.between(60, 1200) * SECOND;
+                self.at(after, Step::Fault(Fault::GiveBack(machine)));
+            }
             Trouble::SweepRequests => self.sweep_requests(),
             Trouble::Slow => {
                 self.slow = self.random.between(100, 40_000);
@@ -248,6 +272,12 @@ impl World {
         self.end_watches();
     }
 
+    fn give_back(&mut self, machine: usize) {
+        let set = |object: &mut serde_json::Value| object["spec"]["maintenance"] = serde_json::Value::Null;
+        drop(self.cluster.edit(Kind::Machine, &machine_name(machine), Actor::Person, set));
+        self.digest_news();
+    }
+
     /// Somebody names another intent.
     pub fn new_intent(&mut self, machine: usize) {
         let intent = format!("r{}", self.next_serial());
@@ -284,6 +314,7 @@ impl World {
             }
         }
         self.thaw();
+        (0..self.scene.machines).for_each(|number| self.give_back(number));
     }
 
     /// What a person does about machines that are not Ready, as their messages say: a foreign Node goes, the intent is set
@@ -305,6 +336,8 @@ impl World {
                 self.digest_news();
             }
             match found {
+                // Its box is wiped once it boots; then somebody declares it again.
+                Some(machine) if machine.metadata.deletion_timestamp.is_some() => {}
                 Some(_) => self.new_intent(number),
                 None => self.declare(number),
             }
@@ -326,6 +359,11 @@ impl World {
         self.end_faults();
         self.run_to(self.now + 2 * MINUTE);
         self.put_right();
+        let leaves = |machine: &Arc<Machine>| machine.metadata.deletion_timestamp.is_some();
+        if self.laws.machines.values().any(leaves) {
+            self.run_to(self.now + 15 * MINUTE);
+            self.put_right();
+        }
         let limit = self.now + 30 * MINUTE;
         let ready = self.until(limit, Self::all_ready);
         if !ready {

@@ -11,10 +11,11 @@ use magnetite_api::{
     Machine, Sha256,
     claim::Decision,
     conditions,
-    machine::{IntentState, MachineStatus},
+    install::WipeState,
+    machine::{DeletionPolicy, IntentState, MachineStatus},
     names::{LABEL_MACHINE, NODE_USER_PREFIX},
 };
-use magnetite_boot::plan::Next;
+use magnetite_boot::plan::{Next, Task};
 
 use super::{
     clock,
@@ -49,6 +50,10 @@ pub struct Laws {
     pub certificates: u32,
     pub conflicts: u32,
     pub gone: u32,
+    /// How often the disk of a box was written, by Machine and intent and restore.
+    installs: BTreeMap<(usize, String, String, u32), u32>,
+    pub wiped: u32,
+    pub held: u32,
 }
 
 fn version(machine: &Machine) -> u64 {
@@ -96,6 +101,9 @@ impl Laws {
 
     fn machine(&mut self, now: i64, change: &Change, before: Option<&Machine>, after: Option<Arc<Machine>>) {
         let Some(after) = after else {
+            if let Some(machine) = before {
+                self.went(now, machine);
+            }
             if let Some(uid) = before.and_then(|machine| machine.uid()) {
                 self.deleted.entry(uid).or_insert(now);
             }
@@ -188,7 +196,9 @@ impl Laws {
         if before.state == IntentState::Frozen && after.state != IntentState::Frozen {
             self.breach(now, format!("{name}: intent {} was frozen and is {:?}", after.id, after.state));
         }
-        if before.opened_at != after.opened_at || before.expires_at != after.expires_at {
+        // The window in which a box is wiped stays open until it is.
+        let wipes = after.id.starts_with("wipe-");
+        if !wipes && (before.opened_at != after.opened_at || before.expires_at != after.expires_at) {
             self.breach(now, format!("{name}: the window of intent {} was moved", after.id));
         }
     }
@@ -324,8 +334,41 @@ impl Laws {
         }
     }
 
+    /// A system is on a box's disk: once in an intent. A rogue has a disk of its own.
+    pub fn installed(&mut self, now: i64, box_: usize, uid: &str, intent: &str) {
+        let times = self.installs.entry((box_, uid.to_owned(), intent.to_owned(), self.era)).or_default();
+        *times += 1;
+        if *times > 1 {
+            self.breach(now, format!("{uid}: a disk was written a second time in intent {intent}"));
+        }
+    }
+
+    /// A disk is about to be wiped: of a Machine that is being deleted for that.
+    pub fn wiping(&mut self, now: i64, uid: &str) {
+        self.wiped += 1;
+        let machine = self.machines.values().find(|machine| machine.uid().as_deref() == Some(uid));
+        let kept = machine.is_some_and(|machine| machine.spec.deletion_policy != DeletionPolicy::Wipe);
+        if kept || !self.deleted.contains_key(uid) {
+            self.breach(now, format!("{uid}: its disk is wiped, and nobody asked for that"));
+        }
+    }
+
+    /// A Machine is gone: wiped, if that was to be.
+    fn went(&mut self, now: i64, machine: &Machine) {
+        let status = machine.status.as_ref();
+        let wiped = status.and_then(|status| status.wipe.as_ref()).is_some_and(|wipe| wipe.state == WipeState::Wiped);
+        let was_something = status.is_some_and(|status| status.intent.is_some());
+        if machine.spec.deletion_policy == DeletionPolicy::Wipe && was_something && !wiped {
+            self.breach(now, format!("{}: it went, and was not wiped", machine.name_any()));
+        }
+    }
+
     /// A boot server told a box what is next.
     pub fn served(&mut self, now: i64, seen: &Machine, next: &Next) {
+        if *next == Next::Boot(Task::Inventory) && seen.maintenance().is_some() {
+            self.held += 1;
+            return;
+        }
         let Some(intent) = seen.status.as_ref().and_then(|status| status.intent.as_ref()) else {
             if matches!(next, Next::Boot(_)) {
                 self.breach(now, format!("{}: served without an intent", seen.name_any()));

@@ -9,7 +9,7 @@ use magnetite_api::{
     join::{ClaimRequest, IdentityFacts, JoinBundle, signed_text},
     report::BootStepName,
 };
-use magnetite_boot::plan::Next;
+use magnetite_boot::plan::{Next, Task};
 use magnetite_wire::{
     dhcp::{MessageType, Packet, request::Persona},
     tftp,
@@ -35,6 +35,10 @@ pub enum Reply {
     Config(AgentLink),
     Joined(Box<JoinBundle>),
     Refused(String),
+    /// What the box said of its disk is kept.
+    Noted,
+    /// It is held no more.
+    Restart,
     /// Come again in so many seconds.
     Later(i64),
     Unknown,
@@ -55,6 +59,8 @@ pub struct System {
 #[derive(Debug, Clone)]
 pub enum Stage {
     Off,
+    /// It was told to restart.
+    Restarting,
     /// Firmware looks for a boot server.
     Firmware,
     /// The loader comes.
@@ -75,6 +81,20 @@ pub enum Stage {
     Config {
         server: usize,
         path: String,
+    },
+    /// The agent writes the system to the disk. Done: it is there, and a server is to keep that in mind.
+    Installer {
+        link: AgentLink,
+        done: bool,
+    },
+    /// The agent wipes the disk, in the same way.
+    Eraser {
+        link: AgentLink,
+        done: bool,
+    },
+    /// The agent waits in memory, out of service.
+    Held {
+        link: AgentLink,
     },
     /// The agent claims.
     Agent,
@@ -169,6 +189,14 @@ impl World {
         self.moved(number);
     }
 
+    /// The agent restarts it. What servers are for so long do their firmware's own things.
+    fn restart(&mut self, number: usize) {
+        self.power_off(number);
+        self.boxes[number].stage = Stage::Restarting;
+        let after = self.random.between(2, 60) * SECOND;
+        self.timer(number, after);
+    }
+
     fn moved(&mut self, number: usize) {
         if self.boxes[number].moves {
             let [a, b, c, d] = self.boxes[number].address.octets();
@@ -176,7 +204,7 @@ impl World {
         }
     }
 
-    fn timer(&mut self, number: usize, after: i64) {
+    pub fn timer(&mut self, number: usize, after: i64) {
         let serial = self.next_serial();
         self.boxes[number].timer = serial;
         let life = self.boxes[number].life;
@@ -303,7 +331,15 @@ impl World {
             return;
         }
         box_.tries += 1;
-        let boots = !matches!(box_.stage, Stage::Off | Stage::Agent | Stage::Node);
+        let boots = !matches!(
+            box_.stage,
+            Stage::Off
+                | Stage::Agent
+                | Stage::Node
+                | Stage::Installer { .. }
+                | Stage::Eraser { .. }
+                | Stage::Held { .. }
+        );
         if box_.tries > 5 && boots {
             // Firmware goes on to its next boot device, and some day comes round again.
             return self.power_on(number);
@@ -324,8 +360,11 @@ impl World {
                 self.ask(server, number, Question::Config(path));
                 self.timer(number, 5 * SECOND);
             }
+            Stage::Installer { link, done } => self.installing(number, link, done),
+            Stage::Eraser { link, done } => self.erasing(number, link, done),
+            Stage::Held { link } => self.ask_what_next(number, link),
             Stage::Agent => self.claim(number),
-            Stage::Halted => self.power_on(number),
+            Stage::Halted | Stage::Restarting => self.power_on(number),
         }
     }
 
@@ -362,9 +401,16 @@ impl World {
                 self.timer(number, i64::from(seconds) * SECOND);
             }
             (Stage::Script { .. } | Stage::Config { .. }, Reply::Unknown) => self.timer(number, 20 * SECOND),
-            (Stage::Config { .. }, Reply::Config(link)) => {
-                self.install(number, link);
-            }
+            (Stage::Config { .. }, Reply::Config(link)) => match link.task {
+                Task::Boot => self.install(number, link),
+                Task::Install => self.begin_install(number, link),
+                Task::Wipe => self.begin_wipe(number, link),
+                Task::Inventory => self.hold(number, link),
+            },
+            (Stage::Installer { done: true, .. }, Reply::Noted | Reply::Unknown)
+            | (Stage::Held { .. }, Reply::Restart | Reply::Unknown) => self.restart(number),
+            (Stage::Eraser { done: true, .. }, Reply::Noted) => self.power_off(number),
+            (Stage::Held { .. }, Reply::Later(seconds)) => self.timer(number, seconds * SECOND),
             (Stage::Agent, Reply::Joined(bundle)) => self.joined(number, &bundle),
             (Stage::Agent, Reply::Refused(reason)) => {
                 self.say(format!("box {number} is refused: {reason}"));
@@ -384,14 +430,20 @@ impl World {
         }
     }
 
-    /// Ignition writes the system to disk.
-    fn install(&mut self, number: usize, link: AgentLink) {
+    /// A system with keys of its own.
+    pub fn system(&mut self, link: AgentLink) -> System {
         let (claim, kubelet) = (self.keys, self.keys + 1);
         self.keys += 2;
         let request = Csr::new(&keys::key(kubelet)).cn(&format!("system:node:{}", link.node)).pem();
+        System { link, claim, kubelet, request, certificate: None }
+    }
+
+    /// Ignition writes the system to disk.
+    fn install(&mut self, number: usize, link: AgentLink) {
         self.say(format!("box {number} is installed for {} in intent {}", link.machine, link.intent));
+        let system = self.system(link);
         let box_ = &mut self.boxes[number];
-        box_.system = Some(System { link, claim, kubelet, request, certificate: None });
+        box_.system = Some(system);
         (box_.stage, box_.tries, box_.verdict) = (Stage::Agent, 0, None);
         if self.dies(number, BootStepName::ConfigFetched) {
             return;

@@ -4,6 +4,7 @@
 mod clock;
 mod cluster;
 mod controller;
+mod disk;
 mod faults;
 mod keys;
 mod kubelet;

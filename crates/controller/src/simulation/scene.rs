@@ -27,6 +27,8 @@ pub struct Scene {
     pub broken: Option<Broken>,
     /// Boxes are switched on by the scene itself.
     pub powers: bool,
+    /// The Profile installs its system to the disk, and Machines may be deleted to be wiped.
+    pub installs: bool,
     /// Agents claim at once, so that two of them are as close as can be.
     pub eager: bool,
 }
@@ -49,10 +51,11 @@ pub enum Trouble {
     Intent,
     SweepRequests,
     Slow,
+    Maintenance,
 }
 
 impl Trouble {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Kill,
         Self::KillInside,
         Self::StopLeader,
@@ -67,6 +70,7 @@ impl Trouble {
         Self::Intent,
         Self::SweepRequests,
         Self::Slow,
+        Self::Maintenance,
     ];
 }
 
@@ -89,6 +93,7 @@ impl Scene {
             span: 20 * MINUTE,
             broken: None,
             powers: true,
+            installs: false,
             eager: false,
         }
     }
@@ -113,6 +118,7 @@ impl Scene {
             span: if random.chance(100) { random.between(60, 90) } else { random.between(3, 20) } * MINUTE,
             broken: None,
             powers: true,
+            installs: random.chance(400),
             eager: false,
         }
     }

@@ -12,13 +12,14 @@ use magnetite_api::{
     BootReport, MacAddr, Machine, MachineClaim, MachineUuid, Profile,
     claim::{Decision, claim_name},
     conditions::reason,
+    discovery::HELD_INTENT,
     join::{ClaimRequest, JoinBundle},
     netboot::NetbootSpec,
     report::{BootRecord, BootReportSpec, BootStep, BootStepName, Subject, SubjectKind},
     time::seconds,
 };
 use magnetite_boot::{
-    capability::{CapabilityKey, Purpose, machine_key},
+    capability::{CapabilityKey, Purpose, held_key, held_mac, machine_key},
     client::{ClientClass, Request},
     fleet::{Fleet, Found, Identity},
     plan::{self, Loaders, Next, Task},
@@ -36,6 +37,7 @@ use magnetite_wire::{
 use super::{
     clock::{self, SECOND},
     cluster::{Actor, Broken, Change, Kind, Object, Refused},
+    disk::Kept,
     metal::Reply,
     network::Place,
     world::{Step, World},
@@ -61,6 +63,10 @@ pub enum Question {
     Config(String),
     /// An identity, by the link that the config holds.
     Claim { id: String, cap: String, request: Box<ClaimRequest> },
+    /// Nothing: it says what became of its disk.
+    Disk { id: String, cap: String, task: Task },
+    /// What becomes of it.
+    Held { id: String, cap: String },
     /// Nothing: it reports a step.
     Report { id: String, cap: String, step: BootStepName },
 }
@@ -68,7 +74,9 @@ pub enum Question {
 /// What the config tells the agent.
 #[derive(Debug, Clone)]
 pub struct AgentLink {
+    pub task: Task,
     pub server: usize,
+    pub uid: String,
     pub id: String,
     pub cap: String,
     pub machine: String,
@@ -176,9 +184,37 @@ impl Server {
 
     /// The machine of a link, if the capability is good for it.
     fn authorize(&mut self, id: &str, cap: &str, purpose: Purpose) -> Option<Arc<Machine>> {
+        if held_mac(id).is_some() {
+            return self.of_held_link(id, cap, purpose).filter(|machine| machine.is_held());
+        }
         let machine = self.by_id(id)?;
         let good = self.key.check(cap, purpose, &machine_key(&machine), machine.wanted_intent(), unix());
         good.then_some(machine)
+    }
+}
+
+impl Server {
+    pub fn of_agent(&mut self, id: &str, cap: &str) -> Option<Arc<Machine>> {
+        self.authorize(id, cap, Purpose::Agent)
+    }
+
+    /// The Machine of a link that was made while it was held.
+    pub fn that_was_held(&mut self, id: &str, cap: &str) -> Option<Arc<Machine>> {
+        self.of_held_link(id, cap, Purpose::Agent)
+    }
+
+    fn of_held_link(&mut self, id: &str, cap: &str, purpose: Purpose) -> Option<Arc<Machine>> {
+        let mac = held_mac(id)?;
+        let good = self.key.check(cap, purpose, &held_key(mac), HELD_INTENT, unix());
+        match self.fleet().of_mac(mac) {
+            Found::Machine(machine) if good => Some(machine),
+            Found::Machine(_) | Found::Unknown | Found::Conflict(_) => None,
+        }
+    }
+
+    pub fn names_of(&self, kept: &Kept) -> Vec<String> {
+        let of = |machine: &&Arc<Machine>| machine.uid().is_some_and(|uid| kept.contains_key(&uid));
+        self.machines.values().filter(of).map(|machine| machine.name_any()).collect()
     }
 }
 
@@ -213,6 +249,10 @@ impl World {
             self.servers[number] = server;
         }
         self.list_anew(super::world::Watcher::Server(number));
+        if self.kept.len() == number {
+            self.kept.push(Kept::default());
+        }
+        self.tell_what_was_kept(number);
     }
 
     /// A DISCOVER.
@@ -354,8 +394,8 @@ impl World {
                 let intent = machine.status.as_ref().and_then(|status| status.intent.as_ref());
                 let conflicted = !server.fleet().conflicts(&machine).is_empty();
                 let revision = profile.as_ref().ok().map(|profile| profile.revision().to_owned());
-                let mut next =
-                    plan::next(&machine, profile.as_deref(), intent, conflicted, machine.is_installed(), now);
+                let installed = is_installed(&machine, &self.kept[number]);
+                let mut next = plan::next(&machine, profile.as_deref(), intent, conflicted, installed, now);
                 if self.cluster.broken == Some(Broken::ServesAlways) {
                     next = Next::Boot(Task::Boot);
                 }
@@ -371,11 +411,23 @@ impl World {
                 let machine = link(&path).and_then(|(id, cap)| server.authorize(&id, &cap, Purpose::Boot));
                 let Some(machine) = machine else { return self.tell(box_, life, Reply::Unknown) };
                 let (uid, intent) = (machine_key(&machine), machine.wanted_intent().to_owned());
+                let profiles: Vec<_> = server.profiles.values().cloned().collect();
+                let profile = Profiles::read(&profiles).of(&machine);
+                let known = machine.status.as_ref().and_then(|status| status.intent.as_ref());
+                let installed = is_installed(&machine, &self.kept[number]);
+                let task = match plan::next(&machine, profile.as_deref(), known, false, installed, now) {
+                    _ if self.cluster.broken == Some(Broken::WipesAll) => Task::Wipe,
+                    Next::Boot(task) => task,
+                    Next::Local | Next::Installed | Next::Wait { .. } => Task::Boot,
+                };
                 let status = machine.status.as_ref().and_then(|status| status.intent.as_ref());
                 let end = status.map_or(0, |intent| intent.expires_at.0.as_second() as u64);
-                let cap = server.key.mint(Purpose::Agent, &uid, &intent, end.max(unix()) + 3600);
+                let until = if machine.is_held() { u64::from(u32::MAX) } else { end.max(unix()) + 3600 };
+                let cap = server.key.mint(Purpose::Agent, &uid, &intent, until);
                 let link = AgentLink {
+                    task,
                     server: number,
+                    uid,
                     id: server.key.machine_id(&machine),
                     cap,
                     machine: machine.name_any(),
@@ -386,6 +438,8 @@ impl World {
                 self.tell(box_, life, Reply::Config(link));
             }
             Question::Claim { id, cap, request } => self.claimed(number, box_, life, &id, &cap, *request),
+            Question::Disk { id, cap, task } => self.keep(number, box_, life, &id, &cap, task),
+            Question::Held { id, cap } => self.what_next(number, box_, life, &id, &cap),
             Question::Report { id, cap, step } => {
                 if let Some(machine) = server.authorize(&id, &cap, Purpose::Agent) {
                     self.step(number, &machine.name_any(), step, false);
@@ -461,7 +515,7 @@ impl World {
     }
 
     /// A step of a boot is seen.
-    fn step(&mut self, number: usize, machine: &str, name: BootStepName, begins: bool) {
+    pub fn step(&mut self, number: usize, machine: &str, name: BootStepName, begins: bool) {
         let now = seconds(clock::now());
         let server = &mut self.servers[number];
         let fresh = || BootRecord {
@@ -508,17 +562,29 @@ impl World {
     /// A report is written.
     pub fn flush(&mut self, number: usize, life: u32, machine: &str) {
         let server = &self.servers[number];
-        let (Some(record), Some(known)) = (server.records.get(machine), server.machines.get(machine)) else { return };
-        if server.life != life || self.cluster.away {
+        let Some(known) = server.machines.get(machine) else { return };
+        let (record, kept) = (server.records.get(machine), known.uid().and_then(|uid| self.kept[number].get(&uid)));
+        if server.life != life || (record.is_none() && kept.is_none()) {
+            return;
+        }
+        if self.cluster.away {
+            // What was kept is told until somebody hears it.
+            if kept.is_some() {
+                self.at(5 * SECOND, Step::Flush { server: number, life, machine: machine.to_owned() });
+            }
             return;
         }
         let spec = BootReportSpec {
-            subject: Subject { kind: SubjectKind::Machine, name: machine.to_owned(), uid: machine_key(known) },
+            subject: Subject {
+                kind: SubjectKind::Machine,
+                name: machine.to_owned(),
+                uid: known.uid().unwrap_or_default(),
+            },
             server: format!("server-{number}"),
-            boot: Some(record.clone()),
+            boot: record.cloned(),
             inventory: None,
-            install: None,
-            wipe: None,
+            install: kept.and_then(|kept| kept.install.clone()),
+            wipe: kept.and_then(|kept| kept.wipe.clone()),
             artifacts: vec![],
         };
         let name = format!("{machine}.server-{number}");
@@ -533,6 +599,12 @@ impl World {
         }
         self.digest_news();
     }
+}
+
+/// By what the API says, or by what this server keeps itself.
+fn is_installed(machine: &Machine, kept: &Kept) -> bool {
+    let own = machine.uid().and_then(|uid| kept.get(&uid)).and_then(|kept| kept.install.as_ref());
+    machine.is_installed() || own.is_some_and(|install| install.is_done_in(machine.wanted_intent()))
 }
 
 fn owner(machine: &Machine) -> Option<Vec<OwnerReference>> {

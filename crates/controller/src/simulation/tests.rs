@@ -3,6 +3,7 @@
 mod addresses;
 mod broken;
 mod crashes;
+mod installs;
 mod leaders;
 mod races;
 mod restores;

@@ -102,6 +102,8 @@ pub struct World {
     watching: BTreeMap<(Watcher, Kind), i64>,
     frozen: BTreeMap<(Watcher, Kind), i64>,
     pub backup: Option<Backup>,
+    /// What each boot server has on its disk.
+    pub kept: Vec<super::disk::Kept>,
     /// How much longer things may take than they should, in milliseconds.
     pub slow: i64,
 }
@@ -136,6 +138,7 @@ impl World {
             watching: BTreeMap::new(),
             frozen: BTreeMap::new(),
             backup: None,
+            kept: Vec::new(),
             slow: 0,
             scene,
         };

@@ -1,10 +1,10 @@
 //! Worlds with a fault that no real one has. Each must be found: a law that nothing can break says nothing.
 
-use super::{stale::ask_after_deletion, windows::ask_again};
+use super::{run, stale::ask_after_deletion, windows::ask_again};
 use crate::simulation::{
     clock::{MINUTE, SECOND},
     cluster::Broken,
-    scene::Scene,
+    scene::{Scene, Trouble},
     world::World,
 };
 
@@ -41,6 +41,20 @@ fn reads_of_old_copies_are_found() {
 fn a_store_that_drops_identities_is_found() {
     let mut world = World::new(1, broken(Broken::DropsIdentities, Scene::quiet()));
     assert!(!world.until(5 * MINUTE, World::all_ready), "nothing joins where no key can be bound");
+}
+
+#[test]
+fn a_boot_server_that_has_boxes_wiped_is_found() {
+    let world = run(1, broken(Broken::WipesAll, Scene { installs: true, ..Scene::quiet() }));
+    found([world].into_iter(), "nobody asked for that");
+}
+
+/// Of two boot servers one does not know yet what the other was told: then it is the mark on the disk that says so.
+#[test]
+fn an_agent_that_installs_over_its_own_mark_is_found() {
+    let scene = Scene { installs: true, servers: 3, kinds: vec![Trouble::FreezeWatch], faults: 12, ..Scene::quiet() };
+    let world = |seed| run(seed, broken(Broken::IgnoresMarks, scene.clone()));
+    found((0..100).map(world), "a second time");
 }
 
 #[test]
