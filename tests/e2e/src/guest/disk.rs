@@ -24,7 +24,7 @@ const EFI_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const BIOS_BOOT: &str = "/usr/lib/syslinux/mbr/gptmbr.bin";
 /// The file with the first partition's sum.
 const FIRST_PARTITION: &str = "first-partition.sha256";
-const ARGUMENTS: &str = "console=ttyS0 magnetite.disk=root ignition.platform.id=metal";
+const ARGUMENTS: &str = "console=ttyS0 panic=10 magnetite.disk=root ignition.platform.id=metal";
 
 /// Run with the folder of the pieces as `$1` and the image as `$2`; sizes and arguments by environment.
 const ASSEMBLE: &str = r#"set -eu
