@@ -137,8 +137,8 @@ impl VmSpec {
             uuid: format!("3f0d2c5e-1d2b-4c3a-9f00-0000000000{port:02x}"),
             serial: format!("LAB{port:04}"),
             memory: 1536,
-            // Two run at the pace of the slower where the host has two for everything, and a kernel with two once stopped in the watch over its
-            // clocks (add_timer_on of clocksource_watchdog), as QEMU's threads gave each other way.
+            // The host has two for everything. And a kernel with two once stopped in the watch over its clocks (add_timer_on in
+            // clocksource_watchdog): threads of QEMU that wait for each other's turn are no processors.
             cpus: 1,
             disk: None,
             boots: Boots::Network,
