@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
-use magnetite_e2e::{apt, interrupt, progress::Progress};
+use anyhow::{Result, anyhow};
+use magnetite_e2e::{apt, interrupt, prepare, progress::Progress};
 
 use crate::{build, check, e2e, fuzz};
 
@@ -21,6 +21,9 @@ pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     let progress = Progress::new();
     apt::ensure_for_tests(&progress)?;
+    // What the lab is made from takes as long to make as the tests to build, and neither keeps two processors busy all the time.
+    let of_lab = progress.of("lab");
+    let lab = (!args.fast).then(|| std::thread::spawn(move || prepare::prepare(&of_lab)));
     progress.line("unit, property and golden tests (cargo test) …");
     build::run(build::cargo("test")?.arg("--workspace"))?;
     progress.line("format, lints, layers, generated files (cargo xtask check) …");
@@ -30,6 +33,9 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     fuzz::all(&progress)?;
+    if let Some(lab) = lab {
+        lab.join().map_err(|_| anyhow!("what makes the lab panicked"))??;
+    }
     e2e::all(&progress)?;
     progress.line(format!("all tests passed in {} s", start.elapsed().as_secs()));
     Ok(())
