@@ -1,8 +1,6 @@
 //! Scenarios of the lab, by name.
 #![allow(clippy::print_stdout, reason = "this is the terminal program's own output, not a log")]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use anyhow::{Context, Result, bail};
 use magnetite_e2e::{
     interrupt,
@@ -11,7 +9,7 @@ use magnetite_e2e::{
     scenarios::{self, Scenario},
 };
 
-use crate::build;
+use crate::{build, several};
 
 /// Arguments of `cargo xtask e2e`.
 #[derive(clap::Args)]
@@ -50,44 +48,42 @@ pub fn run(args: &Args) -> Result<()> {
 const AT_ONCE: usize = 4;
 
 /// Runs all scenarios but those for which somebody has to ask: first those that want the machine for themselves, then the others, several
-/// at once. One that fails does not keep the others from running: whoever reads the end wants to know all that is broken.
-pub fn all(progress: &Progress) -> Result<()> {
-    let (prepared, binaries) = ready(progress)?;
-    let failed = Mutex::new(Vec::new());
-    let run = |scenario: &Scenario, progress: &Progress| {
-        if let Err(error) = one(scenario, &prepared, &binaries, progress) {
-            progress.line(format!("{error:#}"));
-            locked(&failed).push(scenario.name);
-        }
-    };
+/// at once. One that fails does not keep the others from running: whoever reads the end wants to know all that is broken, and why.
+pub fn all(progress: &Progress, prepared: &Prepared) -> Result<()> {
+    let binaries = build::binaries(progress)?;
     let (alone, together): (Vec<_>, Vec<_>) = scenarios::ALL.iter().partition(|scenario| scenario.alone);
-    for scenario in alone {
-        interrupt::check()?;
-        run(scenario, progress);
+    let lanes = several::processors().min(AT_ONCE);
+    let mut failed = several::each(
+        alone,
+        1,
+        |scenario| one(scenario, prepared, &binaries, progress),
+        |_, error| progress.line(format!("{error:#}")),
+    )?;
+    failed.extend(several::each(
+        together,
+        lanes,
+        |scenario| one(scenario, prepared, &binaries, &progress.of(scenario.name)),
+        |scenario, error| progress.of(scenario.name).line(format!("{error:#}")),
+    )?);
+    if failed.is_empty() {
+        return Ok(());
     }
-    let queue = Mutex::new(together.into_iter());
-    let lanes = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
-    std::thread::scope(|scope| {
-        for _ in 0..lanes {
-            scope.spawn(|| {
-                let next = || locked(&queue).next();
-                while let (false, Some(scenario)) = (interrupt::requested(), next()) {
-                    run(scenario, &progress.of(scenario.name));
-                }
-            });
-        }
-    });
-    interrupt::check()?;
-    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !failed.is_empty() {
-        bail!("{} of {} scenarios failed: {}", failed.len(), scenarios::ALL.len(), failed.join(", "));
+    for (_, error) in &failed {
+        progress.line(ends(&format!("{error:#}"), 1500));
     }
-    Ok(())
+    let names: Vec<_> = failed.iter().map(|(scenario, _)| scenario.name).collect();
+    bail!("{} of {} scenarios failed: {}", failed.len(), scenarios::ALL.len(), names.join(", "))
 }
 
-/// A panic of another thread is told by that thread, and leaves nothing half done in these lists.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The first and the last so many characters of what was told in full when it came to pass: what was waited for stands at its end.
+fn ends(text: &str, characters: usize) -> String {
+    let count = text.chars().count();
+    if count <= 2 * characters {
+        return text.to_owned();
+    }
+    let first: String = text.chars().take(characters).collect();
+    let last: String = text.chars().skip(count - characters).collect();
+    format!("{first} [… {} characters …] {last}", count - 2 * characters)
 }
 
 fn find(name: &str) -> Result<&'static Scenario> {

@@ -3,12 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use magnetite_e2e::{interrupt, proc::Cmd, progress::Progress};
 
-use crate::build;
+use crate::{build, several};
 
 /// How long each target runs in `cargo xtask test`.
 pub const SECONDS: u32 = 30;
@@ -59,12 +58,12 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("there is no target {name:?}; `cargo xtask fuzz --list` names them");
     }
     let names = if args.names.is_empty() { known } else { args.names.clone() };
-    several(names, args.seconds, &Progress::new())
+    these(names, args.seconds, &Progress::new())
 }
 
 /// Runs every target.
 pub fn all(progress: &Progress) -> Result<()> {
-    several(targets()?, SECONDS, progress)
+    these(targets()?, SECONDS, progress)
 }
 
 /// The targets: each has a binary of its own.
@@ -104,30 +103,21 @@ fn binaries(progress: &Progress) -> Result<PathBuf> {
     Ok(folder.join(host).join("fuzz"))
 }
 
-fn several(names: Vec<String>, seconds: u32, progress: &Progress) -> Result<()> {
+fn these(names: Vec<String>, seconds: u32, progress: &Progress) -> Result<()> {
     let binaries = binaries(progress)?;
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(names.len());
+    let workers = several::processors().min(names.len());
     let rounds = names.len().div_ceil(workers) as u64;
     let (count, total) = (names.len(), rounds * u64::from(seconds));
     progress.line(format!("fuzzing {count} targets for {seconds} s each, {workers} at once: about {total} s"));
-    let (queue, broken) = (Mutex::new(names.into_iter()), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                while let (false, Some(name)) = (interrupt::requested(), next()) {
-                    if let Err(error) = one(&name, seconds, &binaries, progress) {
-                        progress.line(format!("{name}: {error:#}"));
-                        broken.lock().unwrap_or_else(PoisonError::into_inner).push(name);
-                    }
-                }
-            });
-        }
-    });
-    interrupt::check()?;
-    let broken = broken.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let broken = several::each(
+        names,
+        workers,
+        |name| one(name, seconds, &binaries, progress),
+        |name, error| progress.line(format!("{name}: {error:#}")),
+    )?;
     if !broken.is_empty() {
-        bail!("{} of {count} fuzz targets broke: {}", broken.len(), broken.join(", "));
+        let names: Vec<_> = broken.into_iter().map(|(name, _)| name).collect();
+        bail!("{} of {count} fuzz targets broke: {}", names.len(), names.join(", "));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod e2e;
 mod fuzz;
 mod generate;
 mod requirements;
+mod several;
 mod supply;
 mod test;
 

@@ -28,15 +28,13 @@ pub fn run(args: &Args) -> Result<()> {
     build::run(build::cargo("test")?.arg("--workspace"))?;
     progress.line("format, lints, layers, generated files (cargo xtask check) …");
     check::run()?;
-    if args.fast {
+    let Some(lab) = lab else {
         progress.line(format!("fast tests passed in {} s; fuzzer and lab were left out", start.elapsed().as_secs()));
         return Ok(());
-    }
+    };
     fuzz::all(&progress)?;
-    if let Some(lab) = lab {
-        lab.join().map_err(|_| anyhow!("what makes the lab panicked"))??;
-    }
-    e2e::all(&progress)?;
+    let lab = lab.join().map_err(|_| anyhow!("what makes the lab panicked"))??;
+    e2e::all(&progress, &lab)?;
     progress.line(format!("all tests passed in {} s", start.elapsed().as_secs()));
     Ok(())
 }

@@ -25,7 +25,7 @@ use magnetite_boot::{
     command_line::for_echo,
     fleet::Fleet,
     plan::{self, Next, Task},
-    render::{self, Links, RenderError},
+    render::{self, AgentLink, Links, RenderError},
     select::{Chosen, profile_for},
     site::Site,
 };
@@ -95,6 +95,10 @@ struct Facts<'a> {
 }
 
 impl Facts<'_> {
+    fn agent_link(&self, links: &Links) -> AgentLink {
+        self.site.agent_link(&self.declared.machine, links, DIGEST, self.declared.intent.as_ref(), self.unix)
+    }
+
     fn masked(&self, text: &str) -> String {
         mask::assignments(&mask::capabilities(text, &self.site.key.machine_id(&self.declared.machine)))
     }
@@ -260,9 +264,8 @@ impl Preview {
         architecture: Architecture,
         links: &Links,
     ) -> Result<(), Failed> {
-        let Facts { declared, site, unix, .. } = *facts;
-        let machine = &*declared.machine;
-        let agent = site.agent_link(machine, links, DIGEST, declared.intent.as_ref(), unix);
+        let Facts { declared, site, .. } = *facts;
+        let (machine, agent) = (&*declared.machine, facts.agent_link(links));
         let template = magnetite_catalog::ignition(profile, &declared.config_maps);
         let wrong = |why: String| failed("Ignition config")(format!("Profile {}: {why}", profile.name_any()));
         let config = render::ignition(profile, machine, architecture, template, links, Some(&agent))
@@ -281,11 +284,9 @@ impl Preview {
         architecture: Architecture,
         links: &Links,
     ) -> Result<(), Failed> {
-        let Facts { declared, site, unix, .. } = *facts;
-        let machine = &*declared.machine;
-        let agent = site.agent_link(machine, links, DIGEST, declared.intent.as_ref(), unix);
+        let (machine, agent) = (&*facts.declared.machine, facts.agent_link(links));
         for name in profile.spec.templates.keys() {
-            let source = magnetite_catalog::template(profile, name, &declared.config_maps);
+            let source = magnetite_catalog::template(profile, name, &facts.declared.config_maps);
             let text = render::template(profile, machine, architecture, (name, source), links, Some(&agent))
                 .map_err(|error| failed("templates")(format!("Profile {}: {error}", profile.name_any())))?;
             let title = format!("Template {name}, at {}", facts.masked(&links.template(name)));

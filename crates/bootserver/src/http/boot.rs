@@ -14,6 +14,7 @@ use magnetite_boot::{
     fleet::{Found, Identity},
     plan::{Next, Task},
     render,
+    select::Chosen,
 };
 use magnetite_daemon::clock;
 use serde::Deserialize;
@@ -81,8 +82,7 @@ pub async fn script(
                         Task::Wipe => "boots, to be wiped,",
                     };
                     let revision = profile.revision();
-                    let detail = Detail::words(format!("{what} profile {revision}"));
-                    step(if runs_it(task) { detail.of_revision(revision) } else { detail });
+                    step(revised(Detail::words(format!("{what} profile {revision}")), task, &profile));
                     text(SCRIPT, script)
                 }
                 Err(error) => {
@@ -102,11 +102,12 @@ pub async fn script(
     }
 }
 
-/// Whether the machine runs the Profile's revision by what it boots for: one that is held, or wiped, runs as much of it as its work needs.
-fn runs_it(task: Task) -> bool {
+/// What was served of a Profile, with its revision where the machine is to run that: one that is held, or wiped, runs as much of it as its
+/// work needs.
+fn revised(detail: Detail, task: Task, profile: &Chosen) -> Detail {
     match task {
-        Task::Boot | Task::Install => true,
-        Task::Inventory | Task::Wipe => false,
+        Task::Boot | Task::Install => detail.of_revision(profile.revision()),
+        Task::Inventory | Task::Wipe => detail,
     }
 }
 
@@ -132,21 +133,22 @@ pub async fn ignition(
     let site = app.site_asked(&reached);
     let links = site.links(&machine, architecture, intent, unix(now));
     let agent = app.agent_link(&site, &machine, architecture, &links, intent, unix(now));
-    let next = app.next(&view, &machine, Ok(&profile), now);
-    let rendered = match next {
-        Next::Boot(task @ (Task::Install | Task::Inventory | Task::Wipe)) => {
+    let task = match app.next(&view, &machine, Ok(&profile), now) {
+        Next::Boot(task) => task,
+        // Who asks is one that the link was opened to.
+        Next::Installed | Next::Local | Next::Wait { .. } => Task::Boot,
+    };
+    let rendered = match task {
+        Task::Install | Task::Inventory | Task::Wipe => {
             render::worker(&profile, &machine, architecture, agent.as_ref(), task)
         }
-        // Who asks is one that the link was opened to.
-        Next::Boot(Task::Boot) | Next::Installed | Next::Local | Next::Wait { .. } => {
+        Task::Boot => {
             render::ignition(&profile, &machine, architecture, view.ignition(&profile), &links, agent.as_ref())
         }
     };
     match rendered {
         Ok(config) => {
-            let detail = Detail::bytes(config.len() as u64).at_peer(peer.ip());
-            let other = matches!(next, Next::Boot(task) if !runs_it(task));
-            let detail = if other { detail } else { detail.of_revision(profile.revision()) };
+            let detail = revised(Detail::bytes(config.len() as u64), task, &profile).at_peer(peer.ip());
             app.records.step(&machine, BootStepName::ConfigFetched, detail, now);
             text("application/vnd.coreos.ignition+json", config)
         }

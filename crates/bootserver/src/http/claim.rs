@@ -90,13 +90,13 @@ pub async fn claim(
             return refuse(StatusCode::BAD_REQUEST, "BadRequest", clean(&message, 300));
         }
     };
-    if machine.maintenance().is_some() {
-        count(&app.metrics.claims, "unavailable");
-        return later(reason::IN_MEMORY, "the machine is out of service (spec.maintenance)", 60);
-    }
     if machine.is_held() {
         count(&app.metrics.claims, "unavailable");
-        return later(reason::HELD, "the Machine is held: kubectl magnetite approve says what it is to be", 60);
+        let (why, message) = match machine.maintenance() {
+            Some(_) => (reason::IN_MEMORY, "the machine is out of service (spec.maintenance)"),
+            None => (reason::HELD, "the Machine is held: kubectl magnetite approve says what it is to be"),
+        };
+        return later(why, message, 60);
     }
     let Cluster::Client(client) = &app.cluster else {
         count(&app.metrics.claims, "unavailable");

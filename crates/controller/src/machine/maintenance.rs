@@ -23,7 +23,7 @@ use magnetite_api::{
 use super::{
     observe::Observed,
     plan::{Action, Plan, REST, next_status},
-    update::{RESTART_LIMIT, asked_boot, cordon, waits_for},
+    update::{RESTART_LIMIT, by_agent, cordon, waits_for},
 };
 use crate::node::Readiness;
 
@@ -159,18 +159,7 @@ fn way_back(
 fn at_the_node(seen: &Observed, written: &MaintenanceStatus, next: &MaintenanceStatus) -> Vec<Action> {
     let Some(node) = seen.own_node() else { return Vec::new() };
     let restarting = written.stage == MaintenanceStage::Restarting && next.stage == MaintenanceStage::Restarting;
-    let asks = restarting && !seen.machine.power_is_kept();
-    let wanted = match asked_boot(node, &written.id) {
-        _ if !asks => None,
-        Some(_) => node.restart.clone(),
-        None => (!node.boot_id.is_empty()).then(|| format!("{}@{}", written.id, node.boot_id)),
-    };
-    let restart = (node.restart != wanted).then(|| Action::Restart {
-        node: node.name.clone(),
-        uid: node.uid.clone(),
-        id: wanted,
-    });
-    cordon(node).into_iter().chain(restart).collect()
+    cordon(node).into_iter().chain(by_agent(seen, node, restarting.then_some(written.id.as_str()))).collect()
 }
 
 fn in_memory(seen: &Observed, maintenance: &MaintenanceStatus, now: Timestamp) -> Says {

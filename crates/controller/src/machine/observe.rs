@@ -78,16 +78,14 @@ pub struct Observed {
 pub struct WipeSeen {
     /// What its agent said of its own.
     pub reported: Option<WipeStatus>,
-    /// How many other machines that are not wiped yet come before it: those that were begun, and those that were deleted earlier.
-    pub before: usize,
-    /// How many may be wiped at once.
-    pub limit: usize,
+    /// Its place among those: those that were begun come first, and those that were deleted earlier.
+    pub turn: Turn,
 }
 
 /// A place among machines of which only so many may be dealt with at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turn {
-    /// How many come before it: those that were begun, and those before it by name.
+    /// How many come before it.
     pub before: usize,
     /// How many may be dealt with at once.
     pub limit: usize,
@@ -242,26 +240,39 @@ fn wipe(machine: &Machine, reported: Option<WipeStatus>, ctx: &Context) -> WipeS
         let wipes = other.metadata.deletion_timestamp.is_some() && other.spec.deletion_policy == DeletionPolicy::Wipe;
         wipes && state(other) != WipeState::Wiped && place(other) < mine
     };
-    let before = ctx.stores.machines.state_filter(first).len();
-    let limit = ceiling(None, ctx.stores.machines.len()).min(ctx.settings.wipes_at_once.unwrap_or(usize::MAX));
-    WipeSeen { reported, before, limit }
+    WipeSeen { reported, turn: turn(first, ctx.settings.wipes_at_once, ctx) }
+}
+
+/// The place of a machine before which these come, where no more than 10, 5 %, or what a flag says, may be dealt with at once.
+fn turn(first: impl Fn(&Machine) -> bool, flag: Option<usize>, ctx: &Context) -> Turn {
+    let machines = &ctx.stores.machines;
+    let limit = ceiling(None, machines.len()).min(flag.unwrap_or(usize::MAX));
+    Turn { before: machines.state_filter(first).len(), limit }
 }
 
 /// Machines whose disk is to be overwritten by another `spec.bootIntent`, in an order that all reconciles see alike (threats.md, R9): a slip in
 /// a template must not take a fleet. An update's intents have a ceiling of their own, and a box that never was anything has nothing to lose.
 fn reinstall(machine: &Machine, ctx: &Context) -> Option<Turn> {
+    // Of nearly all machines their status says that they are none of them, and the Profiles' selectors need not be read.
+    overwrites(machine)?;
     let profiles = Profiles::read(&ctx.stores.profiles.state());
     let mine = place(machine, &profiles)?;
     let first = |other: &Machine| {
         place(other, &profiles).is_some_and(|place| (place, other.name_any()) < (mine, machine.name_any()))
     };
-    let before = ctx.stores.machines.state_filter(first).len();
-    let limit = ceiling(None, ctx.stores.machines.len()).min(ctx.settings.reinstalls_at_once.unwrap_or(usize::MAX));
-    Some(Turn { before, limit })
+    Some(turn(first, ctx.settings.reinstalls_at_once, ctx))
 }
 
 /// Which of the machines that are installed anew come first: those whose window is open (false). Nothing, for a machine that is none of them.
 pub(super) fn place(machine: &Machine, profiles: &Profiles) -> Option<bool> {
+    let waits = overwrites(machine)?;
+    // An installer that asks for templates overwrites disks as well.
+    let profile = profiles.of(machine).ok()?;
+    (profile.spec.install.is_some() || !profile.spec.templates.is_empty()).then_some(waits)
+}
+
+/// The same of one whose Profile installs, by its status alone.
+fn overwrites(machine: &Machine) -> Option<bool> {
     let status = machine.status.as_ref()?;
     let stays = machine.metadata.deletion_timestamp.is_none() && !machine.is_held();
     let (intent, declared) = (status.intent.as_ref()?, machine.declared_intent());
@@ -272,12 +283,7 @@ pub(super) fn place(machine: &Machine, profiles: &Profiles) -> Option<bool> {
     let update = status.update.as_ref().is_some_and(|update| update.base == declared && update.intent != declared);
     let waits = intent.id != declared && !update;
     let begun = intent.id == declared && intent.state == IntentState::Open;
-    // An installer that asks for templates overwrites disks as well.
-    let installs = || {
-        let profile = profiles.of(machine);
-        profile.is_ok_and(|profile| profile.spec.install.is_some() || !profile.spec.templates.is_empty())
-    };
-    (was_something && stays && (waits || begun) && installs()).then_some(waits)
+    (was_something && stays && (waits || begun)).then_some(waits)
 }
 
 /// The fleet knows who shares an address; a shared node name is as bad, since only one box can have it.

@@ -209,8 +209,7 @@ pub(super) fn uncordon(seen: &Observed) -> Option<Action> {
 
 /// Takes back what its agent was asked for.
 pub(super) fn restart_no_more(seen: &Observed) -> Option<Action> {
-    let node = seen.own_node().filter(|node| node.restart.is_some())?;
-    Some(Action::Restart { node: node.name.clone(), uid: node.uid.clone(), id: None })
+    update::by_agent(seen, seen.own_node()?, None)
 }
 
 /// What ends for a Machine that leaves, whatever becomes of its box: nobody gets a certificate in its name.
@@ -289,7 +288,6 @@ pub(super) fn next_status(
         &seconds(now),
     ));
     let profile = seen.profile.as_ref().ok();
-    let queued = queued_behind(seen).filter(|queued| queued.id == intent.id);
     let status = MachineStatus {
         phase: Some(verdict.phase),
         reason: (!ready).then_some(verdict.reason),
@@ -301,7 +299,7 @@ pub(super) fn next_status(
         booted_revision,
         update,
         maintenance: maintenance.map(Box::new),
-        queued: queued.map(|_| seen.machine.declared_intent().to_owned()),
+        queued: queued_behind(seen).map(|_| seen.machine.declared_intent().to_owned()),
         intent: Some(intent.clone()),
         // These three are the claim's to write. What was read is written back, and the resourceVersion sees to it
         // that it is still what is there.

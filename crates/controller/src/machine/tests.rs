@@ -15,7 +15,7 @@ use magnetite_api::{
     report::{BootRecord, BootStep, BootStepName},
 };
 
-use super::observe::{Observed, ProfileSeen, WipeSeen};
+use super::observe::{Observed, ProfileSeen, Turn, WipeSeen};
 use crate::{
     fixtures::{machine, t},
     node,
@@ -50,7 +50,7 @@ fn observed(machine: Machine) -> Observed {
         inventory: None,
         install: None,
         reinstall: None,
-        wipe: WipeSeen { limit: 10, ..WipeSeen::default() },
+        wipe: WipeSeen { turn: Turn { before: 0, limit: 10 }, ..WipeSeen::default() },
         node: None,
         claims: vec![],
         open_requests: vec![],

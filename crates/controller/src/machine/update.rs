@@ -20,7 +20,10 @@ use magnetite_api::{
     update::{self, UpdateSpec, UpdateStage, UpdateStatus},
 };
 
-use super::{observe::Observed, plan::Action};
+use super::{
+    observe::Observed,
+    plan::{Action, uncordon},
+};
 use crate::node::{NodeSeen, Readiness, SKEW};
 
 /// From the moment that a box is told to restart to its firmware's first word: shutting down takes minutes, and so does what a
@@ -340,7 +343,7 @@ pub(super) fn waits_for(seen: &Observed) -> Option<(&'static str, String)> {
 }
 
 /// The boot that the agent was asked to end for this intent.
-pub(super) fn asked_boot<'a>(node: &'a NodeSeen, intent: &str) -> Option<&'a str> {
+fn asked_boot<'a>(node: &'a NodeSeen, intent: &str) -> Option<&'a str> {
     let (id, boot) = node.restart.as_deref()?.rsplit_once('@')?;
     (id == intent).then_some(boot)
 }
@@ -349,7 +352,6 @@ pub(super) fn asked_boot<'a>(node: &'a NodeSeen, intent: &str) -> Option<&'a str
 /// a restart or take that back. `written`: the update as it is in the status already; nothing is done for what nobody could go on with.
 pub fn at_the_node(seen: &Observed, next: Option<&UpdateStatus>) -> Vec<Action> {
     let Some(node) = seen.own_node() else { return Vec::new() };
-    let (name, uid) = (node.name.clone(), node.uid.clone());
     let written = seen
         .update()
         .filter(|update| next.is_some_and(|next| next.number == update.number && next.base == update.base));
@@ -362,22 +364,24 @@ pub fn at_the_node(seen: &Observed, next: Option<&UpdateStatus>) -> Vec<Action> 
     if maintenance || away(stage(written)) && away(stage(next)) {
         let leave = maintenance || stage(next) == Some(UpdateStage::Draining);
         actions.extend(cordon(node).or_else(|| evict(seen).filter(|_| leave)));
-    } else if node.cordoned && !away(stage(next)) {
-        actions.push(Action::Uncordon { node: name.clone(), uid: uid.clone() });
+    } else if !away(stage(next)) {
+        actions.extend(uncordon(seen));
     }
-    // Of two that restart one box, the second would end the boot that the first began.
-    let by_agent = !seen.machine.power_is_kept();
-    let asks =
-        by_agent && stage(written) == Some(UpdateStage::Restarting) && stage(next) == Some(UpdateStage::Restarting);
-    let wanted = written.filter(|_| asks).and_then(|update| match asked_boot(node, &update.intent) {
+    let asks = stage(written) == Some(UpdateStage::Restarting) && stage(next) == Some(UpdateStage::Restarting);
+    actions.extend(by_agent(seen, node, written.filter(|_| asks).map(|update| update.intent.as_str())));
+    actions
+}
+
+/// Asks the agent to restart the box for what has this name, once, or takes back what it was asked for. Where a BMC restarts the box the agent
+/// is not asked: of two that do, the second would end the boot that the first began.
+pub(super) fn by_agent(seen: &Observed, node: &NodeSeen, name: Option<&str>) -> Option<Action> {
+    let wanted = name.filter(|_| !seen.machine.power_is_kept()).and_then(|name| match asked_boot(node, name) {
         // Asked already. That the boot is another now means that it was done.
         Some(_) => node.restart.clone(),
-        None => (!node.boot_id.is_empty()).then(|| format!("{}@{}", update.intent, node.boot_id)),
+        None => (!node.boot_id.is_empty()).then(|| format!("{name}@{}", node.boot_id)),
     });
-    if node.restart != wanted {
-        actions.push(Action::Restart { node: name, uid, id: wanted });
-    }
-    actions
+    let (uid, restart) = (node.uid.clone(), node.restart != wanted);
+    restart.then(|| Action::Restart { node: node.name.clone(), uid, id: wanted })
 }
 
 /// Keeps new Pods away from a Node that still takes them: that comes before any has to leave.

@@ -80,7 +80,7 @@ fn id(seen: &Observed) -> String {
 /// How far it is: begun once it is this Machine's turn, and from then on what its agent says.
 fn next(seen: &Observed, before: Option<&WipeStatus>, now: Timestamp) -> WipeStatus {
     let new = |state| WipeStatus { intent: id(seen), state, disks: Vec::new(), at: seconds(now), message: None };
-    let turn = seen.wipe.before < seen.wipe.limit;
+    let turn = !seen.wipe.turn.waits();
     match before {
         // One that waits keeps since when it does.
         Some(wipe) if wipe.state == WipeState::Pending && !turn => wipe.clone(),
@@ -151,7 +151,7 @@ fn says(seen: &Observed, wipe: &WipeStatus, now: Timestamp) -> Says {
         WipeState::Pending => {
             let message = format!(
                 "to be wiped, and {} come first; at most {} are wiped at once (--wipes-at-once of the controller)",
-                seen.wipe.before, seen.wipe.limit
+                seen.wipe.turn.before, seen.wipe.turn.limit
             );
             (Phase::Pending, reason::WIPE_PENDING, message)
         }

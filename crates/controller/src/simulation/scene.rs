@@ -55,6 +55,18 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Those that nobody does, and that need nobody to put them right.
+    pub const OF_PROCESSES: [Self; 8] = [
+        Self::Kill,
+        Self::KillInside,
+        Self::StopLeader,
+        Self::FreezeWatch,
+        Self::BreakWatch,
+        Self::KillServer,
+        Self::ApiAway,
+        Self::Slow,
+    ];
+
     pub const ALL: [Self; 15] = [
         Self::Kill,
         Self::KillInside,

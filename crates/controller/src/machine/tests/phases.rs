@@ -449,14 +449,14 @@ fn leaving_to_be_wiped() {
     };
     let mut world = leave(World::joined());
     // Ten come first: it waits, and opens nothing.
-    world.0.wipe.before = 10;
+    world.0.wipe.turn.before = 10;
     let queued = world.plan(101);
     let status = queued.status.clone().unwrap();
     assert!(stays(&queued) && status.reason.as_deref() == Some(reason::WIPE_PENDING), "{status:?}");
     assert!(status.message.as_deref().unwrap().contains("10 come first; at most 10"), "{status:?}");
     assert_ne!(status.intent.as_ref().unwrap().state, IntentState::Open);
     let mut world = world.status(|old| *old = status);
-    world.0.wipe.before = 9;
+    world.0.wipe.turn.before = 9;
     // Its turn: first its Pods leave, and no window opens until they have.
     let draining = world.plan(120).status.unwrap();
     assert_eq!(draining.wipe.as_ref().map(|wipe| wipe.state), Some(WipeState::Draining));
@@ -487,7 +487,7 @@ fn leaving_to_be_wiped() {
     let world = world.status(|old| *old = status);
     // The same again is the same: it rests; and others that come first stop nothing that is under way.
     let mut again = world;
-    again.0.wipe.before = 500;
+    again.0.wipe.turn.before = 500;
     assert_eq!(again.plan(131).status, begun.status);
     // Nobody restarts it: after half an hour somebody should look; the window stays open all the while.
     let late = again.plan(130 + 1801).status.unwrap();

@@ -11,10 +11,7 @@ use magnetite_boot::select::Profiles;
 use super::*;
 use crate::{
     fixtures::{self, Keys, identity, intent},
-    machine::{
-        observe::{Turn, place},
-        plan::plan,
-    },
+    machine::{observe::place, plan::plan},
 };
 
 fn anew(turn: Option<Turn>, before: IntentState) -> Observed {

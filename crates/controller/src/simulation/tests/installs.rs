@@ -8,20 +8,8 @@ use crate::simulation::{
     world::World,
 };
 
-const TROUBLES: [Trouble; 12] = [
-    Trouble::Kill,
-    Trouble::KillInside,
-    Trouble::StopLeader,
-    Trouble::FreezeWatch,
-    Trouble::BreakWatch,
-    Trouble::KillServer,
-    Trouble::PowerCycle,
-    Trouble::ApiAway,
-    Trouble::Slow,
-    Trouble::Delete,
-    Trouble::Intent,
-    Trouble::Maintenance,
-];
+/// What happens to disks.
+const TO_DISKS: [Trouble; 4] = [Trouble::PowerCycle, Trouble::Delete, Trouble::Intent, Trouble::Maintenance];
 
 fn lives(seed: u64) -> World {
     let scene = Scene {
@@ -30,7 +18,7 @@ fn lives(seed: u64) -> World {
         controllers: 2,
         installs: true,
         faults: 14,
-        kinds: TROUBLES.to_vec(),
+        kinds: [&Trouble::OF_PROCESSES[..], &TO_DISKS].concat(),
         span: 40 * MINUTE,
         ..Scene::quiet()
     };

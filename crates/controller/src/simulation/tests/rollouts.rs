@@ -12,17 +12,6 @@ use crate::simulation::{
 use magnetite_api::update::UpdateStage;
 use serde_json::json;
 
-const TROUBLES: [Trouble; 8] = [
-    Trouble::Kill,
-    Trouble::KillInside,
-    Trouble::StopLeader,
-    Trouble::FreezeWatch,
-    Trouble::BreakWatch,
-    Trouble::KillServer,
-    Trouble::ApiAway,
-    Trouble::Slow,
-];
-
 fn change(world: &mut World, update: serde_json::Value, release: &str) {
     let set = |profile: &mut serde_json::Value| {
         profile["spec"]["update"] = update;
@@ -52,9 +41,12 @@ fn roll(seed: u64, troubles: usize) -> World {
     let limit = world.now + 10 * MINUTE;
     assert!(world.until(limit, |world| all_run(world, &first)), "{}", world.trace.tail());
     world.run_pods(3, 2);
-    world.scene.kinds = TROUBLES.to_vec();
+    world.scene.kinds = Trouble::OF_PROCESSES.to_vec();
     for _ in 0..troubles {
-        let (kind, after) = (TROUBLES[world.random.below(TROUBLES.len())], world.random.between(0, 30 * MINUTE));
+        let (kind, after) = (
+            Trouble::OF_PROCESSES[world.random.below(Trouble::OF_PROCESSES.len())],
+            world.random.between(0, 30 * MINUTE),
+        );
         world.at(after, Step::Fault(Fault::Trouble(kind)));
     }
     let update = json!({ "strategy": "RollingUpdate", "minReadySeconds": 30 });
