@@ -1,12 +1,15 @@
-//! What a person sees while the lab works: one line a step, and never ten seconds of silence.
+//! What a person sees while the lab works: one line a step, and what is waited for while it takes long.
 #![allow(clippy::print_stdout, reason = "this is the terminal program's own output, not a log")]
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a step may be silent.
-const HEARTBEAT: Duration = Duration::from_secs(8);
+/// How long a step may be silent at first, where its line is not written anew each second: a log is read from its end, and what went wrong
+/// must not be buried under what took long.
+const FIRST: Duration = Duration::from_secs(8);
+/// How long it may be silent at all: each silence is as long as all before it, up to this.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Prints steps with the time since the start. Cheap to clone; all clones share one clock.
 #[derive(Clone)]
@@ -113,21 +116,21 @@ struct State {
 
 fn heartbeat(shared: &Shared, state: &(Mutex<State>, Condvar), title: &str) {
     let start = Instant::now();
-    let mut printed = Instant::now();
-    let period = if shared.terminal { Duration::from_secs(1) } else { HEARTBEAT };
     let mut guard = lock(&state.0);
-    while !guard.over {
-        guard = state.1.wait_timeout(guard, period).unwrap_or_else(PoisonError::into_inner).0;
-        if guard.over {
+    loop {
+        let period = if shared.terminal { Duration::from_secs(1) } else { start.elapsed().clamp(FIRST, LONGEST) };
+        let (woken, timeout) =
+            state.1.wait_timeout_while(guard, period, |state| !state.over).unwrap_or_else(PoisonError::into_inner);
+        guard = woken;
+        if !timeout.timed_out() {
             break;
         }
         let seconds = start.elapsed().as_secs();
         let note = if guard.note.is_empty() { String::new() } else { format!(": {}", guard.note) };
         if shared.terminal {
             shared.print(&format!("  … {title} ({seconds} s){note}"), true);
-        } else if printed.elapsed() + Duration::from_millis(100) >= HEARTBEAT {
+        } else {
             shared.print(&format!("  … still: {title} ({seconds} s){note}"), false);
-            printed = Instant::now();
         }
     }
 }

@@ -158,8 +158,8 @@ fn conditions(site: &Site, prepared: &Prepared) -> Result<()> {
     let says = |kind: &str, name: &str, condition: &str, status: &str, words: &str| {
         says(site, kind, name, condition, status, words)
     };
-    says("profile", "workers", "Rendered", "False", "commandLine[1]")?;
-    says("machine", "one", "ProfileReady", "False", "commandLine[1]")?;
+    says("profile", "workers", "Rendered", "False", "commandLine[2]")?;
+    says("machine", "one", "ProfileReady", "False", "commandLine[2]")?;
     // A wrong sum: the boot server sees it, the Profile says which field.
     let wrong = profile.replacen("sha256: \"", "sha256: \"0", 1);
     let sum_end = wrong.find("sha256: \"0").context("the Profile has a sum")? + "sha256: \"0".len() + 63;
