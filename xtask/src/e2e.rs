@@ -1,9 +1,12 @@
 //! Scenarios of the lab, by name.
 #![allow(clippy::print_stdout, reason = "this is the terminal program's own output, not a log")]
 
-use anyhow::{Context, Result, bail};
+use std::num::NonZeroUsize;
+
+use anyhow::{Context, Error, Result, bail};
 use magnetite_e2e::{
     interrupt,
+    magnetite::Binaries,
     prepare::{self, Prepared},
     progress::Progress,
     scenarios::{self, Scenario},
@@ -17,6 +20,9 @@ pub struct Args {
     /// List the scenarios.
     #[arg(long)]
     list: bool,
+    /// Run so many at once, but for those that measure and want the machine for themselves.
+    #[arg(long, value_name = "COUNT", default_value = "1")]
+    at_once: NonZeroUsize,
     /// The scenarios to run, by name.
     #[arg(required_unless_present = "list")]
     names: Vec<String>,
@@ -35,44 +41,64 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let chosen: Result<Vec<_>> = args.names.iter().map(|name| find(name)).collect();
-    let chosen = chosen?;
-    let progress = Progress::new();
-    let (prepared, binaries) = ready(&progress)?;
-    for scenario in chosen {
-        one(scenario, &prepared, &binaries, &progress)?;
-    }
-    Ok(())
+    let (chosen, progress) = (chosen?, Progress::new());
+    interrupt::install();
+    let binaries = build::binaries(&progress)?;
+    let prepared = prepare::prepare(&progress)?;
+    let failed = these(chosen, args.at_once.get(), &Lab { prepared: &prepared, binaries, progress: &progress })?;
+    end(&failed, args.names.len(), &progress)
 }
 
 /// How many scenarios run at once, at most: a box that boots takes one processor, and two gigabytes.
 const AT_ONCE: usize = 4;
 
-/// Runs all scenarios but those for which somebody has to ask: first those that want the machine for themselves, then the others, several
-/// at once. One that fails does not keep the others from running: whoever reads the end wants to know all that is broken, and why.
+/// Runs all scenarios but those for which somebody has to ask, several at once.
 pub fn all(progress: &Progress, prepared: &Prepared) -> Result<()> {
-    let binaries = build::binaries(progress)?;
-    let (alone, together): (Vec<_>, Vec<_>) = scenarios::ALL.iter().partition(|scenario| scenario.alone);
-    let lanes = several::processors().min(AT_ONCE);
-    let mut failed = several::each(
-        alone,
-        1,
-        |scenario| one(scenario, prepared, &binaries, progress),
-        |_, error| progress.line(format!("{error:#}")),
-    )?;
-    failed.extend(several::each(
-        together,
-        lanes,
-        |scenario| one(scenario, prepared, &binaries, &progress.of(scenario.name)),
-        |scenario, error| progress.of(scenario.name).line(format!("{error:#}")),
-    )?);
+    let lab = Lab { prepared, binaries: build::binaries(progress)?, progress };
+    let failed = these(scenarios::ALL.iter().collect(), several::processors().min(AT_ONCE), &lab)?;
+    end(&failed, scenarios::ALL.len(), progress)
+}
+
+/// What scenarios run on.
+struct Lab<'a> {
+    prepared: &'a Prepared,
+    binaries: Binaries,
+    progress: &'a Progress,
+}
+
+type Failed = Vec<(&'static Scenario, Error)>;
+
+/// Runs these, first those that want the machine for themselves, then the others, so many at once. Gives those that failed: one that fails
+/// does not keep the others from running, since whoever reads the end wants to know all that is broken.
+fn these(scenarios: Vec<&'static Scenario>, at_once: usize, lab: &Lab) -> Result<Failed> {
+    let (alone, together): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.alone);
+    let run = |scenarios: Vec<&'static Scenario>, at_once| {
+        let progress = |scenario: &Scenario| match at_once {
+            1 => lab.progress.clone(),
+            _ => lab.progress.of(scenario.name),
+        };
+        several::each(
+            scenarios,
+            at_once,
+            |scenario| one(scenario, lab, &progress(scenario)),
+            |scenario, error| progress(scenario).line(format!("{error:#}")),
+        )
+    };
+    let mut failed = run(alone, 1)?;
+    failed.extend(run(together, at_once)?);
+    Ok(failed)
+}
+
+/// Says once more, at the end, why each failed.
+fn end(failed: &Failed, all: usize, progress: &Progress) -> Result<()> {
     if failed.is_empty() {
         return Ok(());
     }
-    for (_, error) in &failed {
+    for (_, error) in failed {
         progress.line(ends(&format!("{error:#}"), 1500));
     }
     let names: Vec<_> = failed.iter().map(|(scenario, _)| scenario.name).collect();
-    bail!("{} of {} scenarios failed: {}", failed.len(), scenarios::ALL.len(), names.join(", "))
+    bail!("{} of {all} scenarios failed: {}", names.len(), names.join(", "))
 }
 
 /// The first and the last so many characters of what was told in full when it came to pass: what was waited for stands at its end.
@@ -94,21 +120,11 @@ fn find(name: &str) -> Result<&'static Scenario> {
     }
 }
 
-fn ready(progress: &Progress) -> Result<(Prepared, magnetite_e2e::magnetite::Binaries)> {
-    interrupt::install();
-    let binaries = build::binaries(progress)?;
-    Ok((prepare::prepare(progress)?, binaries))
-}
-
-fn one(
-    scenario: &Scenario,
-    prepared: &Prepared,
-    binaries: &magnetite_e2e::magnetite::Binaries,
-    progress: &Progress,
-) -> Result<()> {
+fn one(scenario: &Scenario, lab: &Lab, progress: &Progress) -> Result<()> {
     progress.line(format!("— scenario {}: {}", scenario.name, scenario.about));
     let before = progress.elapsed();
-    (scenario.run)(prepared, binaries, progress).with_context(|| format!("scenario {} failed", scenario.name))?;
+    (scenario.run)(lab.prepared, &lab.binaries, progress)
+        .with_context(|| format!("scenario {} failed", scenario.name))?;
     let took = progress.elapsed().saturating_sub(before).as_secs();
     progress.line(format!("— scenario {} passed in {took} s", scenario.name));
     Ok(())
