@@ -464,8 +464,8 @@ pub struct ProfileStatus {
     /// Generation of the spec that this status answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Revision: the first ten digits of the SHA-256 of the spec without `selector` and `update`, which change nothing of a
-    /// boot. What a ConfigMap says is no part of it: name another ConfigMap where it changes.
+    /// Revision: the first ten digits of the SHA-256 of the spec without `selector`, `update` and `node`, which change
+    /// nothing of a boot. What a ConfigMap says is no part of it: name another ConfigMap where it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
     /// How many Machines boot this Profile.
@@ -511,10 +511,17 @@ impl ProfileSpec {
         self.update.clone().unwrap_or_default()
     }
 
-    /// Revision of this spec: the first ten hexadecimal digits of the SHA-256 of its JSON, without what changes nothing of a
-    /// boot. To pause an update, or to select further machines, must not make a new revision.
+    /// This spec, but for what is no part of a revision, which stays as it is at present: whom it is for, how it rolls, and what the controller
+    /// sets on Nodes that are there. For a label nobody should drain a fleet, and write its disks anew.
+    #[must_use]
+    pub fn beside(self, present: &Self) -> Self {
+        let Self { selector, update, node, .. } = present.clone();
+        Self { selector, update, node, ..self }
+    }
+
+    /// Revision of this spec: the first ten hexadecimal digits of the SHA-256 of its JSON, without what is no part of it.
     pub fn revision(&self) -> String {
-        let booted = Self { selector: None, update: None, ..self.clone() };
+        let booted = self.clone().beside(&Self::default());
         let json = serde_json::to_vec(&booted).expect("a spec has string keys only, so it is JSON");
         Sha256::of(&json).short()
     }

@@ -214,6 +214,7 @@ fn what_changes_nothing_of_a_boot_makes_no_revision() {
     let plain = revision(&|_| {});
     assert_eq!(revision(&|spec| spec["update"] = json!({ "paused": true })), plain);
     assert_eq!(revision(&|spec| spec["selector"] = json!({ "matchLabels": { "a": "b" } })), plain);
+    assert_eq!(revision(&|spec| spec["node"] = json!({ "labels": { "a": "b" } })), plain);
     assert_ne!(revision(&|spec| spec["variables"] = json!({ "a": "b" })), plain);
     let with =
         |text: &'static str| revision(&move |spec| spec["templates"] = json!({ "user-data": { "inline": text } }));

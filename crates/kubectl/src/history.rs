@@ -87,9 +87,7 @@ impl History {
             return refuse(format!("what {} was cannot be read by this version", found.revision));
         };
         let mut back = profile.clone();
-        // Whom it is for and how it rolls is no part of what a revision is.
-        back.spec =
-            ProfileSpec { selector: profile.spec.selector.clone(), update: profile.spec.update.clone(), ..spec };
+        back.spec = spec.beside(&profile.spec);
         if back.spec.revision() != found.revision {
             return refuse(format!("what is kept as {} is another revision by this version", found.revision));
         }
