@@ -114,6 +114,7 @@ impl Error {
     /// In one word, for who reads many.
     fn reason(&self) -> &'static str {
         match self {
+            Self::Ask(ServerError::WrongKey { .. }) => "WrongServerKey",
             Self::Ask(_) => "BootServerSilent",
             Self::NotYet(_) => "NotYet",
             Self::Nonsense(_) => "WrongAnswer",

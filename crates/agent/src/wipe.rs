@@ -89,6 +89,7 @@ enum Error {
 impl Error {
     fn reason(&self) -> &'static str {
         match self {
+            Self::Ask(ServerError::WrongKey { .. }) => "WrongServerKey",
             Self::Ask(_) => "BootServerSilent",
             Self::NotYet(_) => "NotYet",
             Self::Another(_) => "WrongAnswer",

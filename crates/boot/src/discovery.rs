@@ -106,7 +106,7 @@ fn uuid(
     if uuid.is_bogus() {
         doubt(
             reason::UUID_IS_NOBODYS,
-            format!("its UUID {uuid} is one that many boards have, so the box is known by its cards alone"),
+            format!("its UUID {uuid} is one that many boards have, so the box is known without it"),
         );
         return None;
     }

@@ -16,7 +16,7 @@ use crate::{artifacts::ArtifactArgs, fence::FenceArgs, tls::TlsArgs};
 #[command(name = "magnetite-bootserver", version, max_term_width = 110)]
 #[command(after_help = "Examples:
   In a cluster (KUBECONFIG, or a Pod's own account):
-    magnetite-bootserver --interface eno1 --data-dir /var/lib/magnetite --agent-dir /usr/lib/magnetite
+    magnetite-bootserver --interface eno1 --data-dir /var/lib/magnetite --agent-dir /usr/lib/magnetite/agent
 
   Without a cluster, from a folder of the same YAML:
     magnetite-bootserver --catalog ./site --interface eno1 --data-dir /var/lib/magnetite

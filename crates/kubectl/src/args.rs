@@ -69,7 +69,7 @@ pub enum Command {
   kubectl magnetite rollout undo workers --to 7f3a91c20b
 
 It sets spec.update.paused and spec.update.retry of the Profile, which a file in a repository can do as well. undo writes the spec of an earlier
-revision, but for selector and update, which no revision has; where a repository says what the Profile is, go back there.
+revision, but for selector, update and node, which no revision has; where a repository says what the Profile is, go back there.
 Exit codes: 0 done, complete or under way; 1 the rollout stopped, or it could not be done; 2 wrong arguments.")]
 pub struct Rollout {
     /// What to do.
@@ -155,7 +155,8 @@ pub struct Reprovision {
     pub cluster: Cluster,
 }
 
-/// Delete a Machine and wipe all disks of its box, except removable ones. Asks first. Nothing is wiped before the box restarts.
+/// Delete a Machine and wipe all disks of its box, except removable ones. Asks first. Its Node is emptied, and then its box has to restart: its
+/// BMC sees to it where the spec has one and power: On, else you do.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kubectl magnetite wipe r7-u01          asks

@@ -91,7 +91,7 @@ pub enum Grade {
 /// What follows from the facts. Pure.
 pub fn findings(facts: &Facts, now: Timestamp) -> Vec<Finding> {
     let Facts { version, lease, profiles, machines, reports } = facts;
-    let mut found = vec![api_server(version), controller(lease, now), boot_servers(reports)];
+    let mut found = vec![api_server(version), controller(lease, now), boot_servers(reports, profiles)];
     found.extend(bypass(profiles, JOIN_BYPASS_POSSIBLE, "others that join", Grade::Bad));
     found.extend(bypass(profiles, AUTO_RENEW_BYPASS, "others that renew", Grade::Note));
     found.push(ready("Profiles", profiles.iter().map(|profile| (profile.name_any(), of_profile(profile))).collect()));
@@ -145,7 +145,7 @@ fn controller(lease: &Result<Option<Lease>, String>, now: Timestamp) -> Finding 
     }
 }
 
-fn boot_servers(reports: &Result<Vec<BootReport>, String>) -> Finding {
+fn boot_servers(reports: &Result<Vec<BootReport>, String>, profiles: &[Profile]) -> Finding {
     let finding = |grade, says| Finding { grade, what: "boot servers", says };
     let reports = match reports {
         Err(why) => return finding(Grade::Note, plain(why)),
@@ -155,11 +155,13 @@ fn boot_servers(reports: &Result<Vec<BootReport>, String>) -> Finding {
     servers.sort();
     servers.dedup();
     match servers.len() {
+        0 if profiles.is_empty() => finding(
+            Grade::Note,
+            "none has reported: without a Profile there is nothing to report. Ask again once there is one".to_owned(),
+        ),
         0 => finding(
             Grade::Bad,
-            "none has reported: machines are not answered. Without a Profile there is nothing to report; else look at \
-             their Pods and their logs"
-                .to_owned(),
+            "none has reported: machines are not answered; look at their Pods and their logs".to_owned(),
         ),
         _ => finding(Grade::Good, format!("{} reported", few(&servers))),
     }

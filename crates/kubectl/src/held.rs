@@ -32,11 +32,16 @@ pub fn text(machine: &Machine, style: Style) -> String {
         ),
     }
     let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-    if let Some(doubt) = conditions::find(conditions, IDENTITY_UNDERSTOOD)
-        .filter(|condition| condition.status == "False" && condition.reason != conditions::reason::NOT_INVENTORIED)
-    {
-        let _ = writeln!(out, "  {}  {}", style.paint(Bad, plain(&doubt.reason)), plain(&doubt.message));
-    } else if let Some(message) = status.and_then(|status| status.message.as_deref()) {
+    let nothing = [conditions::reason::NOT_INVENTORIED, conditions::reason::AS_DECLARED];
+    let doubt = conditions::find(conditions, IDENTITY_UNDERSTOOD)
+        .filter(|condition| !nothing.contains(&condition.reason.as_str()));
+    if let Some(doubt) = doubt {
+        // True: left out, and known by the rest.
+        let tone = if doubt.status == "False" { Bad } else { Bold };
+        let _ = writeln!(out, "  {}  {}", style.paint(tone, plain(&doubt.reason)), plain(&doubt.message));
+    }
+    let message = status.and_then(|status| status.message.as_deref());
+    if let Some(message) = message.filter(|_| doubt.is_none_or(|doubt| doubt.status != "False")) {
         let _ = writeln!(out, "  {}", plain(message));
     }
     let _ = writeln!(

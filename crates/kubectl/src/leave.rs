@@ -52,10 +52,14 @@ pub fn wipe(machine: &Machine) -> Result<Word, Error> {
     let disks: String = disks.iter().map(disk).collect();
     let disks = if disks.is_empty() { "  nobody knows which: its agent has not said\n".to_owned() } else { disks };
     let node = machine.status.as_ref().and_then(|status| status.node_name.as_deref());
-    let node = node
-        .map_or(String::new(), |node| format!("Its Node {} is removed after that; drain it before.\n", plain(node)));
+    let node = node.map_or(String::new(), |node| format!("Its Node {} is removed after that.\n", plain(node)));
+    let restart = if machine.power_is_kept() {
+        "its BMC restarts it, and nobody is asked again"
+    } else {
+        "somebody has to restart it, from the network"
+    };
     let told = format!(
-        "The Machine {} is deleted, and once its box restarts all its disks are wiped, except removable ones. When it was last looked at it had:\n{disks}{node}",
+        "The Machine {} is deleted: its Node is emptied, {restart}, and all its disks are wiped, except removable ones. When it was last looked at it had:\n{disks}{node}",
         plain(&name)
     );
     Ok(Word { patch: json!({ "spec": { "deletionPolicy": "Wipe" } }), told })
@@ -65,6 +69,7 @@ pub fn wipe(machine: &Machine) -> Result<Word, Error> {
 mod tests {
     use magnetite_api::{
         MachineSpec, MachineStatus,
+        power::PowerWanted,
         report::{Disk, Inventory},
     };
 
@@ -93,7 +98,13 @@ mod tests {
         let node_name = Some("r7-u01".to_owned());
         machine.status = Some(MachineStatus { inventory, node_name, ..MachineStatus::default() });
         let word = wipe(&machine).unwrap();
-        assert!(word.told.contains("nvme0n1 (1099.5 GB, serial S1)") && word.told.contains("drain"), "{}", word.told);
+        for says in ["nvme0n1 (1099.5 GB, serial S1)", "Node r7-u01 is removed", "somebody has to restart it"] {
+            assert!(word.told.contains(says), "{says:?} is not in {}", word.told);
+        }
         assert_eq!(word.patch, json!({ "spec": { "deletionPolicy": "Wipe" } }));
+        machine.spec.power = Some(PowerWanted::On);
+        let bmc = json!({ "credentials": "bmc-rack-7", "redfish": { "url": "https://10.0.8.21" } });
+        machine.spec.bmc = serde_json::from_value(bmc).unwrap();
+        assert!(wipe(&machine).unwrap().told.contains("nobody is asked again"));
     }
 }

@@ -159,6 +159,10 @@ fn approve(machine: &str, key: Option<Fingerprint>, becomes: &Becomes, cluster: 
 /// Says what a box becomes that was found.
 async fn become_machine(client: &kube::Client, known: &Machine, becomes: &Becomes) -> Result<bool, Error> {
     let word = held::word(known, becomes, clock::now())?;
+    if let Some(profile) = &becomes.profile {
+        // Under a name that is not there it would wait for good.
+        cluster::profile(client, profile).await?;
+    }
     match &becomes.name {
         Some(name) if *name != known.name_any() => {
             let renamed = held::renamed(known, name, &word)?;
@@ -309,9 +313,8 @@ fn wipe(args: &args::Wipe) -> Result<bool, Error> {
         let client = cluster::client(cluster).await?;
         cluster::change(&client, &known, &word.patch).await?;
         cluster::delete(&client, &known).await?;
-        write(&format!(
-            "Machine {machine} is being deleted; restart its box, then: kubectl get machine {machine} -w\n"
-        ))?;
+        let restart = if known.power_is_kept() { "" } else { " restart its box, then:" };
+        write(&format!("Machine {machine} is being deleted;{restart} kubectl get machine {machine} -w\n"))?;
         Ok(true)
     })
 }

@@ -239,8 +239,7 @@ pub fn plan(seen: &Seen<'_>, now: Timestamp) -> Rollout {
 /// Why nobody begins, whoever is down.
 fn stopped(seen: &Seen<'_>, ran: &[&Member], failed: &[&&Member]) -> Option<(&'static str, String)> {
     if seen.spec.strategy == UpdateStrategy::OnDelete {
-        let how =
-            "spec.update.strategy is OnDelete: each is updated when a person restarts it or sets its spec.bootIntent";
+        let how = "spec.update.strategy is OnDelete: each is updated by another spec.bootIntent (kubectl magnetite reprovision), or by a restart where it boots over the network each time and keeps its keys on a disk";
         return Some((reason::ON_DELETE, how.to_owned()));
     }
     if let Some(message) = skew(seen, ran) {
