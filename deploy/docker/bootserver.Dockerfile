@@ -18,7 +18,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     && install -D "target/$target/release/magnetite-bootserver" /out/usr/bin/magnetite-bootserver \
     && install -D "target/$target/release/magnetite-agent" "/out/usr/lib/magnetite/agent/magnetite-agent-$machine"
 RUN install -D --mode=0644 --target-directory=/out/usr/lib/ipxe \
-        /usr/lib/ipxe/undionly.kpxe /usr/lib/ipxe/snponly.efi /usr/lib/ipxe/ipxe-arm64.efi \
+        /usr/lib/ipxe/undionly.kpxe /usr/lib/ipxe/ipxe.pxe /usr/lib/ipxe/snponly.efi /usr/lib/ipxe/ipxe.efi /usr/lib/ipxe/ipxe-arm64.efi \
     && install -D --mode=0644 --target-directory=/out/usr/share/doc/ipxe /usr/share/doc/ipxe/copyright \
     && install -D --mode=0644 --target-directory=/out/usr/share/doc/busybox /usr/share/doc/busybox-static/copyright \
     # By these it trusts the servers that Profiles name by https.

@@ -37,3 +37,35 @@ app.kubernetes.io/part-of: magnetite
 {{ $image.repository }}:{{ $image.tag | default $root.Chart.AppVersion }}
 {{- end -}}
 {{- end }}
+
+{{/* The ports that machines need, for the Pod and for whoever opens them. Call with .Values.bootserver. */}}
+{{- define "magnetite.bootPorts" -}}
+{{- $dhcp := .dhcp | default "off" -}}
+{{- $dhcpv6 := .dhcpv6 | default "off" -}}
+{{- if has $dhcp (list "proxy" "reservations") }}
+- name: dhcp
+  containerPort: 67
+  protocol: UDP
+{{- end }}
+{{- if or (ne $dhcp "off") (ne $dhcpv6 "off") }}
+- name: pxe
+  containerPort: 4011
+  protocol: UDP
+{{- end }}
+{{- if ne $dhcpv6 "off" }}
+- name: dhcpv6
+  containerPort: 547
+  protocol: UDP
+{{- end }}
+- name: tftp
+  containerPort: 69
+  protocol: UDP
+- name: http
+  containerPort: {{ .httpPort }}
+- name: https
+  containerPort: {{ .httpsPort }}
+{{- if or .tls.secretName .tls.ownCa }}
+- name: boot-tls
+  containerPort: {{ .tls.port }}
+{{- end }}
+{{- end }}
