@@ -27,9 +27,10 @@ use crate::wait;
 const NAME: &str = "box-525400300010";
 /// The Profile that boxes boot which nobody declared.
 const LOOK: &str = "look";
-/// A boot takes a minute where it has a processor to itself, and a quarter of an hour beside somebody's compilers.
-const LONG: Duration = Duration::from_secs(900);
-const SOON: Duration = Duration::from_secs(120);
+/// A boot takes a minute where it has a processor to itself, and half an hour beside somebody's compilers.
+const LONG: Duration = Duration::from_secs(1800);
+/// What takes seconds.
+const SOON: Duration = Duration::from_secs(600);
 /// MiB.
 const DISK: u32 = 1024;
 
@@ -65,7 +66,6 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
 
     let step = progress.step("its power is cut in the middle of the install");
     scene.told("Installing")?;
-    scene.kill("it is being installed", progress)?;
     wait::until("something to be on the disk", LONG, || Ok(written(&scene.disk)?.then_some(())))?;
     {
         // Nobody switches it on again while it is looked at.
@@ -73,6 +73,8 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         boxes.iter_mut().for_each(crate::vm::Vm::power_off);
         ensure!(zero(&scene.disk, 1)?, "the disk of a box whose install was cut has a partition table");
     }
+    // Not before: on a machine that is slow for a moment the install would be over before the controller is back.
+    scene.kill("it is being installed", progress)?;
     step.done("it has no partition table, so it cannot be booted by mistake");
 
     let step = progress.step("it is switched on again");

@@ -96,6 +96,12 @@ pub const ALL: &[Scenario] = &[
         run: tpm::run,
     },
     Scenario {
+        name: "power",
+        about: "boxes are switched by their BMCs, by Redfish and IPMI: on from the network, off, round once; what a BMC has against it is told",
+        alone: false,
+        run: power::run,
+    },
+    Scenario {
         name: "crash",
         about: "kill -9 of controller and boot server in mid-boot still ends Ready",
         alone: false,
@@ -153,12 +159,6 @@ pub const ALL: &[Scenario] = &[
 
 /// Those that take too long for the test run, or show little that it does not: `cargo xtask e2e NAME` runs one.
 pub const BY_HAND: &[Scenario] = &[
-    Scenario {
-        name: "power",
-        about: "boxes are switched by their BMCs, by Redfish and IPMI: on from the network, off, round once; what a BMC has against it is told",
-        alone: false,
-        run: power::run,
-    },
     Scenario {
         name: "rollout",
         about: "a changed Profile rolls through three boxes, one at a time; a budget is kept; a revision that fails stops it",

@@ -14,10 +14,10 @@ use crate::rack::Rack;
 use crate::site::{Site, SiteOptions};
 use crate::vm::{Boots, Firmware, VmSpec};
 
-/// For what a controller does at once, or a few seconds later.
-const SOON: Duration = Duration::from_secs(60);
+/// For what a controller does at once, or a few seconds later where it has a processor to itself.
+const SOON: Duration = Duration::from_secs(300);
 /// For what takes a lease's time, or a boot's.
-const LONG: Duration = Duration::from_secs(240);
+const LONG: Duration = Duration::from_secs(900);
 const IPMI_PORT: u16 = 6230;
 
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
