@@ -320,6 +320,15 @@ mod tests {
     }
 
     #[test]
+    fn before_there_is_a_profile_nobody_is_blamed() {
+        let facts = Facts { reports: Ok(vec![]), profiles: vec![], machines: vec![], ..facts() };
+        let findings = findings(&facts, now());
+        let servers = findings.iter().find(|finding| finding.what == "boot servers").unwrap();
+        assert_eq!(servers.grade, Grade::Note, "{servers:?}");
+        assert!(findings.iter().all(|finding| finding.grade != Grade::Bad), "{findings:?}");
+    }
+
+    #[test]
     fn all_that_may_be_wrong() {
         let mut facts = facts();
         facts.version.minor = "31+".into();
