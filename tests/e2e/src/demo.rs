@@ -70,10 +70,13 @@ pub fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress, option
     run_a_pod(&mut site, names.first().context("there is a box")?, progress)?;
     progress.line(indent(&site.kubectl(&["get", "machines", "-o", "wide"])?));
     progress.line(indent(&site.kubectl(&["get", "nodes", "-o", "wide"])?));
-    look_around(&site, progress);
+    let kept = format!("consoles, capture and logs: {}", site.run().path().display());
     if options.once {
+        progress.line(format!("taking the lab down; {kept}"));
         return Ok(());
     }
+    look_around(&site, progress);
+    progress.line(format!("  {kept}"));
     progress.line("the lab stays up until Ctrl-C");
     while !interrupt::requested() {
         site.check()?;
@@ -193,7 +196,6 @@ fn look_around(site: &Site, progress: &Progress) {
     progress.line(format!("  export KUBECONFIG={}", site.admin().kubeconfig().display()));
     progress.line(format!("  alias k='ip netns exec {netns} {}'", site.prepared().kubernetes.kubectl.display()));
     progress.line("  k get machines -o wide; k describe machine; k get nodes,pods,csr,events -A");
-    progress.line(format!("  consoles, capture and logs: {}", site.run().path().display()));
 }
 
 fn explain(site: &Site, magnetite: &Magnetite, rack: &Rack) -> String {

@@ -65,15 +65,16 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     scene.approved(&spec, progress)?;
 
     let step = progress.step("its power is cut in the middle of the install");
-    scene.told("Installing")?;
-    wait::until("something to be on the disk", LONG, || Ok(written(&scene.disk)?.then_some(())))?;
+    let begun = wait::until("something to be on the disk", LONG, || Ok(written(&scene.disk)?.then_some(())));
+    begun.with_context(|| scene.words())?;
     {
         // Nobody switches it on again while it is looked at.
         let mut boxes = scene.rack.boxes();
         boxes.iter_mut().for_each(crate::vm::Vm::power_off);
         ensure!(zero(&scene.disk, 1)?, "the disk of a box whose install was cut has a partition table");
     }
-    // Not before: on a machine that is slow for a moment the install would be over before the controller is back.
+    // Not before the cut: an install takes half a minute, and another controller leads after as long.
+    scene.told("Installing")?;
     scene.kill("it is being installed", progress)?;
     step.done("it has no partition table, so it cannot be booted by mistake");
 
