@@ -94,7 +94,8 @@ fn end(failed: &Failed, all: usize, progress: &Progress) -> Result<()> {
     if failed.is_empty() {
         return Ok(());
     }
-    for (_, error) in failed {
+    // One alone was told just now.
+    for (_, error) in failed.iter().filter(|_| all > 1) {
         progress.line(ends(&format!("{error:#}"), 1500));
     }
     let names: Vec<_> = failed.iter().map(|(scenario, _)| scenario.name).collect();

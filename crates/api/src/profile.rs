@@ -464,8 +464,8 @@ pub struct ProfileStatus {
     /// Generation of the spec that this status answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Revision: the first ten digits of the SHA-256 of the spec without `selector`, `update` and `node`, which change
-    /// nothing of a boot. What a ConfigMap says is no part of it: name another ConfigMap where it changes.
+    /// Revision: the first ten digits of the SHA-256 of the spec without `selector`, `update` and `node`, which are
+    /// no reason to boot: labels, annotations and facts are set on Nodes that are there, taints are for Nodes that are yet to come. What a ConfigMap says is no part of it: name another ConfigMap where it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
     /// How many Machines boot this Profile.

@@ -161,7 +161,11 @@ async fn become_machine(client: &kube::Client, known: &Machine, becomes: &Become
     let word = held::word(known, becomes, clock::now())?;
     if let Some(profile) = &becomes.profile {
         // Under a name that is not there it would wait for good.
-        cluster::profile(client, profile).await?;
+        match cluster::profile(client, profile).await {
+            Err(error @ Error::NoProfile(_)) => return Err(error),
+            Err(error) => say(&format!("whether there is such a Profile was not seen: {error}")),
+            Ok(_) => {}
+        }
     }
     match &becomes.name {
         Some(name) if *name != known.name_any() => {

@@ -83,7 +83,8 @@ pub fn ensure_these(progress: &Progress, paths: &Paths, needed: &[(&'static str,
     let no_services = NoServices::put()?;
     let apt = |args: &[&str]| Cmd::new("apt-get").args(args.iter().copied()).env("DEBIAN_FRONTEND", "noninteractive");
     apt(&["update", "-q"]).run_watched(&step, &log)?;
-    apt(&["install", "-y", "-q", "--no-install-recommends"])
+    // A fresh machine may be updating itself just now.
+    apt(&["install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=600"])
         .args(missing.iter().map(|(package, _)| *package))
         .run_watched(&step, &log)?;
     drop(no_services);

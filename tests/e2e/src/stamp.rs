@@ -4,11 +4,20 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 pub(crate) const STAMP: &str = ".stamp";
+
+/// Held by who makes something while scenarios run: of two that want it at once one makes it, and the other finds it made. Debian's package
+/// manager does not serve two at once either.
+pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    // What a panic left half done bears no stamp.
+    MAKING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// SHA-256 in hexadecimal.
 #[must_use]
