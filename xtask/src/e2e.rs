@@ -3,7 +3,7 @@
 
 use std::num::NonZeroUsize;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, bail};
 use magnetite_e2e::{
     interrupt,
     magnetite::Binaries,
@@ -45,8 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
     interrupt::install();
     let binaries = build::binaries(&progress)?;
     let prepared = prepare::prepare(&progress)?;
-    let failed = these(chosen, args.at_once.get(), &Lab { prepared: &prepared, binaries, progress: &progress })?;
-    end(&failed, args.names.len(), &progress)
+    these(chosen, args.at_once.get(), &Lab { prepared: &prepared, binaries, progress: &progress })
 }
 
 /// How many scenarios run at once, at most: a box that boots takes one processor, and two gigabytes.
@@ -55,8 +54,7 @@ const AT_ONCE: usize = 4;
 /// Runs all scenarios but those for which somebody has to ask, several at once.
 pub fn all(progress: &Progress, prepared: &Prepared) -> Result<()> {
     let lab = Lab { prepared, binaries: build::binaries(progress)?, progress };
-    let failed = these(scenarios::ALL.iter().collect(), several::processors().min(AT_ONCE), &lab)?;
-    end(&failed, scenarios::ALL.len(), progress)
+    these(scenarios::ALL.iter().collect(), several::processors().min(AT_ONCE), &lab)
 }
 
 /// What scenarios run on.
@@ -66,11 +64,10 @@ struct Lab<'a> {
     progress: &'a Progress,
 }
 
-type Failed = Vec<(&'static Scenario, Error)>;
-
-/// Runs these, first those that want the machine for themselves, then the others, so many at once. Gives those that failed: one that fails
-/// does not keep the others from running, since whoever reads the end wants to know all that is broken.
-fn these(scenarios: Vec<&'static Scenario>, at_once: usize, lab: &Lab) -> Result<Failed> {
+/// Runs these, first those that want the machine for themselves, then the others, so many at once. One that fails does not keep the others from
+/// running: whoever reads the end wants to know all that is broken, and why.
+fn these(scenarios: Vec<&'static Scenario>, at_once: usize, lab: &Lab) -> Result<()> {
+    let all = scenarios.len();
     let (alone, together): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.alone);
     let run = |scenarios: Vec<&'static Scenario>, at_once| {
         let progress = |scenario: &Scenario| match at_once {
@@ -86,17 +83,12 @@ fn these(scenarios: Vec<&'static Scenario>, at_once: usize, lab: &Lab) -> Result
     };
     let mut failed = run(alone, 1)?;
     failed.extend(run(together, at_once)?);
-    Ok(failed)
-}
-
-/// Says once more, at the end, why each failed.
-fn end(failed: &Failed, all: usize, progress: &Progress) -> Result<()> {
     if failed.is_empty() {
         return Ok(());
     }
     // One alone was told just now.
     for (_, error) in failed.iter().filter(|_| all > 1) {
-        progress.line(ends(&format!("{error:#}"), 1500));
+        lab.progress.line(ends(&format!("{error:#}"), 1500));
     }
     let names: Vec<_> = failed.iter().map(|(scenario, _)| scenario.name).collect();
     bail!("{} of {all} scenarios failed: {}", names.len(), names.join(", "))

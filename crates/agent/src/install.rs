@@ -114,8 +114,7 @@ impl Error {
     /// In one word, for who reads many.
     fn reason(&self) -> &'static str {
         match self {
-            Self::Ask(ServerError::WrongKey { .. }) => "WrongServerKey",
-            Self::Ask(_) => "BootServerSilent",
+            Self::Ask(source) => source.reason(),
             Self::NotYet(_) => "NotYet",
             Self::Nonsense(_) => "WrongAnswer",
             Self::Later { .. } => INTENT_ALREADY_DONE,

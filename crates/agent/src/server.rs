@@ -62,6 +62,16 @@ pub enum ServerError {
     TooLong,
 }
 
+impl ServerError {
+    /// In one word, for who reads many.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::WrongKey { .. } => "WrongServerKey",
+            Self::Unreachable(_) | Self::TooLong => "BootServerSilent",
+        }
+    }
+}
+
 impl BootServer {
     /// Prepares to ask; connects to nothing yet.
     pub fn new(url: &Url, pin: Pin) -> Result<Self, reqwest::Error> {

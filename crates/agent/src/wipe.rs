@@ -89,8 +89,7 @@ enum Error {
 impl Error {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Ask(ServerError::WrongKey { .. }) => "WrongServerKey",
-            Self::Ask(_) => "BootServerSilent",
+            Self::Ask(source) => source.reason(),
             Self::NotYet(_) => "NotYet",
             Self::Another(_) => "WrongAnswer",
             Self::NoDisk => "NoDisk",

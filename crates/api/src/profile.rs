@@ -465,7 +465,8 @@ pub struct ProfileStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Revision: the first ten digits of the SHA-256 of the spec without `selector`, `update` and `node`, which are
-    /// no reason to boot: labels, annotations and facts are set on Nodes that are there, taints are for Nodes that are yet to come. What a ConfigMap says is no part of it: name another ConfigMap where it changes.
+    /// no reason to boot: labels, annotations and facts are set on Nodes that are there, taints are for Nodes that are
+    /// yet to come. What a ConfigMap says is no part of it: name another ConfigMap where it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
     /// How many Machines boot this Profile.
@@ -515,8 +516,8 @@ impl ProfileSpec {
     /// sets on Nodes that are there. For a label nobody should drain a fleet, and write its disks anew.
     #[must_use]
     pub fn beside(self, present: &Self) -> Self {
-        let Self { selector, update, node, .. } = present.clone();
-        Self { selector, update, node, ..self }
+        let Self { selector, update, node, .. } = present;
+        Self { selector: selector.clone(), update: update.clone(), node: node.clone(), ..self }
     }
 
     /// Revision of this spec: the first ten hexadecimal digits of the SHA-256 of its JSON, without what is no part of it.

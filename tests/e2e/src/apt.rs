@@ -1,6 +1,7 @@
 //! The Debian packages that the lab needs on this machine.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -66,6 +67,9 @@ pub fn ensure(progress: &Progress, paths: &Paths) -> Result<()> {
 
 /// The same for a list of packages, each with what it is wanted for.
 pub fn ensure_these(progress: &Progress, paths: &Paths, needed: &[(&'static str, &'static str)]) -> Result<()> {
+    // It does not serve two at once. There is nothing in it that a panic could leave half done.
+    static APT: Mutex<()> = Mutex::new(());
+    let _installing = APT.lock().unwrap_or_else(PoisonError::into_inner);
     let missing = missing(needed)?;
     if missing.is_empty() {
         return Ok(());

@@ -39,7 +39,6 @@ pub struct Tools {
 
 /// Installs, or finds, them.
 pub fn ensure(progress: &Progress, paths: &Paths) -> Result<Tools> {
-    let _making = stamp::one_at_a_time();
     apt::ensure_these(progress, paths, PACKAGES)?;
     let dir = paths.lab().join("bmc");
     let recipe = Recipe::default().with(SUSHY).hash();

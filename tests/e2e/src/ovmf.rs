@@ -24,7 +24,6 @@ pub struct Ovmf {
 
 /// Fetches it, or finds it fetched.
 pub fn ensure(progress: &Progress, paths: &Paths) -> Result<Ovmf> {
-    let _making = stamp::one_at_a_time();
     let dir = paths.lab().join("ovmf");
     let recipe = Recipe::default().with(SUITE).with(include_str!("ovmf.rs")).hash();
     if !stamp::is_fresh(&dir, &recipe) {

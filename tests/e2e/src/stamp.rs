@@ -4,20 +4,15 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 pub(crate) const STAMP: &str = ".stamp";
 
-/// Held by who makes something while scenarios run: of two that want it at once one makes it, and the other finds it made. Debian's package
-/// manager does not serve two at once either.
-pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
-    static MAKING: Mutex<()> = Mutex::new(());
-    // What a panic left half done bears no stamp.
-    MAKING.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// Of two scenarios that want an artefact at once one makes it, and the other finds it made. What a panic left half done bears no stamp.
+static MAKING: Mutex<()> = Mutex::new(());
 
 /// SHA-256 in hexadecimal.
 #[must_use]
@@ -64,6 +59,7 @@ pub fn is_fresh(dir: &Path, recipe: &str) -> bool {
 /// Makes the folder `dir` with `build`, which fills a temporary folder, unless it is fresh. Returns
 /// whether it was built.
 pub fn ensure(dir: &Path, recipe: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<bool> {
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if is_fresh(dir, recipe) {
         return Ok(false);
     }

@@ -55,18 +55,6 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// Those that nobody does, and that need nobody to put them right.
-    pub const OF_PROCESSES: [Self; 8] = [
-        Self::Kill,
-        Self::KillInside,
-        Self::StopLeader,
-        Self::FreezeWatch,
-        Self::BreakWatch,
-        Self::KillServer,
-        Self::ApiAway,
-        Self::Slow,
-    ];
-
     pub const ALL: [Self; 15] = [
         Self::Kill,
         Self::KillInside,
@@ -84,6 +72,17 @@ impl Trouble {
         Self::Slow,
         Self::Maintenance,
     ];
+
+    /// Those that nobody does, and that need nobody to put them right.
+    pub fn of_processes() -> Vec<Self> {
+        let of_a_process = |trouble: &Self| match trouble {
+            Self::Kill | Self::KillInside | Self::StopLeader | Self::KillServer => true,
+            Self::FreezeWatch | Self::BreakWatch | Self::ApiAway | Self::Slow => true,
+            Self::PowerCycle | Self::Backup | Self::Restore | Self::Delete => false,
+            Self::Intent | Self::SweepRequests | Self::Maintenance => false,
+        };
+        Self::ALL.into_iter().filter(of_a_process).collect()
+    }
 }
 
 impl Scene {

@@ -107,7 +107,6 @@ impl DiskImage {
 
 /// Makes the image, unless it is there.
 pub fn ensure(progress: &Progress, paths: &Paths, guest: &Guest) -> Result<DiskImage> {
-    let _making = stamp::one_at_a_time();
     let dir = paths.guest().join("disk");
     let made_from = std::fs::read_to_string(guest.dir.join(stamp::STAMP)).context("read the guest's stamp")?;
     let sizes = format!("{ESP} {OEM} {ROOT}");

@@ -18,7 +18,7 @@ fn lives(seed: u64) -> World {
         controllers: 2,
         installs: true,
         faults: 14,
-        kinds: [&Trouble::OF_PROCESSES[..], &TO_DISKS].concat(),
+        kinds: [Trouble::of_processes(), TO_DISKS.to_vec()].concat(),
         span: 40 * MINUTE,
         ..Scene::quiet()
     };

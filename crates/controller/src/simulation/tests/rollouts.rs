@@ -41,12 +41,10 @@ fn roll(seed: u64, troubles: usize) -> World {
     let limit = world.now + 10 * MINUTE;
     assert!(world.until(limit, |world| all_run(world, &first)), "{}", world.trace.tail());
     world.run_pods(3, 2);
-    world.scene.kinds = Trouble::OF_PROCESSES.to_vec();
+    let kinds = Trouble::of_processes();
+    world.scene.kinds.clone_from(&kinds);
     for _ in 0..troubles {
-        let (kind, after) = (
-            Trouble::OF_PROCESSES[world.random.below(Trouble::OF_PROCESSES.len())],
-            world.random.between(0, 30 * MINUTE),
-        );
+        let (kind, after) = (kinds[world.random.below(kinds.len())], world.random.between(0, 30 * MINUTE));
         world.at(after, Step::Fault(Fault::Trouble(kind)));
     }
     let update = json!({ "strategy": "RollingUpdate", "minReadySeconds": 30 });
