@@ -21,8 +21,9 @@ use tokio::sync::watch;
 
 /// A firmware's request this long after the last sign of life begins another boot.
 const SILENCE: SignedDuration = SignedDuration::from_mins(10);
-/// A loader that was fetched needs longer than this to start, fail, and give the box back to its firmware.
-const LOADER_TIME: SignedDuration = SignedDuration::from_secs(5);
+/// Firmware that asks this long after it had its whole loader has given up on that. Before it, what asks may be a packet that was sent twice.
+/// No more than that: EDK2 refuses a binary at once, and a box that tries it again every few seconds would never be given another one.
+const LOADER_TIME: SignedDuration = SignedDuration::from_secs(2);
 
 /// All records.
 #[derive(Debug, Default)]
@@ -298,7 +299,7 @@ fn is_over(boot: &BootRecord, now: Timestamp) -> bool {
 }
 
 /// The loader that the box fetched in this boot and that then never asked for the script: now its firmware asks again. What asks within a
-/// moment is the same boot: a second card, or a packet that was sent twice.
+/// moment is the same boot.
 fn lost_loader(boot: &BootRecord, request: &Request, now: Timestamp) -> Option<String> {
     let sent = boot.step(BootStepName::LoaderSent).filter(|_| !request.ipxe)?;
     let back = boot.furthest().is_some_and(|step| step.name >= BootStepName::ScriptServed);
@@ -446,7 +447,7 @@ mod tests {
         let fetched = |second| records.step(&machine("box"), LoaderSent, Detail::default(), at(second));
         assert_eq!(file(seen(&records, 0, false)), "snponly.efi");
         fetched(1);
-        assert_eq!(file(seen(&records, 4, false)), "snponly.efi", "a second card, or a packet that came twice");
+        assert_eq!(file(seen(&records, 2, false)), "snponly.efi", "a packet that came twice");
         assert_eq!(file(seen(&records, 60, false)), "ipxe.efi", "it had its time");
         let boot = records.get("box").unwrap().boot;
         assert_eq!((boot.started_at.clone(), boot.failed_loaders.len()), (seconds(at(60)), 1));
@@ -459,6 +460,15 @@ mod tests {
         seen(&records, 185, true);
         records.step(&machine("box"), ScriptServed, Detail::default(), at(190));
         assert_eq!(file(seen(&records, 900, false)), "ipxe.efi", "what worked stays");
+    }
+
+    /// As EDK2 does without a person: it refuses the binary at once, and goes round its list of devices.
+    #[test]
+    fn firmware_that_is_back_within_seconds_is_not_given_the_same_for_ever() {
+        let records = Records::default();
+        assert_eq!(file(seen(&records, 0, false)), "snponly.efi");
+        records.step(&machine("box"), LoaderSent, Detail::default(), at(1));
+        assert_eq!(file(seen(&records, 4, false)), "ipxe.efi");
     }
 
     #[test]

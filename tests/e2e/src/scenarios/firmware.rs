@@ -96,6 +96,8 @@ fn next_loader(prepared: &Prepared, binaries: &Binaries, progress: &Progress) ->
     machine.power_on()?;
     machine.wait_console("failed to load Boot", Duration::from_secs(90))?;
     machine.power_off();
+    // The person's hand: what asks within two seconds of its loader counts as the same boot.
+    std::thread::sleep(Duration::from_secs(3));
     step.done("the firmware gave up on it");
     let case = Case { spec, more: "", firmware: "UEFI", loader: Some("ipxe.efi") };
     let boot = boots(&lan, &mut server, case, progress)?;
