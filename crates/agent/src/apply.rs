@@ -46,7 +46,8 @@ fn check(paths: &Paths, join: &JoinBundle, now: Timestamp) -> Result<(), ApplyEr
     let wrong = if !facts.ours {
         "the certificate is not for this node's name and key"
     } else if plan::ends(facts.not_after, now) {
-        "the certificate has ended already; are the clocks of the cluster and of this box right?"
+        "the certificate has ended already; a new one is made within a minute, unless the clock of the cluster or of this \
+         box is wrong"
     } else if !join.api_server.starts_with("https://") {
         "the API server's URL does not begin with https://"
     } else if !join.certificate_authority.contains("-----BEGIN CERTIFICATE-----") {

@@ -2,7 +2,8 @@
 //!
 //! The claim key says that it is the same box that asks again; the kubelet's key becomes its identity in the
 //! cluster. Both are made once and found again by an agent that was killed: a box that came with a new key would be
-//! another box, and the controller would freeze the machine.
+//! another box, and the controller would freeze the machine. Where the box has a TPM they are derived there, so that a box whose
+//! system lives in memory has the same ones after every restart.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use magnetite_api::{
     join::{ClaimRequest, IdentityFacts, ReportRequest, ReportSignature, signed_text},
     report::Inventory,
 };
+use p256::pkcs8::{EncodePrivateKey, LineEnding};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SigningKey};
 use rustls::{
     crypto::ring,
@@ -22,6 +24,8 @@ use crate::{
     files::{self, FileError, Paths},
     inventory,
     plan::CertificateFacts,
+    sign,
+    tpm::Derived,
 };
 
 const CLAIM_KEY: &str = "claim.key";
@@ -39,6 +43,9 @@ pub enum KeyError {
     /// A key or a signature could not be made.
     #[error("{0} could not be made")]
     Make(&'static str, #[source] rcgen::Error),
+    /// A key of the TPM's could not be written down.
+    #[error("{0} of the TPM could not be encoded")]
+    Encode(&'static str, #[source] p256::pkcs8::Error),
     /// The random source failed.
     #[error("the signature could not be made")]
     Sign(#[source] rcgen::Error),
@@ -55,14 +62,25 @@ pub fn exist(paths: &Paths) -> Result<bool, KeyError> {
     Ok(files::read(&paths.state(CLAIM_KEY))?.is_some() && files::read(&paths.state(KUBELET_KEY))?.is_some())
 }
 
-/// Makes whichever of the two is not there.
-pub fn make(paths: &Paths) -> Result<(), KeyError> {
+/// Makes whichever of the two is not there: as the TPM has it, or by chance.
+pub fn make(paths: &Paths, derived: Option<&Derived>) -> Result<(), KeyError> {
     files::folder(&paths.state(""), 0o700)?;
-    for name in [CLAIM_KEY, KUBELET_KEY] {
+    if let Some(Derived { resets, .. }) = derived {
+        // Before the keys: nothing is signed with them that counts as older than what they signed before the box forgot.
+        sign::begin_after(paths, *resets)?;
+    }
+    let both = derived.map(|Derived { claim, kubelet, .. }| (claim, kubelet)).unzip();
+    for (name, derived) in [(CLAIM_KEY, both.0), (KUBELET_KEY, both.1)] {
         let path = paths.state(name);
         if files::read(&path)?.is_none() {
-            let key = KeyPair::generate().map_err(|error| KeyError::Make(name, error))?;
-            files::write(&path, 0o600, key.serialize_pem().as_bytes())?;
+            let pem = match derived {
+                Some(key) => key.to_pkcs8_pem(LineEnding::LF).map_err(|error| KeyError::Encode(name, error))?,
+                None => {
+                    let key = KeyPair::generate().map_err(|error| KeyError::Make(name, error))?;
+                    key.serialize_pem().into()
+                }
+            };
+            files::write(&path, 0o600, pem.as_bytes())?;
         }
     }
     Ok(())
@@ -172,9 +190,11 @@ pub fn certificate_facts(certificate: &[u8], key: &[u8], node_name: &str) -> Opt
 mod tests {
     use std::path::Path;
 
+    use magnetite_swtpm::Swtpm;
     use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
     use super::*;
+    use crate::tpm::{self, BoxTpmError};
 
     fn fresh() -> (tempfile::TempDir, Paths) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -186,18 +206,46 @@ mod tests {
     fn keys_are_made_once() {
         let (_folder, paths) = fresh();
         assert!(!exist(&paths).expect("readable"));
-        make(&paths).expect("made");
+        make(&paths, None).expect("made");
         let first = kubelet_pem(&paths).expect("there");
-        make(&paths).expect("kept");
+        make(&paths, None).expect("kept");
         assert!(exist(&paths).expect("readable"));
         assert_eq!(kubelet_pem(&paths).expect("there"), first);
         assert!(first.starts_with(b"-----BEGIN PRIVATE KEY-----"), "PKCS#8");
     }
 
+    /// A box without a disk, twice: after a restart it is who it was.
+    #[tokio::test]
+    async fn with_a_tpm_they_are_the_same_after_the_box_lost_everything_else() {
+        let mut tpm = Swtpm::new();
+        let mut boot = async |machine: &str| {
+            let (folder, paths) = fresh();
+            std::fs::create_dir(folder.path().join("dev")).expect("a folder");
+            std::os::unix::fs::symlink(tpm.socket(), folder.path().join("dev/tpmrm0")).expect("a link");
+            let derived = tpm::derive(&paths, machine).await.expect("two keys");
+            make(&paths, Some(&derived)).expect("made");
+            tpm.restart();
+            let keys = Keys::load(&paths).expect("loaded");
+            (keys.fingerprint(), kubelet_pem(&paths).expect("there"))
+        };
+        let first = boot("box-1").await;
+        assert_eq!(boot("box-1").await, first);
+        let other = boot("box-2").await;
+        assert!(other.0 != first.0 && other.1 != first.1, "another Machine is another key");
+        let lines = |pem: &[u8]| String::from_utf8_lossy(pem).lines().count();
+        assert!(first.1.starts_with(b"-----BEGIN PRIVATE KEY-----\n") && lines(&first.1) == 5, "PKCS#8");
+    }
+
+    #[tokio::test]
+    async fn a_box_without_a_tpm_says_so() {
+        let (_folder, paths) = fresh();
+        assert!(matches!(tpm::derive(&paths, "box-1").await, Err(BoxTpmError::Missing { .. })));
+    }
+
     #[test]
     fn a_broken_key_is_not_replaced_in_silence() {
         let (_folder, paths) = fresh();
-        make(&paths).expect("made");
+        make(&paths, None).expect("made");
         files::write(&paths.state(CLAIM_KEY), 0o600, b"").expect("written");
         assert!(matches!(Keys::load(&paths), Err(KeyError::Unreadable(CLAIM_KEY, _))));
     }
@@ -205,7 +253,7 @@ mod tests {
     #[test]
     fn the_request_says_what_the_signer_wants_and_no_more() {
         let (_folder, paths) = fresh();
-        make(&paths).expect("made");
+        make(&paths, None).expect("made");
         let keys = Keys::load(&paths).expect("loaded");
         let claim = keys.request("m", "i", "box-1", &Inventory::default()).expect("a claim");
         let pem = pem_bytes(&claim.certificate_request);

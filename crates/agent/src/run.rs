@@ -96,11 +96,13 @@ impl RunError {
                 "TpmMissing",
                 "switch on the TPM 2.0 in the firmware's setup; the system's kernel needs its driver (tpm_tis or tpm_crb)",
             ),
-            Self::Tpm(BoxTpmError::Open { .. } | BoxTpmError::Tpm(_) | BoxTpmError::Ended(_)) => (
-                Claiming,
-                "TpmFailed",
-                "look at the TPM in the firmware's setup; does its endorsement hierarchy have a password?",
-            ),
+            Self::Tpm(BoxTpmError::Open { .. } | BoxTpmError::Tpm(_) | BoxTpmError::Ended(_) | BoxTpmError::Silent) => {
+                (
+                    Claiming,
+                    "TpmFailed",
+                    "look at the TPM in the firmware's setup; does its endorsement hierarchy have a password?",
+                )
+            }
             Self::Tpm(BoxTpmError::Challenge) => {
                 (Claiming, "WrongAnswer", "are boot server and agent of the same version?")
             }
@@ -260,7 +262,7 @@ impl Agent<'_> {
                 tracing::info!("system booted; its profile joins nothing");
             }
             (Step::MissKubelet, _) => return Err(RunError::KubeletNotFound { searched }),
-            (Step::MakeKeys, _) => keys::make(self.paths)?,
+            (Step::MakeKeys, _) => self.make_keys().await?,
             (Step::WriteFiles, Some(mut state)) => apply::write_files(self.paths, &mut state, &seen, &wanted, now)?,
             (Step::StartKubelet, Some(mut state)) => {
                 // Before the kubelet, which may need them to pull its first image.
@@ -282,6 +284,24 @@ impl Agent<'_> {
             }
         }
         Ok(step)
+    }
+
+    /// As the TPM has them, so that they are the same after a restart; by chance where it cannot be asked, which is good enough for a box that
+    /// keeps them on a disk.
+    async fn make_keys(&self) -> Result<(), RunError> {
+        let derived = match tpm::derive(self.paths, &self.args.machine).await {
+            Ok(derived) => Some(derived),
+            Err(BoxTpmError::Missing { .. }) => None,
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the TPM has no keys for this box; they are kept on its disk alone"
+                );
+                None
+            }
+        };
+        tracing::info!(tpm = derived.is_some(), "keys made");
+        Ok(keys::make(self.paths, derived.as_ref())?)
     }
 
     async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {

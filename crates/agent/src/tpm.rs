@@ -5,7 +5,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::{fs::FileTypeExt, net::UnixStream},
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use magnetite_api::{
@@ -15,15 +15,25 @@ use magnetite_api::{
 };
 use magnetite_tpm::{
     binding::{Claimed, extra_data},
-    client::{Keys, Signed, Stream, TpmError},
+    client::{Keys, Root, Signed, Stream, TpmError},
     sha256,
 };
-use tokio::task::{JoinError, spawn_blocking};
+use p256::SecretKey;
+use tokio::{
+    task::{JoinError, spawn_blocking},
+    time::{sleep, timeout},
+};
 
 use crate::files::Paths;
 
 /// Linux's resource manager: it lends the TPM to several, and flushes what each leaves.
 const DEVICE: &str = "/dev/tpmrm0";
+/// Firmware's word that the box has a TPM 2.0 (TCG ACPI Specification).
+const FIRMWARE_TABLE: &str = "/sys/firmware/acpi/tables/TPM2";
+/// How long a driver is waited for that is loaded beside us, and how long the TPM may take for the box's own keys: a box that takes others
+/// instead is another box.
+const DRIVER: Duration = Duration::from_secs(15);
+const DERIVING: Duration = Duration::from_secs(120);
 
 /// Why the TPM proves nothing.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +62,9 @@ pub enum BoxTpmError {
     /// The thread ended.
     #[error("the work with the TPM ended early")]
     Ended(#[from] JoinError),
+    /// It says nothing.
+    #[error("the TPM gave no answer in {} s", DERIVING.as_secs())]
+    Silent,
 }
 
 /// The device, or, in a lab, the socket of a TPM in software.
@@ -93,6 +106,43 @@ impl Write for Device {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The box's own two keys, as its TPM has them: the same after every restart, whatever became of its disk.
+pub struct Derived {
+    /// The claim key.
+    pub claim: SecretKey,
+    /// The kubelet's.
+    pub kubelet: SecretKey,
+    /// How often the box was switched on or reset.
+    pub resets: u32,
+}
+
+/// Asks the TPM for the keys of this box as this Machine.
+pub async fn derive(paths: &Paths, machine: &str) -> Result<Derived, BoxTpmError> {
+    let path = paths.at(DEVICE);
+    let end = Instant::now() + DRIVER;
+    while paths.at(FIRMWARE_TABLE).exists() && !path.exists() && Instant::now() < end {
+        sleep(Duration::from_millis(500)).await;
+    }
+    let machine = machine.to_owned();
+    let derived = spawn_blocking(move || {
+        let mut root = Root::create(Stream(Device::open(&path)?))?;
+        let claim = scalar(&mut root, "claim", &machine)?;
+        Ok(Derived { claim, kubelet: scalar(&mut root, "kubelet", &machine)?, resets: root.resets()? })
+    });
+    timeout(DERIVING, derived).await.map_err(|_| BoxTpmError::Silent)??
+}
+
+/// A private key on P-256. Of 2^32 numbers one is none: then the next is taken.
+fn scalar(root: &mut Root<Stream<Device>>, purpose: &str, machine: &str) -> Result<SecretKey, BoxTpmError> {
+    for number in 0_u8..=u8::MAX {
+        let bytes = root.derive(format!("magnetite-{purpose}-key-v1\n{machine}\n{number}").as_bytes())?;
+        if let Ok(key) = SecretKey::from_slice(&bytes) {
+            return Ok(key);
+        }
+    }
+    Err(BoxTpmError::Silent)
 }
 
 /// The TPM with both keys in it.

@@ -11,8 +11,12 @@ pub const GENERATED: u32 = 0xff54_4347;
 
 /// `TPM_ALG_RSA`.
 pub const RSA: u16 = 0x0001;
+/// `TPM_ALG_HMAC`.
+pub const HMAC: u16 = 0x0005;
 /// `TPM_ALG_AES`.
 pub const AES: u16 = 0x0006;
+/// `TPM_ALG_KEYEDHASH`.
+pub const KEYED_HASH: u16 = 0x0008;
 /// `TPM_ALG_SHA256`.
 pub const SHA256: u16 = 0x000b;
 /// `TPM_ALG_NULL`.
@@ -45,6 +49,8 @@ pub const ACTIVATE_CREDENTIAL: u32 = 0x147;
 pub const NV_READ: u32 = 0x14e;
 /// `TPM_CC_PolicySecret`.
 pub const POLICY_SECRET: u32 = 0x151;
+/// `TPM_CC_HMAC`.
+pub const COMMAND_HMAC: u32 = 0x155;
 /// `TPM_CC_Quote`.
 pub const QUOTE: u32 = 0x158;
 /// `TPM_CC_FlushContext`.
@@ -53,5 +59,7 @@ pub const FLUSH_CONTEXT: u32 = 0x165;
 pub const NV_READ_PUBLIC: u32 = 0x169;
 /// `TPM_CC_StartAuthSession`.
 pub const START_AUTH_SESSION: u32 = 0x176;
+/// `TPM_CC_ReadClock`.
+pub const READ_CLOCK: u32 = 0x181;
 /// `TPM_CC_PCR_Read`.
 pub const PCR_READ: u32 = 0x17e;

@@ -4,7 +4,7 @@
 //! forget one of: an AK that is not restricted, or may be copied out of its TPM, is another thing than the template.
 
 use crate::{
-    codes::{AES, CFB, ECC, ECDSA, NULL, P256, RSA, SHA256},
+    codes::{AES, CFB, ECC, ECDSA, HMAC, KEYED_HASH, NULL, P256, RSA, SHA256},
     reader::{ReadError, Reader, put_sized},
     sha256,
 };
@@ -13,6 +13,8 @@ use crate::{
 const EK_ATTRIBUTES: u32 = 0x0003_00b2;
 /// `TPMA_OBJECT` of the AK: fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign.
 const AK_ATTRIBUTES: u32 = 0x0005_0472;
+/// `TPMA_OBJECT` of the root: fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, sign.
+const ROOT_ATTRIBUTES: u32 = 0x0004_0472;
 /// PolicyA_SHA256 of the EK Credential Profile: `PolicySecret(TPM_RH_ENDORSEMENT)`.
 const EK_POLICY: [u8; 32] = [
     0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd, 0x52, 0xd7,
@@ -75,6 +77,22 @@ fn ak_head() -> Vec<u8> {
         out.extend(word.to_be_bytes());
     }
     out
+}
+
+/// The `TPM2B_PUBLIC` by which a TPM makes the key that other keys are derived from: HMAC with SHA-256. It is the same in every box, and what
+/// comes of it another in each, since a TPM makes it from a seed of its own.
+pub fn root_template() -> Vec<u8> {
+    let mut area = Vec::new();
+    area.extend(KEYED_HASH.to_be_bytes());
+    area.extend(SHA256.to_be_bytes());
+    area.extend(ROOT_ATTRIBUTES.to_be_bytes());
+    // No policy; how it signs; and nothing to tell it from others.
+    put_sized(&mut area, &[]);
+    for word in [HMAC, SHA256] {
+        area.extend(word.to_be_bytes());
+    }
+    put_sized(&mut area, &[]);
+    whole(&area)
 }
 
 /// Reads the head of a `TPM2B_PUBLIC`, which must be this one, and leaves what follows it.

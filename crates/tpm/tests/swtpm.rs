@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use magnetite_swtpm::{Maker, Swtpm};
 use magnetite_tpm::{
     binding::{Claimed, extra_data},
-    client::{Keys, Signed, Stream, TpmError},
+    client::{Keys, Root, Signed, Stream, TpmError},
     public::{AttestationKey, EndorsementKey},
     sha256,
     verifier::{Authorities, CertificateError, Challenge, QuoteError, check_quote},
@@ -58,6 +58,27 @@ fn a_tpm_is_the_same_each_time_and_no_two_are() {
     assert!(other_seed.0 == first.0 && other_seed.1 != first.1, "the AK is another for another claim key");
     let other = both(&keys(&b));
     assert!(other.0.fingerprint() != first.0.fingerprint() && other.1 != first.1);
+}
+
+#[test]
+fn what_is_derived_is_the_same_after_a_restart_and_another_in_each_tpm() {
+    let (mut a, b) = (Swtpm::new(), Swtpm::new());
+    let derived =
+        |tpm: &Swtpm, label: &[u8]| Root::create(tpm.connect()).expect("a root").derive(label).expect("32 bytes");
+    let first = derived(&a, b"box-1");
+    // What was made was flushed: a TPM has room for three keys.
+    for _ in 0..3 {
+        assert_eq!(derived(&a, b"box-1"), first);
+    }
+    assert_ne!(derived(&a, b"box-2"), first);
+    assert_ne!(derived(&b, b"box-1"), first);
+    assert_ne!(derived(&a, &[0; 1024]), first, "the longest label");
+    let resets = |tpm: &Swtpm| Root::create(tpm.connect()).expect("a root").resets().expect("a count");
+    let before = resets(&a);
+    // A TPM's keys in memory are gone then.
+    a.restart();
+    assert_eq!(derived(&a, b"box-1"), first);
+    assert_eq!(resets(&a), before + 1);
 }
 
 #[test]

@@ -97,20 +97,32 @@ impl Swtpm {
     }
 
     fn run(state: PathBuf, folder: Option<tempfile::TempDir>) -> Self {
-        let at = |name: &str| state.join(name).display().to_string();
-        // It must not outlive a test that is killed.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program("swtpm")).args(["socket", "--tpm2", "--tpmstate"]);
-        command.arg(format!("dir={}", at(""))).arg("--server").arg(format!("type=unixio,path={}", at("socket")));
-        command.args(["--flags", "not-need-init,startup-clear"]).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().expect("swtpm starts; it is in Debian's package swtpm");
+        let process = start(&state);
         let tpm = Self { state, process, _folder: folder };
+        tpm.wait();
+        tpm
+    }
+
+    fn wait(&self) {
         let end = Instant::now() + PATIENCE;
-        while UnixStream::connect(tpm.socket()).is_err() {
+        while UnixStream::connect(self.socket()).is_err() {
             assert!(Instant::now() < end, "swtpm does not answer");
             std::thread::sleep(Duration::from_millis(10));
         }
-        tpm
+    }
+
+    /// Its box lost power, and has it again.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.process = start(&self.state);
+        self.wait();
+    }
+
+    fn stop(&mut self) {
+        // setpriv became swtpm.
+        drop(self.process.kill());
+        drop(self.process.wait());
+        drop(fs::remove_file(self.socket()));
     }
 
     /// Where it listens. One at a time is served.
@@ -136,10 +148,18 @@ impl Swtpm {
 
 impl Drop for Swtpm {
     fn drop(&mut self) {
-        // setpriv became swtpm.
-        drop(self.process.kill());
-        drop(self.process.wait());
+        self.stop();
     }
+}
+
+fn start(state: &Path) -> Child {
+    let at = |name: &str| state.join(name).display().to_string();
+    // It must not outlive a test that is killed.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program("swtpm")).args(["socket", "--tpm2", "--tpmstate"]);
+    command.arg(format!("dir={}", at(""))).arg("--server").arg(format!("type=unixio,path={}", at("socket")));
+    command.args(["--flags", "not-need-init,startup-clear"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("swtpm starts; it is in Debian's package swtpm")
 }
 
 fn folder() -> tempfile::TempDir {
