@@ -134,8 +134,17 @@ impl Keys {
             server: "server-1".into(),
         };
         let mut claim = MachineClaim::new("box-1-0000000000", spec);
+        claim.metadata.uid = Some("claim-1".into());
         claim.metadata.resource_version = Some("3".into());
         claim
+    }
+
+    /// A certificate of the kubelet's key that ends at this second of the tests' time.
+    pub fn certificate(&self, end: i64) -> String {
+        let mut params = rcgen::CertificateParams::default();
+        params.not_after =
+            rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(t(end).as_second().unsigned_abs());
+        params.self_signed(&self.kubelet).unwrap().pem()
     }
 
     /// What an honest kubelet of `box-1` asks for.

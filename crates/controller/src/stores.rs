@@ -25,8 +25,12 @@ use kube::{
     },
 };
 use magnetite_api::{
-    BootReport, DiscoveryRule, Machine, MachineClaim, Profile, claim::Decision, conditions, names::ANNOTATION_CLAIM,
-    report::SubjectKind, update::UpdateStage,
+    BootReport, DiscoveryRule, Machine, MachineClaim, Profile,
+    claim::Decision,
+    conditions,
+    names::ANNOTATION_CLAIM,
+    report::{BootStepName, SubjectKind},
+    update::UpdateStage,
 };
 use magnetite_boot::fleet::Fleet;
 use serde::de::DeserializeOwned;
@@ -460,8 +464,14 @@ pub(crate) fn report_changed(stores: &Stores, report: Arc<BootReport>) -> Concer
     let name = &report.spec.subject.name;
     match report.spec.subject.kind {
         SubjectKind::Machine => {
-            let machines = stores.machines.get(&ObjectRef::new(name)).into_iter().collect();
-            Concerned { machines, ..Concerned::default() }
+            let machines: Vec<_> = stores.machines.get(&ObjectRef::new(name)).into_iter().collect();
+            // A box that claims again with the same keys gets no new claim: this is all that tells of it.
+            let claims = report.spec.boot.as_ref().and_then(|boot| boot.furthest());
+            let claims = claims.is_some_and(|step| step.name == BootStepName::Claiming);
+            let winner = |machine: &Arc<Machine>| Some(machine.status.as_ref()?.identity.as_ref()?.claim.clone());
+            let winner = machines.first().filter(|_| claims).and_then(winner);
+            let claims = winner.and_then(|claim| stores.claims.get(&ObjectRef::new(&claim))).into_iter().collect();
+            Concerned { machines, claims, ..Concerned::default() }
         }
         SubjectKind::Box => Concerned { boxes: vec![report], ..Concerned::default() },
         SubjectKind::Profile => {

@@ -223,6 +223,12 @@ pub fn certificate_digest(pem: &[u8]) -> Option<Sha256> {
     Some(Sha256::of(&pem.contents))
 }
 
+/// When the first certificate of a PEM text ends, in seconds since 1970.
+pub fn certificate_end(pem: &[u8]) -> Option<i64> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).ok()?;
+    Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
+}
+
 /// A text of a stranger, fit for a message: without control characters, cut, in quotes.
 pub fn quoted(text: &str) -> String {
     let short: String = text.chars().take(80).collect();

@@ -12,7 +12,7 @@ use magnetite_api::{
     tpm::TpmStatus,
     types::serial_is_bogus,
 };
-use magnetite_request::{Flaw, Request, check_claim_key, check_client, quoted};
+use magnetite_request::{Flaw, Request, certificate_end, check_claim_key, check_client, quoted};
 use magnetite_tpm::verifier::Authorities;
 
 use super::tpm::{self, Proven, TpmKeys};
@@ -79,6 +79,8 @@ pub struct Observed {
     pub reserved: Vec<String>,
     /// The claim whose challenge this one answers.
     pub challenged: Option<MachineClaim>,
+    /// The claim that the Machine's key was bound by: this one, or another of the same key.
+    pub winner: Option<MachineClaim>,
     /// Makers of TPMs that are believed; none: all are, and the TPM itself is what is known.
     pub authorities: Option<Authorities>,
 }
@@ -120,7 +122,21 @@ pub enum Verdict {
     Issue {
         /// The request, as it was verified.
         request: Box<Request>,
-        /// False: the certificate was issued and the window is closed, so that no further one is made.
+        /// Where the certificate comes from.
+        source: Source,
+    },
+}
+
+/// Where the certificate of a bound key comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// It was issued, and is good: this text, in PEM.
+    Issued(String),
+    /// A request to the API server's signer.
+    Request {
+        /// Its name.
+        name: String,
+        /// False: the certificate was issued, nobody has it any more, and the window is closed, so that no further one is made.
         may_create: bool,
     },
 }
@@ -311,7 +327,6 @@ fn bound(
         return Err(Verdict::Deny { denial: Denial::ClaimConflict, message, freeze });
     }
     asks_for_its_own(&proof.request, machine)?;
-    let may_create = current.is_some_and(|intent| is_open(intent, now));
     if identity.issued_at.is_none() {
         let Some(current) = current else {
             return Err(deny(Denial::WindowClosed, format!("the intent {} is over", identity.intent)));
@@ -319,11 +334,62 @@ fn bound(
         if current.state == IntentState::Frozen {
             return Err(wait(reason::CLAIM_CONFLICT, "two keys claimed this machine, so that its join is frozen"));
         }
-        name_is_free(machine, seen)?;
-        // Bound within the window: a controller that was killed since then goes on, also after its end.
-        return Ok(Verdict::Issue { request: Box::new(proof.request), may_create: true });
     }
-    Ok(Verdict::Issue { request: Box::new(proof.request), may_create })
+    let source = source(seen, machine, current, now)?;
+    if let Source::Request { .. } = &source {
+        // For the first one, and again for one that takes its place: that may be years later.
+        name_is_free(machine, seen)?;
+    }
+    Ok(Verdict::Issue { request: Box::new(proof.request), source })
+}
+
+/// The certificate that was issued, as long as it is good. After that the box that comes with the same keys is given another one, window or
+/// none: it is the same box, whose system lives in memory and forgot the certificates that its kubelet had meanwhile. Whoever has those keys
+/// could have renewed the first one for ever, so that this opens nothing.
+fn source(
+    seen: &Observed,
+    machine: &Machine,
+    current: Option<&IntentStatus>,
+    now: Timestamp,
+) -> Result<Source, Verdict> {
+    let first = request_name(&seen.claim, None);
+    let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
+    let Some(identity) = identity.filter(|identity| identity.issued_at.is_some()) else {
+        // Bound within the window: a controller that was killed since then goes on, also after its end.
+        return Ok(Source::Request { name: first, may_create: true });
+    };
+    let join = seen.winner.as_ref().and_then(|winner| winner.status.as_ref()?.join.as_ref());
+    let Some(issued) = join.map(|join| &join.certificate) else {
+        // Killed between the record and the answer: it is the newest request that is answered.
+        let name = identity.certificate_request.clone().unwrap_or(first);
+        return Ok(Source::Request { name, may_create: current.is_some_and(|intent| is_open(intent, now)) });
+    };
+    if !has_ended(issued, now) {
+        return Ok(Source::Issued(issued.clone()));
+    }
+    if machine.wanted_intent() != identity.intent {
+        return Err(deny(Denial::WindowClosed, format!("the intent {} is over; power-cycle the box", identity.intent)));
+    }
+    Ok(Source::Request { name: request_name(&seen.claim, Some(issued)), may_create: true })
+}
+
+/// An agent starts no kubelet with less (`crates/agent/src/plan.rs`).
+const MARGIN_SECONDS: i64 = 120;
+
+/// True of a certificate that no box can begin with.
+pub fn has_ended(certificate: &str, now: Timestamp) -> bool {
+    certificate_end(certificate.as_bytes()).is_none_or(|end| end <= now.as_second().saturating_add(MARGIN_SECONDS))
+}
+
+/// The name of a request: always the same for the same claim and certificate. `after`: the one whose place it takes.
+fn request_name(claim: &MachineClaim, after: Option<&str>) -> String {
+    // By the claim's UID: the same key signs its request in another way each time, and what is left of a Machine of the same name, or of an
+    // earlier intent, is not in the way.
+    let mut text = claim.uid().unwrap_or_default();
+    if let Some(end) = after.and_then(|after| certificate_end(after.as_bytes())) {
+        text.push_str(&format!("\n{end}"));
+    }
+    format!("magnetite-{}-{}", claim.spec.machine, Sha256::of(text.as_bytes()).short())
 }
 
 fn is_open(intent: &IntentStatus, now: Timestamp) -> bool {

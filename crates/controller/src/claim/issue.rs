@@ -13,7 +13,7 @@ use kube::{
     runtime::{controller::Action, events::EventType},
 };
 use magnetite_api::{
-    Machine, MachineClaimStatus, Profile, Sha256,
+    Machine, MachineClaimStatus, Profile,
     claim::Decision,
     join::JoinBundle,
     machine::IdentityStatus,
@@ -23,8 +23,8 @@ use magnetite_api::{
 use magnetite_request::{Request, certificate_digest, certificate_key, quoted};
 
 use super::{
-    decide::{Denial, Observed},
-    deny, kubelet, secrets, wait, write,
+    decide::{Denial, Observed, Source},
+    deny, is_final, kubelet, secrets, wait, write,
 };
 use crate::{
     context::{Context, Settings},
@@ -47,14 +47,20 @@ const USAGES: [&str; 2] = ["digital signature", "client auth"];
 ///
 /// # Errors
 /// The API server was not there, or somebody else was faster.
-pub async fn issue(seen: &Observed, request: &Request, may_create: bool, ctx: &Context) -> Result<Action, Error> {
+pub async fn issue(seen: &Observed, request: &Request, source: Source, ctx: &Context) -> Result<Action, Error> {
     let (Some(machine), Some(identity)) = (&seen.machine, identity(seen)) else {
         return Ok(Action::await_change());
     };
     let Some(profile) = &seen.profile else {
         return Ok(Action::requeue(Duration::from_secs(10)));
     };
-    let name = request_name(machine, identity);
+    let (name, may_create) = match source {
+        Source::Request { name, may_create } => (name, may_create),
+        Source::Issued(certificate) => {
+            let name = identity.certificate_request.clone().unwrap_or_default();
+            return hand_over(seen, machine, profile, &name, certificate, ctx).await;
+        }
+    };
     let api = Api::<CertificateSigningRequest>::all(ctx.client.clone());
     let found = api.get_opt(&name).await.map_err(Error::read(KIND, &name))?;
     let Some(csr) = found else {
@@ -70,13 +76,11 @@ pub async fn issue(seen: &Observed, request: &Request, may_create: bool, ctx: &C
     match progress(&csr, &wanted(&name, machine, &seen.claim.name_any(), request), request) {
         Progress::Foreign => {
             let message = format!("a CertificateSigningRequest {name} exists with other contents; delete it");
-            deny(seen, Denial::BadRequest, &message, ctx).await?;
-            Ok(Action::await_change())
+            refuse(seen, Denial::BadRequest, &message, ctx).await
         }
         Progress::Refused(why) => {
             let message = format!("the CertificateSigningRequest {name} {why}; set another spec.bootIntent");
-            deny(seen, Denial::RequestDenied, &message, ctx).await?;
-            Ok(Action::await_change())
+            refuse(seen, Denial::RequestDenied, &message, ctx).await
         }
         Progress::Open => {
             let message = format!("the key of the claim {} is bound to the Machine", seen.claim.name_any());
@@ -90,12 +94,6 @@ pub async fn issue(seen: &Observed, request: &Request, may_create: bool, ctx: &C
 
 fn identity(seen: &Observed) -> Option<&IdentityStatus> {
     seen.machine.as_ref()?.status.as_ref()?.identity.as_ref()
-}
-
-fn request_name(machine: &Machine, identity: &IdentityStatus) -> String {
-    // The intent too: a box that kept its keys and is provisioned anew gets a new certificate, not its old one's name.
-    let digest = Sha256::of(format!("{}\n{}", identity.claim_key, identity.intent).as_bytes()).short();
-    format!("magnetite-{}-{digest}", machine.name_any())
 }
 
 fn wanted(name: &str, machine: &Machine, claim: &str, request: &Request) -> CertificateSigningRequest {
@@ -170,6 +168,17 @@ fn progress(csr: &CertificateSigningRequest, wanted: &CertificateSigningRequest,
     }
 }
 
+/// No, to a claim that is not answered yet. One that is has an answer, and that stays: it says why in an Event alone.
+async fn refuse(seen: &Observed, denial: Denial, message: &str, ctx: &Context) -> Result<Action, Error> {
+    match &seen.machine {
+        Some(machine) if is_final(&seen.claim) => {
+            ctx.publish(&machine.object_ref(&()), EventType::Warning, denial.as_str(), "Claim", message).await;
+        }
+        _ => deny(seen, denial, message, ctx).await?,
+    }
+    Ok(Action::await_change())
+}
+
 /// First the record, then the answer: a Node counts as the Machine's only once the record says that its
 /// certificate was issued, so it must be there before the box can register one.
 async fn hand_over(
@@ -192,19 +201,27 @@ async fn hand_over(
     };
     let now = seconds((ctx.clock)());
     let mut status = machine.status.clone().unwrap_or_default();
-    let mut first = false;
-    if let Some(identity) = &mut status.identity
-        && identity.issued_at.is_none()
-    {
-        identity.issued_at = Some(now.clone());
-        identity.certificate_request = Some(request.to_owned());
-        identity.certificates = certificate_digest(certificate.as_bytes()).into_iter().collect();
-        first = true;
+    let digest = certificate_digest(certificate.as_bytes());
+    let mut recorded = true;
+    if let Some(identity) = &mut status.identity {
+        if identity.issued_at.is_none() {
+            identity.issued_at = Some(now.clone());
+            identity.certificates = digest.into_iter().collect();
+            recorded = false;
+        } else if let Some(line) = digest.and_then(|digest| csr::line::longer(identity, None, digest)) {
+            identity.certificates = line;
+            // What is good is handed over from there.
+            identity.claim = seen.claim.name_any();
+            recorded = false;
+        }
+        if !recorded {
+            identity.certificate_request = Some(request.to_owned());
+        }
     }
-    if first {
+    if !recorded {
         replace_status(machine, status, ctx).await?;
         ctx.metrics.claim("approved", "CertificateIssued");
-        tracing::info!(machine = %machine.name_any(), claim = %seen.claim.name_any(), "certificate issued");
+        tracing::info!(machine = %machine.name_any(), claim = %seen.claim.name_any(), request, "certificate issued");
         let note = format!("Certificate of the Node {} issued, by request {request}", machine.node_name());
         let regarding = machine.object_ref(&());
         ctx.publish(&regarding, EventType::Normal, "CertificateIssued", "Claim", &note).await;

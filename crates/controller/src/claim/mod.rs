@@ -1,6 +1,7 @@
 //! Claims: observe (live), decide, apply. Each step may be repeated: a controller that was killed between any
 //! two goes on where it was, because what is done is read back before anything more is done.
 
+pub mod again;
 pub mod decide;
 pub mod issue;
 pub mod kubelet;
@@ -31,7 +32,7 @@ use crate::{
     machine::apply::{delete_claim, replace_status},
     node,
 };
-use decide::{Denial, Observed, Verdict, decide};
+use decide::{Denial, Observed, Source, Verdict, decide};
 use tpm::TpmKeys;
 
 /// How often a claim that cannot be decided yet is looked at, if nothing happens.
@@ -45,22 +46,29 @@ const LAST_WORD: Duration = Duration::from_secs(300);
 /// The API server was not there, or somebody else was faster.
 pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<Action, Error> {
     let name = cached.name_any();
-    if is_final(&cached) {
-        return match winner_of(&cached, &ctx) {
-            Some(machine) => keep_sealed(&cached, &machine, &ctx).await,
-            None => tidy(&cached, &ctx).await,
-        };
-    }
+    let asked_again = match (is_final(&cached), winner_of(&cached, &ctx)) {
+        (false, _) => false,
+        (true, None) => return tidy(&cached, &ctx).await,
+        (true, Some(machine)) if again::is_asked(&cached, &machine, &ctx.stores, (ctx.clock)()) => {
+            tracing::debug!(machine = %machine.name_any(), claim = name, "asked again after the certificate ended");
+            true
+        }
+        (true, Some(machine)) => return keep_sealed(&cached, &machine, &ctx).await,
+    };
     let api = Api::<MachineClaim>::all(ctx.client.clone());
     let Some(claim) = api.get_opt(&name).await.map_err(Error::read("MachineClaim", &name))? else {
         return Ok(Action::await_change());
     };
-    if is_final(&claim) || claim.metadata.deletion_timestamp.is_some() {
+    if is_final(&claim) != asked_again || claim.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let seen = observe(claim, &ctx).await?;
-    let verdict = decide(&seen, (ctx.clock)());
-    apply(&seen, verdict, &ctx).await
+    match (asked_again, decide(&seen, (ctx.clock)())) {
+        (false, verdict) => apply(&seen, verdict, &ctx).await,
+        (true, verdict @ Verdict::Issue { source: Source::Request { .. }, .. }) => apply(&seen, verdict, &ctx).await,
+        // What was answered stays answered: nothing more is made of it now.
+        (true, _) => Ok(Action::requeue(AGAIN)),
+    }
 }
 
 fn is_final(claim: &MachineClaim) -> bool {
@@ -139,9 +147,18 @@ async fn observe(claim: MachineClaim, ctx: &Context) -> Result<Observed, Error> 
         }
         None => None,
     };
+    let identity = machine.as_ref().and_then(|machine| machine.status.as_ref()?.identity.as_ref());
+    let winner = match identity.map(|identity| identity.claim.as_str()) {
+        Some(winner) if winner == claim.name_any() => Some(claim.clone()),
+        Some(winner) => {
+            let api = Api::<MachineClaim>::all(ctx.client.clone());
+            api.get_opt(winner).await.map_err(Error::read("MachineClaim", winner))?
+        }
+        None => None,
+    };
     let Settings { reserved_node_names, tpm_authorities, .. } = &ctx.settings;
     let (reserved, authorities) = (reserved_node_names.clone(), tpm_authorities.clone());
-    Ok(Observed { claim, machine, profile, node, reserved, challenged, authorities })
+    Ok(Observed { claim, machine, profile, node, reserved, challenged, winner, authorities })
 }
 
 async fn apply(seen: &Observed, verdict: Verdict, ctx: &Context) -> Result<Action, Error> {
@@ -166,7 +183,7 @@ async fn apply(seen: &Observed, verdict: Verdict, ctx: &Context) -> Result<Actio
             // Read again, with the key bound, and go on to the certificate.
             Ok(Action::requeue(Duration::ZERO))
         }
-        Verdict::Issue { request, may_create } => issue::issue(seen, &request, may_create, ctx).await,
+        Verdict::Issue { request, source } => issue::issue(seen, &request, source, ctx).await,
     }
 }
 

@@ -47,7 +47,7 @@ impl World {
         if !done {
             self.laws.installed(self.now, number, &link.uid, &link.intent);
             self.say(format!("box {number} is installed for {} in intent {}", link.machine, link.intent));
-            let system = self.system(link.clone());
+            let system = self.system(number, link.clone());
             self.boxes[number].system = Some(system);
             self.boxes[number].stage = Stage::Installer { link: link.clone(), done: true };
         }

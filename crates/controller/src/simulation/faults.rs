@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use magnetite_api::{
     Machine, MachineSpec, Phase, Profile, ProfileSpec, machine::DeletionPolicy, names::LABEL_MACHINE_UID,
+    profile::OnReboot,
 };
 use serde_json::json;
 
@@ -49,6 +50,9 @@ impl World {
         if scene.installs {
             profile.spec.install = serde_json::from_value(json!({ "image": "disk" })).ok();
         }
+        if scene.live {
+            profile.spec.boot.on_reboot = OnReboot::Network;
+        }
         drop(self.cluster.create(Kind::Profile, json!(profile), Actor::Person));
         (0..scene.controllers).for_each(|number| self.start_controller(number));
         (0..scene.servers).for_each(|number| self.start_server(number));
@@ -58,7 +62,8 @@ impl World {
             let whose = if honest { number } else { self.random.below(scene.machines) };
             let mut box_ = Metal::new(mac(whose), number);
             (box_.honest, box_.moves) = (honest, scene.moves);
-            box_.disk = scene.installs || self.random.chance(scene.disks);
+            box_.disk = scene.installs || self.random.chance(scene.disks) && !scene.live;
+            box_.tpm = honest && scene.live;
             self.boxes.push(box_);
             if honest {
                 let after = self.random.between(0, 20) * SECOND;

@@ -200,11 +200,14 @@ impl World {
             return;
         }
         let (_, pem) = x509_parser::pem::parse_x509_pem(&csr.spec.request.0).unwrap();
-        let params = CertificateSigningRequestParams::from_der(&pem.contents.as_slice().into()).unwrap();
+        let mut params = CertificateSigningRequestParams::from_der(&pem.contents.as_slice().into()).unwrap();
+        let end = self.now + self.scene.lifetime;
+        let since_1970 = std::time::Duration::from_secs(clock::at(end).as_second().unsigned_abs());
+        params.params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970;
         let certificate = params.signed_by(&authority()).unwrap().pem();
         let machines: Vec<Arc<Machine>> =
             self.cluster.all(Kind::Machine).filter_map(|object| object.machine().cloned()).collect();
-        self.laws.signed(self.now, csr, &machines, self.cluster.era);
+        self.laws.signed(self.now, csr, &machines, self.cluster.era, end);
         self.say(format!("  the signer signs {name}"));
         let bytes = json!(ByteString(certificate.into_bytes()));
         drop(self.cluster.edit(Kind::Request, name, Actor::Signer, |object| object["status"]["certificate"] = bytes));

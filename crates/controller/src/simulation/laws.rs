@@ -18,10 +18,14 @@ use magnetite_api::{
 use magnetite_boot::plan::{Next, Task};
 
 use super::{
-    clock,
+    clock::{self, MINUTE},
     cluster::{Actor, Change, Kind, Object},
     controller::RESERVED,
+    scene::Scene,
 };
+
+/// An agent takes no certificate that ends sooner.
+const AGENTS_MARGIN: i64 = 2 * MINUTE;
 
 #[derive(Default)]
 pub struct Laws {
@@ -39,6 +43,10 @@ pub struct Laws {
     keys: BTreeMap<(String, String, u32), BTreeSet<String>>,
     /// Requests that a controller made, in the same way.
     requests: BTreeMap<(String, String, u32), BTreeSet<String>>,
+    /// When the newest certificate of a bound key ends, in the same way.
+    ends: BTreeMap<(String, String, u32), i64>,
+    /// The system lives in memory: it is served each time.
+    live: bool,
     /// Notes of Events that may be told once.
     told: BTreeSet<String>,
     era: u32,
@@ -71,6 +79,10 @@ fn asked(csr: &CertificateSigningRequest) -> (String, String) {
 }
 
 impl Laws {
+    pub fn of(scene: &Scene) -> Self {
+        Self { live: scene.live, ..Self::default() }
+    }
+
     pub fn breach(&mut self, now: i64, text: impl Into<String>) {
         self.broken.push(format!("at {:.3} s: {}", now as f64 / 1000.0, text.into()));
     }
@@ -134,7 +146,8 @@ impl Laws {
                 .status
                 .as_ref()
                 .and_then(|status| status.update.as_ref())
-                .is_some_and(|update| update.stage.is_active())
+                // The way back from maintenance is written as an update, and is as many machines' as a person gives back at once.
+                .is_some_and(|update| update.stage.is_active() && !update.intent.contains(".maintenance-"))
         };
         let names: Vec<_> = self.machines.values().filter(active).map(|machine| machine.name_any()).collect();
         if names.len() > 1 {
@@ -255,9 +268,11 @@ impl Laws {
             && let Some(identity) = machine.status.as_ref().and_then(|status| status.identity.as_ref())
         {
             let key = (machine.uid().unwrap_or_default(), identity.intent.clone(), self.era);
+            let ended = self.ends.get(&key).is_some_and(|end| clock::at(self.began) >= clock::at(end - AGENTS_MARGIN));
             let made = self.requests.entry(key).or_default();
-            made.insert(change.name.clone());
-            if made.len() > 1 {
+            let first = made.insert(change.name.clone()) && made.len() == 1;
+            // A box that forgot all but its keys is given another one, once the first has ended.
+            if !first && !ended && made.len() > 1 {
                 let text = format!("{}: {} requests were made in one intent", machine.name_any(), made.len());
                 self.breach(now, text);
             }
@@ -305,7 +320,7 @@ impl Laws {
     }
 
     /// The signer made a certificate.
-    pub fn signed(&mut self, now: i64, csr: &CertificateSigningRequest, machines: &[Arc<Machine>], era: u32) {
+    pub fn signed(&mut self, now: i64, csr: &CertificateSigningRequest, machines: &[Arc<Machine>], era: u32, end: i64) {
         let Some(name) = csr.labels().get(LABEL_MACHINE) else { return };
         let Some(machine) = machines.iter().find(|machine| machine.name_any() == *name) else { return };
         let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
@@ -314,7 +329,9 @@ impl Laws {
         else {
             return;
         };
-        let keys = self.keys.entry((machine.uid().unwrap_or_default(), identity.intent.clone(), era)).or_default();
+        let key = (machine.uid().unwrap_or_default(), identity.intent.clone(), era);
+        self.ends.insert(key.clone(), end);
+        let keys = self.keys.entry(key).or_default();
         keys.insert(asked(csr).1);
         if keys.len() > 1 {
             self.breach(now, format!("{name}: two keys have a certificate in intent {}", identity.intent));
@@ -378,7 +395,7 @@ impl Laws {
         let closed = self.closed.get(&(seen.uid().unwrap_or_default(), intent.id.clone()));
         // A picture from before the window closed is an old picture. Its time is read from the clock, and never old.
         let known = closed.is_some_and(|closed| version(seen) >= *closed);
-        if matches!(next, Next::Boot(_)) && (known || clock::at(now) >= intent.expires_at.0) {
+        if matches!(next, Next::Boot(_)) && !self.live && (known || clock::at(now) >= intent.expires_at.0) {
             self.breach(
                 now,
                 format!("{}: served its profile after the window of {} closed", seen.name_any(), intent.id),

@@ -1,7 +1,7 @@
 //! Boxes: firmware, iPXE, the agent. Each waits, asks again, gives up and begins anew, as real ones do. A rogue is a box that has
 //! another's MAC.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use magnetite_api::{
@@ -17,7 +17,7 @@ use magnetite_wire::{
 use rcgen::{PublicKeyData, SigningKey};
 
 use super::{
-    clock::{MINUTE, SECOND},
+    clock::{self, MINUTE, SECOND},
     keys,
     kubelet::Duty,
     network::Place,
@@ -26,7 +26,7 @@ use super::{
 };
 use magnetite_request::certificate_key;
 
-use crate::fixtures::Csr;
+use crate::{claim::decide::has_ended, fixtures::Csr};
 
 /// What a boot server answered.
 #[derive(Debug, Clone)]
@@ -110,6 +110,9 @@ pub struct Metal {
     pub honest: bool,
     /// Keeps its system over a power cycle.
     pub disk: bool,
+    /// Derives its keys there: the same for the same Machine. Their numbers.
+    pub tpm: bool,
+    derived: BTreeMap<String, usize>,
     /// Has another address after every step.
     pub moves: bool,
     pub persona: Persona,
@@ -137,6 +140,8 @@ impl Metal {
             mac,
             honest: true,
             disk: true,
+            tpm: false,
+            derived: BTreeMap::new(),
             moves: false,
             persona: Persona::UEFI,
             life: 0,
@@ -152,6 +157,13 @@ impl Metal {
             verdict: None,
             dies_at: None,
         }
+    }
+}
+
+impl Metal {
+    /// It lost its TPM.
+    pub fn forget(&mut self) {
+        self.derived.clear();
     }
 }
 
@@ -430,10 +442,18 @@ impl World {
         }
     }
 
-    /// A system with keys of its own.
-    pub fn system(&mut self, link: AgentLink) -> System {
-        let (claim, kubelet) = (self.keys, self.keys + 1);
-        self.keys += 2;
+    /// A system with keys of its own, or with those that the box's TPM has for it.
+    pub fn system(&mut self, number: usize, link: AgentLink) -> System {
+        let box_ = &mut self.boxes[number];
+        let known = box_.derived.get(&link.machine).copied();
+        let claim = known.unwrap_or(self.keys);
+        if known.is_none() {
+            self.keys += 2;
+        }
+        if box_.tpm {
+            box_.derived.insert(link.machine.clone(), claim);
+        }
+        let kubelet = claim + 1;
         let request = Csr::new(&keys::key(kubelet)).cn(&format!("system:node:{}", link.node)).pem();
         System { link, claim, kubelet, request, certificate: None }
     }
@@ -441,7 +461,7 @@ impl World {
     /// Ignition writes the system to disk.
     fn install(&mut self, number: usize, link: AgentLink) {
         self.say(format!("box {number} is installed for {} in intent {}", link.machine, link.intent));
-        let system = self.system(link);
+        let system = self.system(number, link);
         let box_ = &mut self.boxes[number];
         box_.system = Some(system);
         (box_.stage, box_.tries, box_.verdict) = (Stage::Agent, 0, None);
@@ -491,6 +511,10 @@ impl World {
         let own = Sha256::of(&keys::key(system.kubelet).subject_public_key_info());
         if certificate_key(bundle.certificate.as_bytes()) != Some(own) || bundle.node_name != system.link.node {
             return self.laws.breach(self.now, "a box was handed a certificate of another key or name");
+        }
+        if has_ended(&bundle.certificate, clock::now()) {
+            self.say(format!("box {number} was given a certificate that has ended"));
+            return self.timer(number, 5 * SECOND);
         }
         system.certificate = Some(bundle.certificate.clone());
         self.boxes[number].verdict = Some("Joined".into());

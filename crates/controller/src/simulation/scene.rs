@@ -29,6 +29,10 @@ pub struct Scene {
     pub powers: bool,
     /// The Profile installs its system to the disk, and Machines may be deleted to be wiped.
     pub installs: bool,
+    /// The system lives in memory, and boxes have a TPM: all else that they know is lost with their power.
+    pub live: bool,
+    /// How long the signer's certificates last.
+    pub lifetime: i64,
     /// Agents claim at once, so that two of them are as close as can be.
     pub eager: bool,
 }
@@ -105,6 +109,8 @@ impl Scene {
             broken: None,
             powers: true,
             installs: false,
+            live: false,
+            lifetime: 24 * 60 * MINUTE,
             eager: false,
         }
     }
@@ -112,6 +118,7 @@ impl Scene {
     /// Everything that goes wrong, as the seed has it.
     pub fn stormy(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5ce9e);
+        let (installs, live) = (random.chance(400), random.chance(300));
         Self {
             machines: 1 + random.below(3),
             rogues: random.below(3),
@@ -129,7 +136,9 @@ impl Scene {
             span: if random.chance(100) { random.between(60, 90) } else { random.between(3, 20) } * MINUTE,
             broken: None,
             powers: true,
-            installs: random.chance(400),
+            installs: installs && !live,
+            live,
+            lifetime: if random.chance(500) { 24 * 60 } else { random.between(5, 15) } * MINUTE,
             eager: false,
         }
     }

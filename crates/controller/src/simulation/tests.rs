@@ -5,6 +5,7 @@ mod broken;
 mod crashes;
 mod installs;
 mod leaders;
+mod live;
 mod races;
 mod restores;
 mod rollouts;

@@ -126,7 +126,7 @@ impl World {
             servers: Vec::new(),
             boxes: Vec::new(),
             network: Network { loss: scene.loss, twice: scene.twice, late: scene.late },
-            laws: Laws::default(),
+            laws: Laws::of(&scene),
             trace: Trace::new(),
             crash: None,
             calls: 0,

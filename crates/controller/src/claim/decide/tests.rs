@@ -16,6 +16,7 @@ fn seen(claim: MachineClaim) -> Observed {
         node: None,
         reserved: vec!["master-0".to_owned()],
         challenged: None,
+        winner: None,
         authorities: None,
     }
 }
@@ -42,7 +43,10 @@ fn says_at(seen: &Observed, second: i64) -> String {
         Verdict::Wait { reason, .. } => format!("wait {reason}"),
         Verdict::Challenge { .. } => "challenge".to_owned(),
         Verdict::Bind { .. } => "bind".to_owned(),
-        Verdict::Issue { may_create, .. } => format!("issue{}", if may_create { "" } else { " no more" }),
+        Verdict::Issue { source: Source::Issued(_), .. } => "hand over".to_owned(),
+        Verdict::Issue { source: Source::Request { may_create, .. }, .. } => {
+            format!("issue{}", if may_create { "" } else { " no more" })
+        }
     }
 }
 
@@ -213,6 +217,41 @@ fn a_second_key_is_refused_and_freezes_the_join() {
     status_of(&mut late).identity = Some(identity(&keys, 10, Some(20)));
     status_of(&mut late).intent = Some(intent("r2", IntentState::Open));
     assert_eq!(says(&late), "ClaimConflict");
+}
+
+/// A box that lost all but its keys: its certificate again while that is good, and one more when it has ended.
+#[test]
+fn the_same_keys_get_another_certificate_once_theirs_has_ended() {
+    let keys = Keys::new();
+    let mut back = good(&keys);
+    status_of(&mut back).identity = Some(identity(&keys, 10, Some(20)));
+    status_of(&mut back).intent = Some(intent("created", IntentState::Fulfilled));
+    back.node = Some(node("box-1", Some("uid-1")));
+    let with = |end: i64| {
+        let join = magnetite_api::join::JoinBundle { certificate: keys.certificate(end), ..Default::default() };
+        let mut winner = keys.claim(&keys.kubelet_request);
+        winner.status = Some(magnetite_api::MachineClaimStatus { join: Some(join), ..Default::default() });
+        Observed { winner: Some(winner), ..back.clone() }
+    };
+    assert_eq!(says_at(&with(86_400), 86_279), "hand over");
+    assert_eq!(says_at(&with(86_400), 86_280), "issue", "an agent takes none that ends in two minutes");
+    let request = |seen: &Observed| match decide(seen, t(1_000_000)) {
+        Verdict::Issue { source: Source::Request { name, .. }, .. } => name,
+        other => panic!("{other:?}"),
+    };
+    let (first, second) = (request(&with(86_400)), request(&with(172_800)));
+    assert!(first != second && first == request(&with(86_400)), "one request in the place of one certificate");
+    // Everything else holds as before.
+    let other = Keys::new();
+    let mut rogue = with(86_400);
+    rogue.claim = other.claim(&other.honest().pem());
+    assert_eq!(says_at(&rogue, 1_000_000), "ClaimConflict");
+    let mut taken = with(86_400);
+    taken.node = Some(node("box-1", Some("uid-2")));
+    assert_eq!(says_at(&taken, 1_000_000), "NodeNameTaken");
+    let mut leaving = with(86_400);
+    machine_of(&mut leaving).metadata.deletion_timestamp = Some(Time(t(0)));
+    assert_eq!(says_at(&leaving, 1_000_000), "MachineGone");
 }
 
 #[test]

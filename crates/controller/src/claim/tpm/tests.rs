@@ -109,6 +109,7 @@ fn seen(claim: MachineClaim, machine: &Machine) -> Observed {
         node: None,
         reserved: vec![],
         challenged: None,
+        winner: None,
         authorities: None,
     }
 }
