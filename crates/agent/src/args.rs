@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, env = "MAGNETITE_TPM", value_enum, default_value_t = TpmUse::No)]
     pub tpm: TpmUse,
     /// Where the agent keeps its keys and the answer to its claim. On a disk, if the box shall be the same Node
-    /// after a reboot.
+    /// after a reboot; one with a TPM 2.0 has the same keys again without.
     #[arg(long, env = "MAGNETITE_STATE_DIR", value_name = "FOLDER", default_value = "/var/lib/magnetite")]
     pub state_dir: PathBuf,
     /// The kubelet's program. Default: looked for in /usr/local/bin, /opt/bin, /usr/bin, then in $PATH.

@@ -3,7 +3,7 @@
 //! The claim key says that it is the same box that asks again; the kubelet's key becomes its identity in the
 //! cluster. Both are made once and found again by an agent that was killed: a box that came with a new key would be
 //! another box, and the controller would freeze the machine. Where the box has a TPM they are derived there, so that a box whose
-//! system lives in memory has the same ones after every restart.
+//! system lives in memory has the same ones after every restart within an intent.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -218,20 +218,21 @@ mod tests {
     #[tokio::test]
     async fn with_a_tpm_they_are_the_same_after_the_box_lost_everything_else() {
         let mut tpm = Swtpm::new();
-        let mut boot = async |machine: &str| {
+        let mut boot = async |machine: &str, intent: &str| {
             let (folder, paths) = fresh();
             std::fs::create_dir(folder.path().join("dev")).expect("a folder");
             std::os::unix::fs::symlink(tpm.socket(), folder.path().join("dev/tpmrm0")).expect("a link");
-            let derived = tpm::derive(&paths, machine).await.expect("two keys");
+            let derived = tpm::derive(&paths, machine, intent).await.expect("two keys");
             make(&paths, Some(&derived)).expect("made");
             tpm.restart();
             let keys = Keys::load(&paths).expect("loaded");
             (keys.fingerprint(), kubelet_pem(&paths).expect("there"))
         };
-        let first = boot("box-1").await;
-        assert_eq!(boot("box-1").await, first);
-        let other = boot("box-2").await;
-        assert!(other.0 != first.0 && other.1 != first.1, "another Machine is another key");
+        let first = boot("box-1", "created").await;
+        assert_eq!(boot("box-1", "created").await, first);
+        for other in [boot("box-2", "created").await, boot("box-1", "again").await] {
+            assert!(other.0 != first.0 && other.1 != first.1, "another Machine or intent is another key");
+        }
         let lines = |pem: &[u8]| String::from_utf8_lossy(pem).lines().count();
         assert!(first.1.starts_with(b"-----BEGIN PRIVATE KEY-----\n") && lines(&first.1) == 5, "PKCS#8");
     }
@@ -239,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn a_box_without_a_tpm_says_so() {
         let (_folder, paths) = fresh();
-        assert!(matches!(tpm::derive(&paths, "box-1").await, Err(BoxTpmError::Missing { .. })));
+        assert!(matches!(tpm::derive(&paths, "box-1", "created").await, Err(BoxTpmError::Missing { .. })));
     }
 
     #[test]

@@ -289,7 +289,7 @@ impl Agent<'_> {
     /// As the TPM has them, so that they are the same after a restart; by chance where it cannot be asked, which is good enough for a box that
     /// keeps them on a disk.
     async fn make_keys(&self) -> Result<(), RunError> {
-        let derived = match tpm::derive(self.paths, &self.args.machine).await {
+        let derived = match tpm::derive(self.paths, &self.args.machine, &self.args.intent).await {
             Ok(derived) => Some(derived),
             Err(BoxTpmError::Missing { .. }) => None,
             Err(error) => {

@@ -109,6 +109,8 @@ impl Write for Device {
 }
 
 /// The box's own two keys, as its TPM has them: the same after every restart, whatever became of its disk.
+///
+/// Others in another intent. Who was root on the box may have taken them along, and to provision it anew is to be rid of him.
 pub struct Derived {
     /// The claim key.
     pub claim: SecretKey,
@@ -118,26 +120,27 @@ pub struct Derived {
     pub resets: u32,
 }
 
-/// Asks the TPM for the keys of this box as this Machine.
-pub async fn derive(paths: &Paths, machine: &str) -> Result<Derived, BoxTpmError> {
+/// Asks the TPM for the keys of this box as this Machine, in this intent.
+pub async fn derive(paths: &Paths, machine: &str, intent: &str) -> Result<Derived, BoxTpmError> {
     let path = paths.at(DEVICE);
     let end = Instant::now() + DRIVER;
     while paths.at(FIRMWARE_TABLE).exists() && !path.exists() && Instant::now() < end {
         sleep(Duration::from_millis(500)).await;
     }
-    let machine = machine.to_owned();
+    // Neither has a line break in it.
+    let whose = format!("{machine}\n{intent}");
     let derived = spawn_blocking(move || {
         let mut root = Root::create(Stream(Device::open(&path)?))?;
-        let claim = scalar(&mut root, "claim", &machine)?;
-        Ok(Derived { claim, kubelet: scalar(&mut root, "kubelet", &machine)?, resets: root.resets()? })
+        let claim = scalar(&mut root, "claim", &whose)?;
+        Ok(Derived { claim, kubelet: scalar(&mut root, "kubelet", &whose)?, resets: root.resets()? })
     });
     timeout(DERIVING, derived).await.map_err(|_| BoxTpmError::Silent)??
 }
 
 /// A private key on P-256. Of 2^32 numbers one is none: then the next is taken.
-fn scalar(root: &mut Root<Stream<Device>>, purpose: &str, machine: &str) -> Result<SecretKey, BoxTpmError> {
+fn scalar(root: &mut Root<Stream<Device>>, purpose: &str, whose: &str) -> Result<SecretKey, BoxTpmError> {
     for number in 0_u8..=u8::MAX {
-        let bytes = root.derive(format!("magnetite-{purpose}-key-v1\n{machine}\n{number}").as_bytes())?;
+        let bytes = root.derive(format!("magnetite-{purpose}-key-v1\n{whose}\n{number}").as_bytes())?;
         if let Ok(key) = SecretKey::from_slice(&bytes) {
             return Ok(key);
         }

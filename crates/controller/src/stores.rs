@@ -25,19 +25,15 @@ use kube::{
     },
 };
 use magnetite_api::{
-    BootReport, DiscoveryRule, Machine, MachineClaim, Profile,
-    claim::Decision,
-    conditions,
-    names::ANNOTATION_CLAIM,
-    report::{BootStepName, SubjectKind},
-    update::UpdateStage,
+    BootReport, DiscoveryRule, Machine, MachineClaim, Profile, claim::Decision, conditions, names::ANNOTATION_CLAIM,
+    report::SubjectKind, update::UpdateStage,
 };
 use magnetite_boot::fleet::Fleet;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{csr, metrics::Metrics, node};
+use crate::{claim::again, csr, metrics::Metrics, node};
 
 /// What the watches brought.
 #[derive(Clone)]
@@ -466,10 +462,8 @@ pub(crate) fn report_changed(stores: &Stores, report: Arc<BootReport>) -> Concer
         SubjectKind::Machine => {
             let machines: Vec<_> = stores.machines.get(&ObjectRef::new(name)).into_iter().collect();
             // A box that claims again with the same keys gets no new claim: this is all that tells of it.
-            let claims = report.spec.boot.as_ref().and_then(|boot| boot.furthest());
-            let claims = claims.is_some_and(|step| step.name == BootStepName::Claiming);
             let winner = |machine: &Arc<Machine>| Some(machine.status.as_ref()?.identity.as_ref()?.claim.clone());
-            let winner = machines.first().filter(|_| claims).and_then(winner);
+            let winner = machines.first().filter(|_| again::claims_in_vain(&report).is_some()).and_then(winner);
             let claims = winner.and_then(|claim| stores.claims.get(&ObjectRef::new(&claim))).into_iter().collect();
             Concerned { machines, claims, ..Concerned::default() }
         }

@@ -36,7 +36,7 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts it in `netns`, with its files in `dir`, and waits until it serves.
-    pub fn start(kubernetes: &Kubernetes, netns: &str, dir: &Path, logs: &Path) -> Result<Self> {
+    pub fn start(kubernetes: &Kubernetes, netns: &str, dir: &Path, logs: &Path, certificates: &str) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let files = Files::make(dir)?;
         let etcd = start_etcd(netns, dir, logs)?;
@@ -53,7 +53,8 @@ impl ControlPlane {
             "system:kube-controller-manager",
             &files.manager,
         )?;
-        let mut controller_manager = start_controller_manager(kubernetes, netns, manager.kubeconfig(), &files, logs)?;
+        let mut controller_manager =
+            start_controller_manager(kubernetes, netns, manager.kubeconfig(), &files, logs, certificates)?;
         admin.apply(&kubelet_api_binding())?;
         // The controller manager works once it has made the first service account.
         wait::until("the controller manager", Duration::from_secs(60), || {
@@ -210,18 +211,19 @@ fn start_controller_manager(
     kubeconfig: &Path,
     files: &Files,
     logs: &Path,
+    certificates: &str,
 ) -> Result<Process> {
     let ca = files.authority.pair();
     let process = Cmd::new(&kubernetes.controller_manager)
         .netns(netns)
         .args([
             "--controllers=*,-certificatesigningrequest-approving-controller",
-            "--cluster-signing-duration=24h",
             "--use-service-account-credentials=true",
             "--leader-elect=false",
             "--secure-port=0",
             "--profiling=false",
         ])
+        .arg(format!("--cluster-signing-duration={certificates}"))
         .arg(flag("--kubeconfig", kubeconfig))
         .arg(flag("--cluster-signing-cert-file", &ca.certificate))
         .arg(flag("--cluster-signing-key-file", &ca.key))

@@ -30,7 +30,8 @@ pub struct Options {
 /// Runs the demo to its end.
 pub fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress, options: &Options) -> Result<()> {
     let tools = bmc::ensure(progress, &prepared.paths)?;
-    let mut site = Site::start(prepared, progress, &SiteOptions { name: "demo".into(), machines: options.machines })?;
+    let mut site =
+        Site::start(prepared, progress, &SiteOptions { machines: options.machines, ..SiteOptions::new("demo") })?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
     let (mut specs, mut boxes) = (Vec::new(), Vec::new());
     for port in 0..options.machines {

@@ -25,13 +25,15 @@ pub struct SiteOptions {
     pub name: String,
     /// Ports of the switch.
     pub machines: u8,
+    /// How long the certificates of the cluster's signer last.
+    pub certificates: &'static str,
 }
 
 impl SiteOptions {
-    /// A site with four ports.
+    /// A site with four ports, and certificates that last a day.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), machines: 4 }
+        Self { name: name.to_owned(), machines: 4, certificates: "24h" }
     }
 }
 
@@ -52,8 +54,9 @@ impl Site {
         let lan = Lan::start(prepared, &LanOptions::new(&options.name, options.machines))?;
         step.note("control plane");
         let run = lan.run();
+        let (netns, certificates) = (lan.network().server(), options.certificates);
         let control_plane =
-            ControlPlane::start(&prepared.kubernetes, &lan.network().server(), &run.join("cluster"), &run.logs())?;
+            ControlPlane::start(&prepared.kubernetes, &netns, &run.join("cluster"), &run.logs(), certificates)?;
         step.done(format!("logs in {}", run.path().display()));
         Ok(Self { control_plane, lan, prepared: prepared.clone(), since })
     }

@@ -2,10 +2,7 @@
 //! what its kubelet was given since. It claims with the same words, which have their answer; that it claimed is in the boot report.
 
 use jiff::Timestamp;
-use magnetite_api::{
-    BootReport, Machine, MachineClaim,
-    report::{BootStep, BootStepName},
-};
+use magnetite_api::{BootReport, Machine, MachineClaim, report::BootStepName};
 
 use super::decide::has_ended;
 use crate::stores::Stores;
@@ -14,23 +11,24 @@ use crate::stores::Stores;
 /// certificate that only this key can use, once a day at most.
 pub fn is_asked(claim: &MachineClaim, machine: &Machine, stores: &Stores, now: Timestamp) -> bool {
     let join = claim.status.as_ref().and_then(|status| status.join.as_ref());
-    let ended = join.is_some_and(|join| has_ended(&join.certificate, now));
+    let of_this = |report: &BootReport| {
+        let subject = &report.spec.subject;
+        subject.uid == claim.spec.machine_uid && subject.name == claim.spec.machine
+    };
+    let after_its_end = |certificate: &str| {
+        let reports = stores.reports.state();
+        let claims = reports.iter().filter(|report| of_this(report)).filter_map(|report| claims_in_vain(report));
+        claims.into_iter().any(|at| has_ended(certificate, at.min(now)))
+    };
     // In another intent it makes a claim of its own.
-    ended
-        && machine.wanted_intent() == claim.spec.intent
-        && stores.reports.state().iter().any(|report| claims_now(report, claim, now))
+    machine.wanted_intent() == claim.spec.intent && join.is_some_and(|join| after_its_end(&join.certificate))
 }
 
-/// True if the boot that a report tells of is at the claim, and was when the certificate had ended.
-fn claims_now(report: &BootReport, claim: &MachineClaim, now: Timestamp) -> bool {
-    let subject = &report.spec.subject;
-    let step = report.spec.boot.as_ref().and_then(|boot| boot.furthest());
-    let step = step.filter(|step| step.name == BootStepName::Claiming);
-    let join = claim.status.as_ref().and_then(|status| status.join.as_ref());
-    let since = |step: &BootStep| step.last_at.0.min(now);
-    subject.uid == claim.spec.machine_uid
-        && subject.name == claim.spec.machine
-        && step.zip(join).is_some_and(|(step, join)| has_ended(&join.certificate, since(step)))
+/// When a box claimed, if no certificate that it takes has come since.
+pub fn claims_in_vain(report: &BootReport) -> Option<Timestamp> {
+    let boot = report.spec.boot.as_ref()?;
+    let at = |name| boot.step(name).map(|step| step.last_at.0);
+    at(BootStepName::Claiming).filter(|claimed| at(BootStepName::CertificateReceived).is_none_or(|got| got <= *claimed))
 }
 
 #[cfg(test)]
@@ -70,7 +68,7 @@ mod tests {
         assert!(asked("uid-1", None, BootStepName::Claiming, END, END + 1));
         assert!(!asked("uid-1", None, BootStepName::Claiming, END - 600, END - 599), "it is good");
         assert!(!asked("uid-1", None, BootStepName::Claiming, END - 600, END + 600), "that was while it was good");
-        assert!(!asked("uid-1", None, FirmwareSeen, END, END + 1), "it is not there yet");
+        assert!(!asked("uid-1", None, FirmwareSeen, END, END + 1), "it does not claim");
         assert!(!asked("uid-2", None, BootStepName::Claiming, END, END + 1), "of another Machine");
         assert!(!asked("uid-1", Some("r2"), BootStepName::Claiming, END, END + 1), "it claims in another intent");
     }

@@ -110,9 +110,9 @@ pub struct Metal {
     pub honest: bool,
     /// Keeps its system over a power cycle.
     pub disk: bool,
-    /// Derives its keys there: the same for the same Machine. Their numbers.
+    /// Derives its keys there: the same for the same Machine and intent. Their numbers.
     pub tpm: bool,
-    derived: BTreeMap<String, usize>,
+    derived: BTreeMap<(String, String), usize>,
     /// Has another address after every step.
     pub moves: bool,
     pub persona: Persona,
@@ -445,13 +445,14 @@ impl World {
     /// A system with keys of its own, or with those that the box's TPM has for it.
     pub fn system(&mut self, number: usize, link: AgentLink) -> System {
         let box_ = &mut self.boxes[number];
-        let known = box_.derived.get(&link.machine).copied();
+        let whose = (link.machine.clone(), link.intent.clone());
+        let known = box_.derived.get(&whose).copied();
         let claim = known.unwrap_or(self.keys);
         if known.is_none() {
             self.keys += 2;
         }
         if box_.tpm {
-            box_.derived.insert(link.machine.clone(), claim);
+            box_.derived.insert(whose, claim);
         }
         let kubelet = claim + 1;
         let request = Csr::new(&keys::key(kubelet)).cn(&format!("system:node:{}", link.node)).pem();

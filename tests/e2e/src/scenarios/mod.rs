@@ -11,6 +11,7 @@ mod https;
 mod install;
 mod ipv6;
 mod join;
+mod live;
 mod not_yet;
 mod power;
 mod relay;

@@ -1,4 +1,5 @@
-//! A TPM is an identity: a box with the right MAC, or with the right disk, is refused without it, and holds up nobody.
+//! A TPM is an identity: a box with the right MAC, or with the right disk, is refused without it, and holds up nobody. And it is a memory:
+//! boxes that have no other are who they were after a power cut.
 
 use std::os::unix::fs::symlink;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use magnetite_tpm::client::Keys;
 use serde_json::Value;
 
 use super::ensure;
+use super::live::{self, Live};
 use crate::clock;
 use crate::magnetite::{self, Binaries, Magnetite};
 use crate::prepare::Prepared;
@@ -21,7 +23,8 @@ use crate::wait;
 const LONG: Duration = Duration::from_secs(300);
 
 pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress) -> Result<()> {
-    let mut site = Site::start(prepared, progress, &SiteOptions::new("tpm"))?;
+    let options = SiteOptions { certificates: live::CERTIFICATES, ..SiteOptions::new("tpm") };
+    let mut site = Site::start(prepared, progress, &options)?;
     let mut magnetite = Magnetite::start(&site, binaries, progress)?;
     let spec =
         VmSpec::new("sealed", Firmware::Bios, 0).with_disk(64).with_tpm().with_clock(clock::wrong::HALF_A_DAY_AHEAD);
@@ -29,6 +32,8 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let key = fingerprint(&machine)?;
     site.apply(&format!("{}  minIdentity: tpm-enrolled\n", magnetite::profile(&prepared.guest)?))?;
     site.apply(&format!("{}  tpm:\n    endorsementKey: {key}\n", magnetite::machine(&spec)))?;
+
+    let mut live = Live::power_on(&site, &prepared.guest)?;
 
     let step = progress.step("rogues with the box's MAC claim first: one with a TPM of its own, one with none");
     let loot = wait::until("the box's config", Duration::from_secs(60), || Ok(rogue::loot(&site, &spec.mac).ok()))?;
@@ -38,6 +43,8 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let status = magnetite::machine_status(&site, &spec.name)?;
     ensure!(status["intent"]["state"] == "Open", "the rogues closed the window: {}", status["intent"]);
     step.done("both refused: TpmMismatch; the window is open as before");
+
+    live.lose_power(&mut site, &magnetite, progress)?;
 
     let step = progress.step("the box itself boots");
     machine.power_on()?;
@@ -60,15 +67,21 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
     let status = magnetite::machine_status(&site, &spec.name)?;
     ensure!(status["identity"] == before, "the identity changed: {}", status["identity"]);
     step.done("refused: TpmMismatch");
+    machine.power_off();
+    live.come_back(&mut site, &magnetite, progress)?;
     magnetite.check()
 }
 
 /// What a person writes down before the box goes into the rack.
-fn fingerprint(machine: &Vm) -> Result<String> {
+pub(super) fn fingerprint(machine: &Vm) -> Result<String> {
     let tpm = Swtpm::at(&machine.tpm_state());
     let keys = Keys::create(tpm.connect(), &[0; 32]).context("ask the box's TPM")?;
     let digest = keys.fingerprint().context("an endorsement key")?;
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&digest))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The whole agent, with a TPM that works.
