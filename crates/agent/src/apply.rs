@@ -46,8 +46,8 @@ fn check(paths: &Paths, join: &JoinBundle, now: Timestamp) -> Result<(), ApplyEr
     let wrong = if !facts.ours {
         "the certificate is not for this node's name and key"
     } else if plan::ends(facts.not_after, now) {
-        "the certificate has ended already; a new one is made within a minute, unless the clock of the cluster or of this \
-         box is wrong"
+        "the certificate has ended already; another one is on its way, unless the Machine's Events say why not; are the \
+         clocks of the cluster and of this box right?"
     } else if !join.api_server.starts_with("https://") {
         "the API server's URL does not begin with https://"
     } else if !join.certificate_authority.contains("-----BEGIN CERTIFICATE-----") {

@@ -35,6 +35,9 @@ pub struct Args {
     /// Name of the Machine that this box is.
     #[arg(long, env = "MAGNETITE_MACHINE", value_name = "NAME", value_parser = parse_name)]
     pub machine: String,
+    /// UID of the Machine: one that was deleted and made again gets other keys.
+    #[arg(long, env = "MAGNETITE_MACHINE_UID", value_name = "UID", default_value = "")]
+    pub machine_uid: String,
     /// Name of the Node that this box becomes. Needed to join.
     #[arg(long, env = "MAGNETITE_NODE_NAME", value_name = "NAME", default_value = "")]
     pub node_name: String,

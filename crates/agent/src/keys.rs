@@ -194,7 +194,7 @@ mod tests {
     use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
     use super::*;
-    use crate::tpm::{self, BoxTpmError};
+    use crate::tpm::{self, BoxTpmError, Whose};
 
     fn fresh() -> (tempfile::TempDir, Paths) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -218,19 +218,21 @@ mod tests {
     #[tokio::test]
     async fn with_a_tpm_they_are_the_same_after_the_box_lost_everything_else() {
         let mut tpm = Swtpm::new();
-        let mut boot = async |machine: &str, intent: &str| {
+        let mut boot = async |machine: &str, machine_uid: &str, intent: &str| {
             let (folder, paths) = fresh();
             std::fs::create_dir(folder.path().join("dev")).expect("a folder");
             std::os::unix::fs::symlink(tpm.socket(), folder.path().join("dev/tpmrm0")).expect("a link");
-            let derived = tpm::derive(&paths, machine, intent).await.expect("two keys");
+            let derived = tpm::derive(&paths, &Whose { machine, machine_uid, intent }).await.expect("two keys");
             make(&paths, Some(&derived)).expect("made");
             tpm.restart();
             let keys = Keys::load(&paths).expect("loaded");
             (keys.fingerprint(), kubelet_pem(&paths).expect("there"))
         };
-        let first = boot("box-1", "created").await;
-        assert_eq!(boot("box-1", "created").await, first);
-        for other in [boot("box-2", "created").await, boot("box-1", "again").await] {
+        let first = boot("box-1", "u1", "created").await;
+        assert_eq!(boot("box-1", "u1", "created").await, first);
+        let others = [("box-2", "u1", "created"), ("box-1", "u2", "created"), ("box-1", "u1", "again")];
+        for (machine, uid, intent) in others {
+            let other = boot(machine, uid, intent).await;
             assert!(other.0 != first.0 && other.1 != first.1, "another Machine or intent is another key");
         }
         let lines = |pem: &[u8]| String::from_utf8_lossy(pem).lines().count();
@@ -240,7 +242,10 @@ mod tests {
     #[tokio::test]
     async fn a_box_without_a_tpm_says_so() {
         let (_folder, paths) = fresh();
-        assert!(matches!(tpm::derive(&paths, "box-1", "created").await, Err(BoxTpmError::Missing { .. })));
+        assert!(matches!(
+            tpm::derive(&paths, &Whose { machine: "box-1", machine_uid: "", intent: "created" }).await,
+            Err(BoxTpmError::Missing { .. })
+        ));
     }
 
     #[test]

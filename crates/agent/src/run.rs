@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::{
     apply::{self, ApplyError},
-    args::{Args, TpmUse},
+    args::{Args, JoinMode, TpmUse},
     claim::{self, Answered, ClaimError},
     clock::BoxClock,
     console,
@@ -32,9 +32,12 @@ use crate::{
     server::BootServer,
     state::State,
     systemd::Systemctl,
-    tpm::{self, BoxTpmError},
+    tpm::{self, BoxTpmError, Derived, Whose},
 };
 
+/// How often a TPM that does not answer is asked for the box's keys, and how long after each.
+const TPM_ATTEMPTS: u32 = 3;
+const TPM_PAUSE: Duration = Duration::from_secs(3);
 /// How long the first report may take before the join goes on without the boot server's time.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
@@ -175,6 +178,12 @@ impl Agent<'_> {
     /// in a row, or where there is nothing to stay for.
     pub async fn run(mut self) -> Result<(), RunError> {
         let inventory = inventory::inventory(self.paths);
+        // Before the first report: of a box that a key has claimed only signed ones are believed, and one in memory has none yet.
+        if self.args.join == JoinMode::Certificate
+            && let Err(error) = self.make_keys().await
+        {
+            tracing::warn!(error = chain(&error), "no keys yet, will try again");
+        }
         self.greet(&inventory).await;
         let ceiling = self.args.timing.retry_ceiling;
         let mut retries = Backoff { first: Duration::from_secs(1).min(ceiling), ceiling }.start();
@@ -287,21 +296,39 @@ impl Agent<'_> {
     }
 
     /// As the TPM has them, so that they are the same after a restart; by chance where it cannot be asked, which is good enough for a box that
-    /// keeps them on a disk.
+    /// keeps them on a disk. Does nothing where they are there.
     async fn make_keys(&self) -> Result<(), RunError> {
-        let derived = match tpm::derive(self.paths, &self.args.machine, &self.args.intent).await {
-            Ok(derived) => Some(derived),
-            Err(BoxTpmError::Missing { .. }) => None,
-            Err(error) => {
-                tracing::warn!(
-                    error = chain(&error),
-                    "the TPM has no keys for this box; they are kept on its disk alone"
-                );
-                None
-            }
-        };
+        if keys::exist(self.paths)? {
+            return Ok(());
+        }
+        let derived = self.derive().await;
+        keys::make(self.paths, derived.as_ref())?;
         tracing::info!(tpm = derived.is_some(), "keys made");
-        Ok(keys::make(self.paths, derived.as_ref())?)
+        Ok(())
+    }
+
+    /// More than once: a TPM that is silent in one boot and answers in the next makes two boxes of one.
+    async fn derive(&self) -> Option<Derived> {
+        let Args { machine, machine_uid, intent, .. } = self.args;
+        let whose = Whose { machine, machine_uid, intent };
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match tpm::derive(self.paths, &whose).await {
+                Ok(derived) => return Some(derived),
+                Err(BoxTpmError::Missing { .. }) if !tpm::is_promised(self.paths) => return None,
+                Err(error) if attempts == TPM_ATTEMPTS => {
+                    let error = chain(&error);
+                    tracing::warn!(
+                        error,
+                        "the TPM has no keys for this box; without a disk it has others after a restart"
+                    );
+                    return None;
+                }
+                Err(error) => tracing::warn!(error = chain(&error), "the TPM does not answer, will try again"),
+            }
+            sleep(TPM_PAUSE).await;
+        }
     }
 
     async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {

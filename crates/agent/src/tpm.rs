@@ -33,7 +33,7 @@ const FIRMWARE_TABLE: &str = "/sys/firmware/acpi/tables/TPM2";
 /// How long a driver is waited for that is loaded beside us, and how long the TPM may take for the box's own keys: a box that takes others
 /// instead is another box.
 const DRIVER: Duration = Duration::from_secs(15);
-const DERIVING: Duration = Duration::from_secs(120);
+const DERIVING: Duration = Duration::from_secs(60);
 
 /// Why the TPM proves nothing.
 #[derive(Debug, thiserror::Error)]
@@ -120,15 +120,30 @@ pub struct Derived {
     pub resets: u32,
 }
 
-/// Asks the TPM for the keys of this box as this Machine, in this intent.
-pub async fn derive(paths: &Paths, machine: &str, intent: &str) -> Result<Derived, BoxTpmError> {
+/// Who a box is by its keys. None of the three has a line break in it.
+pub struct Whose<'a> {
+    /// Name of the Machine.
+    pub machine: &'a str,
+    /// Its UID: one that was deleted and made again is another.
+    pub machine_uid: &'a str,
+    /// The intent.
+    pub intent: &'a str,
+}
+
+/// True if firmware says that the box has a TPM 2.0.
+pub fn is_promised(paths: &Paths) -> bool {
+    paths.at(FIRMWARE_TABLE).exists()
+}
+
+/// Asks the TPM for the keys of this box.
+pub async fn derive(paths: &Paths, whose: &Whose<'_>) -> Result<Derived, BoxTpmError> {
     let path = paths.at(DEVICE);
     let end = Instant::now() + DRIVER;
-    while paths.at(FIRMWARE_TABLE).exists() && !path.exists() && Instant::now() < end {
+    while is_promised(paths) && !path.exists() && Instant::now() < end {
         sleep(Duration::from_millis(500)).await;
     }
-    // Neither has a line break in it.
-    let whose = format!("{machine}\n{intent}");
+    let Whose { machine, machine_uid, intent } = whose;
+    let whose = format!("{machine}\n{machine_uid}\n{intent}");
     let derived = spawn_blocking(move || {
         let mut root = Root::create(Stream(Device::open(&path)?))?;
         let claim = scalar(&mut root, "claim", &whose)?;
@@ -139,13 +154,14 @@ pub async fn derive(paths: &Paths, machine: &str, intent: &str) -> Result<Derive
 
 /// A private key on P-256. Of 2^32 numbers one is none: then the next is taken.
 fn scalar(root: &mut Root<Stream<Device>>, purpose: &str, whose: &str) -> Result<SecretKey, BoxTpmError> {
-    for number in 0_u8..=u8::MAX {
+    let mut number = 0_u32;
+    loop {
         let bytes = root.derive(format!("magnetite-{purpose}-key-v1\n{whose}\n{number}").as_bytes())?;
-        if let Ok(key) = SecretKey::from_slice(&bytes) {
-            return Ok(key);
+        match SecretKey::from_slice(&bytes) {
+            Ok(key) => return Ok(key),
+            Err(_) => number += 1,
         }
     }
-    Err(BoxTpmError::Silent)
 }
 
 /// The TPM with both keys in it.

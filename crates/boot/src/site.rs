@@ -17,6 +17,8 @@ use crate::{
 const SCRIPT_LINK: u64 = 15 * 60;
 /// How long the agent may report after its window closed, in seconds.
 const AFTER_WINDOW: u64 = 60 * 60;
+/// The same of a box that boots its Profile again after its window: the control plane may be away for as long as boots go on.
+const AGAIN: u64 = 24 * 60 * 60;
 /// How long the agent of a box that is held may ask what becomes of it. After that the box restarts, and gets another link.
 const HELD: u64 = 24 * 60 * 60;
 /// The same of one that is out of service, whose restart would disturb whoever works on it.
@@ -145,6 +147,7 @@ impl Site<'_> {
         let after = match machine.maintenance() {
             Some(_) => MAINTAINED,
             None if machine.is_held() => HELD,
+            None if window_end(intent) <= now => AGAIN,
             None => AFTER_WINDOW,
         };
         let expires = now.max(window_end(intent)).saturating_add(after);

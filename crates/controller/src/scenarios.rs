@@ -420,6 +420,94 @@ async fn the_certificate_is_on_record_before_it_is_handed_over() {
     end(ctx, server).await;
 }
 
+/// A box that is back with the bound keys, after the certificate of its claim has ended: the claim, the Machine, and the path of the request.
+fn back(keys: &Keys) -> (MachineClaim, Machine, &'static str) {
+    let ended = keys.certificate(0);
+    let mut claim = keys.claim(&keys.kubelet_request);
+    claim.status = Some(magnetite_api::MachineClaimStatus {
+        decision: Some(magnetite_api::claim::Decision::Approved),
+        join: Some(magnetite_api::join::JoinBundle { certificate: ended.clone(), ..Default::default() }),
+        ..Default::default()
+    });
+    let mut machine = fixtures::machine();
+    let status = machine.status.as_mut().unwrap();
+    let certificates = magnetite_request::certificate_digest(ended.as_bytes()).into_iter().collect();
+    status.identity = Some(IdentityStatus { certificates, ..fixtures::identity(keys, 10, Some(20)) });
+    status.intent = Some(fixtures::intent("created", magnetite_api::machine::IntentState::Fulfilled));
+    let at = magnetite_api::time::seconds(fixtures::t(50));
+    let step = json!({ "name": "Claiming", "firstAt": at, "lastAt": at, "count": 1 });
+    let boot = json!({ "startedAt": at, "lastSeen": at, "server": "s", "steps": [step] });
+    status.boot = serde_json::from_value(boot).unwrap();
+    let name = Sha256::of(format!("claim-1\n{}", fixtures::t(0).as_second()).as_bytes()).short();
+    let path = format!("/apis/certificates.k8s.io/v1/certificatesigningrequests/magnetite-box-1-{name}");
+    (claim, machine, path.leak())
+}
+
+async fn reconcile_back(claim: MachineClaim, machine: &Machine, calls: Vec<Call>) {
+    let (ctx, _stores, mut writers, server) = scenario(calls);
+    writers.machines.apply_watcher_event(&watcher::Event::Apply(machine.clone()));
+    claim::reconcile(Arc::new(claim), Arc::clone(&ctx)).await.unwrap();
+    end(ctx, server).await;
+}
+
+/// The same claim gets another certificate, which is on record before it is handed over, in the place of the one that has ended.
+#[tokio::test]
+async fn a_box_that_is_back_after_its_certificate_has_ended_gets_another() {
+    let keys = Keys::new();
+    let (claim, machine, path) = back(&keys);
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(get(path, Value::Null).refused(StatusCode::NOT_FOUND));
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let name = path.rsplit('/').next().unwrap();
+    let holds = json!({ "metadata": { "name": name }, "spec": { "expirationSeconds": 86_400 } });
+    calls.push(Call { holds, ..call(Method::POST, requests, request_of(&keys, &[], None)) });
+    reconcile_back(claim, &machine, calls).await;
+
+    let (claim, mut machine, path) = back(&keys);
+    let certificate = keys.certificate(86_400);
+    let digest = magnetite_request::certificate_digest(certificate.as_bytes()).unwrap();
+    let issued = get(path, request_of(&keys, &["Approved"], Some(certificate.clone())));
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(issued);
+    let record = json!({ "certificates": [digest], "certificateRequest": name, "issuedAt": "2026-11-21T12:00:20Z" });
+    let guarded = json!({ "metadata": { "resourceVersion": "7" }, "status": { "identity": record } });
+    calls.push(put(MACHINE_STATUS, guarded, &machine));
+    calls.push(Call { holds: json!({ "reason": "CertificateIssued" }), ..call(Method::POST, EVENTS, json!({})) });
+    let told = json!({ "status": { "decision": "Approved", "join": { "certificate": certificate } } });
+    calls.push(put(CLAIM_STATUS, told.clone(), &claim));
+    reconcile_back(claim, &machine, calls).await;
+
+    // Killed between the record and the answer: only the answer is left to be written.
+    let (claim, _, path) = back(&keys);
+    let identity = machine.status.as_mut().unwrap().identity.as_mut().unwrap();
+    (identity.certificates, identity.certificate_request) = (vec![digest], Some(name.to_owned()));
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(get(path, request_of(&keys, &["Approved"], Some(certificate))));
+    calls.push(put(CLAIM_STATUS, told, &claim));
+    reconcile_back(claim, &machine, calls).await;
+}
+
+/// What was answered stays answered, and a person is told why there is no more.
+#[tokio::test]
+async fn a_box_that_is_back_and_may_not_join_keeps_its_answer_and_is_told_of() {
+    let keys = Keys::new();
+    let (claim, machine, path) = back(&keys);
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.pop();
+    calls.push(get(NODE, json!({ "metadata": { "name": "box-1", "uid": "n" } })));
+    let told = json!({ "type": "Warning", "reason": "NodeNameTaken" });
+    calls.push(Call { holds: told, ..call(Method::POST, EVENTS, json!({})) });
+    reconcile_back(claim, &machine, calls).await;
+
+    // Somebody denied the request: the same.
+    let (claim, machine, _) = back(&keys);
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(get(path, request_of(&keys, &["Denied"], None)));
+    let told = json!({ "type": "Warning", "reason": "RequestDenied" });
+    calls.push(Call { holds: told, ..call(Method::POST, EVENTS, json!({})) });
+    reconcile_back(claim, &machine, calls).await;
+}
+
 #[tokio::test]
 async fn the_finalizer_is_added_to_what_was_read() {
     let mut machine = fixtures::machine();

@@ -416,6 +416,11 @@ pub(crate) fn machine_changed(
         concerned.profiles = profile.and_then(|name| stores.profiles.get(&ObjectRef::new(&name))).into_iter().collect();
     }
     concerned.claims = stores.claims.state_filter(|claim| claim.spec.machine == name && !is_decided(claim));
+    // A box that claims again with the same keys makes no new claim: its status alone tells of it.
+    let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
+    if let Some(identity) = identity.filter(|_| again::claims_in_vain(&machine).is_some()) {
+        concerned.claims.extend(stores.claims.get(&ObjectRef::new(&identity.claim)));
+    }
     concerned
 }
 
@@ -460,12 +465,8 @@ pub(crate) fn report_changed(stores: &Stores, report: Arc<BootReport>) -> Concer
     let name = &report.spec.subject.name;
     match report.spec.subject.kind {
         SubjectKind::Machine => {
-            let machines: Vec<_> = stores.machines.get(&ObjectRef::new(name)).into_iter().collect();
-            // A box that claims again with the same keys gets no new claim: this is all that tells of it.
-            let winner = |machine: &Arc<Machine>| Some(machine.status.as_ref()?.identity.as_ref()?.claim.clone());
-            let winner = machines.first().filter(|_| again::claims_in_vain(&report).is_some()).and_then(winner);
-            let claims = winner.and_then(|claim| stores.claims.get(&ObjectRef::new(&claim))).into_iter().collect();
-            Concerned { machines, claims, ..Concerned::default() }
+            let machines = stores.machines.get(&ObjectRef::new(name)).into_iter().collect();
+            Concerned { machines, ..Concerned::default() }
         }
         SubjectKind::Box => Concerned { boxes: vec![report], ..Concerned::default() },
         SubjectKind::Profile => {

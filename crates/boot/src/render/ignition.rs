@@ -105,8 +105,9 @@ pub(super) fn environment(profile: &Profile, machine: &Machine, agent: &AgentLin
     };
     let AgentLink { url: _, verification: _, server, pin, intent } = agent;
     let mut environment = format!(
-        "MAGNETITE_SERVER={server}\nMAGNETITE_PIN={pin}\nMAGNETITE_MACHINE={}\nMAGNETITE_NODE_NAME={}\nMAGNETITE_INTENT={intent}\nMAGNETITE_JOIN={join}\n",
+        "MAGNETITE_SERVER={server}\nMAGNETITE_PIN={pin}\nMAGNETITE_MACHINE={}\nMAGNETITE_MACHINE_UID={}\nMAGNETITE_NODE_NAME={}\nMAGNETITE_INTENT={intent}\nMAGNETITE_JOIN={join}\n",
         machine.name_any(),
+        machine.uid().unwrap_or_default(),
         machine.node_name(),
     );
     match task {

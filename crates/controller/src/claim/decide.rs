@@ -345,7 +345,7 @@ fn bound(
 
 /// The certificate that was issued, as long as it is good. After that the box that comes with the same keys is given another one, window or
 /// none: it is the same box, whose system lives in memory and forgot the certificates that its kubelet had meanwhile. Whoever has those keys
-/// could have renewed the first one for ever, so that this opens nothing.
+/// could have renewed the first one as long as its Node was there.
 fn source(
     seen: &Observed,
     machine: &Machine,
@@ -366,6 +366,9 @@ fn source(
     };
     if !has_ended(issued, now) {
         return Ok(Source::Issued(issued.clone()));
+    }
+    if current.is_some_and(|intent| intent.state == IntentState::Frozen) {
+        return Err(wait(reason::CLAIM_CONFLICT, "two keys claimed this machine, so that its join is frozen"));
     }
     if machine.wanted_intent() != identity.intent {
         return Err(deny(Denial::WindowClosed, format!("the intent {} is over; power-cycle the box", identity.intent)));

@@ -169,7 +169,10 @@ fn progress(csr: &CertificateSigningRequest, wanted: &CertificateSigningRequest,
 }
 
 /// No, to a claim that is not answered yet. One that is has an answer, and that stays: it says why in an Event alone.
-async fn refuse(seen: &Observed, denial: Denial, message: &str, ctx: &Context) -> Result<Action, Error> {
+///
+/// # Errors
+/// The API server did not take the answer.
+pub async fn refuse(seen: &Observed, denial: Denial, message: &str, ctx: &Context) -> Result<Action, Error> {
     match &seen.machine {
         Some(machine) if is_final(&seen.claim) => {
             ctx.publish(&machine.object_ref(&()), EventType::Warning, denial.as_str(), "Claim", message).await;
@@ -194,6 +197,11 @@ async fn hand_over(
         secrets::sealed(&seen.claim.spec, profile, known.and_then(|join| join.secret_files.as_ref()), ctx).await?;
     let secret_files = match sealed {
         Ok(sealed) => sealed,
+        // A box that was a Node keeps what it has, as it does while it runs.
+        Err(Trouble { reason, message }) if is_final(&seen.claim) => {
+            ctx.publish(&machine.object_ref(&()), EventType::Warning, reason, "Seal", &message).await;
+            known.and_then(|join| join.secret_files.clone())
+        }
         Err(Trouble { reason, message }) => {
             wait(&seen.claim, reason, message, ctx).await?;
             return Ok(Action::requeue(SECRET));
@@ -202,24 +210,28 @@ async fn hand_over(
     let now = seconds((ctx.clock)());
     let mut status = machine.status.clone().unwrap_or_default();
     let digest = certificate_digest(certificate.as_bytes());
-    let mut recorded = true;
+    let mut issued = false;
     if let Some(identity) = &mut status.identity {
         if identity.issued_at.is_none() {
             identity.issued_at = Some(now.clone());
             identity.certificates = digest.into_iter().collect();
-            recorded = false;
-        } else if let Some(line) = digest.and_then(|digest| csr::line::longer(identity, None, digest)) {
-            identity.certificates = line;
-            // What is good is handed over from there.
-            identity.claim = seen.claim.name_any();
-            recorded = false;
+            issued = true;
+        } else if let Some(digest) = digest.filter(|digest| !identity.certificates.contains(digest)) {
+            let ended = seen.winner.as_ref().and_then(|winner| winner.status.as_ref()?.join.as_ref());
+            let ended = ended.and_then(|join| certificate_digest(join.certificate.as_bytes()));
+            identity.certificates = csr::line::replaced(identity, ended, digest);
+            issued = true;
         }
-        if !recorded {
+        if issued {
             identity.certificate_request = Some(request.to_owned());
         }
+        // The box comes with this claim from now on, so it is this one that is kept: a Machine whose TPM was declared meanwhile has two.
+        identity.claim = seen.claim.name_any();
     }
-    if !recorded {
+    if machine.status.as_ref() != Some(&status) {
         replace_status(machine, status, ctx).await?;
+    }
+    if issued {
         ctx.metrics.claim("approved", "CertificateIssued");
         tracing::info!(machine = %machine.name_any(), claim = %seen.claim.name_any(), request, "certificate issued");
         let note = format!("Certificate of the Node {} issued, by request {request}", machine.node_name());

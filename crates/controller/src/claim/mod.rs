@@ -49,7 +49,7 @@ pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<A
     let asked_again = match (is_final(&cached), winner_of(&cached, &ctx)) {
         (false, _) => false,
         (true, None) => return tidy(&cached, &ctx).await,
-        (true, Some(machine)) if again::is_asked(&cached, &machine, &ctx.stores, (ctx.clock)()) => {
+        (true, Some(machine)) if again::is_asked(&cached, &machine, (ctx.clock)()) => {
             tracing::debug!(machine = %machine.name_any(), claim = name, "asked again after the certificate ended");
             true
         }
@@ -66,8 +66,12 @@ pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<A
     match (asked_again, decide(&seen, (ctx.clock)())) {
         (false, verdict) => apply(&seen, verdict, &ctx).await,
         (true, verdict @ Verdict::Issue { source: Source::Request { .. }, .. }) => apply(&seen, verdict, &ctx).await,
-        // What was answered stays answered: nothing more is made of it now.
-        (true, _) => Ok(Action::requeue(AGAIN)),
+        // What was answered stays answered. A person is told why there is no more.
+        (true, Verdict::Deny { denial, message, freeze: _ }) => {
+            issue::refuse(&seen, denial, &message, &ctx).await?;
+            Ok(Action::requeue(LAST_WORD))
+        }
+        (true, _) => Ok(Action::requeue(secrets::AGAIN)),
     }
 }
 

@@ -10,8 +10,9 @@ use magnetite_request::certificate_digest;
 const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 /// What stands before the digest of a certificate there.
 const CERTIFICATE: &str = "X509SHA256=";
-/// Certificates that are kept: the newest, and some that may still be in use.
-const KEPT: usize = 4;
+/// Certificates that are kept, as many as the schema takes: the newest, and those that may still be in use. A box in memory that is
+/// restarted begins with the one of its claim each time, and each time asks for its renewal soon after.
+const KEPT: usize = 8;
 
 /// The certificate with which a request was made, by the API server's word.
 pub fn credential(csr: &CertificateSigningRequest) -> Option<Sha256> {
@@ -36,8 +37,18 @@ pub fn longer(identity: &IdentityStatus, credential: Option<Sha256>, issued: Sha
     if !belongs || line.contains(&issued) {
         return None;
     }
-    let skip = (line.len() + 1).saturating_sub(KEPT);
-    Some(line.iter().copied().chain([issued]).skip(skip).collect())
+    Some(newest(line.iter().copied().chain([issued]).collect()))
+}
+
+/// The line with a certificate in the place of one that has ended, which nobody can use any more.
+pub fn replaced(identity: &IdentityStatus, ended: Option<Sha256>, issued: Sha256) -> Vec<Sha256> {
+    let rest = identity.certificates.iter().copied().filter(|known| Some(*known) != ended && *known != issued);
+    newest(rest.chain([issued]).collect())
+}
+
+fn newest(line: Vec<Sha256>) -> Vec<Sha256> {
+    let skip = line.len().saturating_sub(KEPT);
+    line.into_iter().skip(skip).collect()
 }
 
 #[cfg(test)]
@@ -66,7 +77,16 @@ mod tests {
         );
         assert_eq!(grown(&line(&[1], false), Some(2)), Some(vec![digest(1), digest(9)]), "a renewal that was missed");
         assert_eq!(grown(&line(&[1, 9], true), Some(1)), None, "seen before");
-        assert_eq!(grown(&line(&[1, 2, 3, 4], true), Some(4)).map(|line| line.len()), Some(KEPT));
+        assert_eq!(grown(&line(&[1, 2, 3, 4, 5, 6, 7, 8], true), Some(8)).map(|line| line.len()), Some(KEPT));
+    }
+
+    #[test]
+    fn one_that_has_ended_makes_room_for_the_next() {
+        let after = |certificates: &[u8], ended| replaced(&line(certificates, true), Some(digest(ended)), digest(9));
+        assert_eq!(after(&[1, 2], 1), [digest(2), digest(9)]);
+        assert_eq!(after(&[1, 2], 7), [digest(1), digest(2), digest(9)], "it is not there");
+        assert_eq!(after(&[1, 2, 3, 4, 5, 6, 7, 8], 1).len(), KEPT);
+        assert_eq!(after(&[2, 9], 1), [digest(2), digest(9)], "the same once more");
     }
 
     #[test]

@@ -268,11 +268,15 @@ impl Laws {
             && let Some(identity) = machine.status.as_ref().and_then(|status| status.identity.as_ref())
         {
             let key = (machine.uid().unwrap_or_default(), identity.intent.clone(), self.era);
-            let ended = self.ends.get(&key).is_some_and(|end| clock::at(self.began) >= clock::at(end - AGENTS_MARGIN));
+            // A box that forgot all but its keys is given another one, once the first has ended: one for each that has.
+            let end = self.ends.get(&key).copied();
+            if end.is_some_and(|end| clock::at(self.began) >= clock::at(end - AGENTS_MARGIN)) {
+                self.ends.remove(&key);
+                self.requests.remove(&key);
+            }
             let made = self.requests.entry(key).or_default();
-            let first = made.insert(change.name.clone()) && made.len() == 1;
-            // A box that forgot all but its keys is given another one, once the first has ended.
-            if !first && !ended && made.len() > 1 {
+            made.insert(change.name.clone());
+            if made.len() > 1 {
                 let text = format!("{}: {} requests were made in one intent", machine.name_any(), made.len());
                 self.breach(now, text);
             }

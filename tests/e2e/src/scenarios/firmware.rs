@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::ensure;
@@ -97,7 +98,11 @@ fn next_loader(prepared: &Prepared, binaries: &Binaries, progress: &Progress) ->
     machine.wait_console("failed to load Boot", Duration::from_secs(90))?;
     machine.power_off();
     // The person's hand: what asks within two seconds of its loader counts as the same boot.
-    std::thread::sleep(Duration::from_secs(3));
+    wait::until("two seconds after the loader was sent", Duration::from_secs(30), || {
+        let sent =
+            record(&lan, "odd-card").and_then(|boot| find(&boot, "LoaderSent")?["lastAt"].as_str()?.parse().ok());
+        Ok(sent.filter(|sent: &Timestamp| Timestamp::now().duration_since(*sent) > SignedDuration::from_secs(3)))
+    })?;
     step.done("the firmware gave up on it");
     let case = Case { spec, more: "", firmware: "UEFI", loader: Some("ipxe.efi") };
     let boot = boots(&lan, &mut server, case, progress)?;

@@ -114,12 +114,16 @@ impl Live {
 }
 
 fn came_back(site: &mut Site, name: &str, before: Before) -> Result<()> {
-    site.wait_until("the second boot to end Ready", LONG, |site| {
+    let steps = site.wait_until("the second boot to end Ready", LONG, |site| {
         let status = magnetite::machine_status(site, name)?;
         let steps = status["boot"]["steps"].as_array().cloned().unwrap_or_default();
         let again = status["boot"]["startedAt"] != before.boot && steps.iter().any(|step| step["name"] == "NodeReady");
-        Ok((again && status["phase"] == "Ready").then_some(()))
+        Ok((again && status["phase"] == "Ready").then_some(steps))
     })?;
+    ensure!(
+        steps.iter().any(|step| step["name"] == "AgentStarted"),
+        "the first report of {name} was not believed: {steps:?}"
+    );
     let after = Before::of(site, name)?;
     ensure!(after.claim_key == before.claim_key && after.claim == before.claim, "{name} came with another key");
     ensure!(after.node == before.node, "the Node of {name} is another one");

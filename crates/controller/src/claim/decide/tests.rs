@@ -249,6 +249,12 @@ fn the_same_keys_get_another_certificate_once_theirs_has_ended() {
     let mut taken = with(86_400);
     taken.node = Some(node("box-1", Some("uid-2")));
     assert_eq!(says_at(&taken, 1_000_000), "NodeNameTaken");
+    let mut frozen = with(86_400);
+    status_of(&mut frozen).intent = Some(intent("created", IntentState::Frozen));
+    assert_eq!(says_at(&frozen, 1_000_000), "wait ClaimConflict");
+    let mut anew = with(86_400);
+    machine_of(&mut anew).spec.boot_intent = Some("r2".into());
+    assert_eq!(says_at(&anew, 1_000_000), "WindowClosed");
     let mut leaving = with(86_400);
     machine_of(&mut leaving).metadata.deletion_timestamp = Some(Time(t(0)));
     assert_eq!(says_at(&leaving, 1_000_000), "MachineGone");
