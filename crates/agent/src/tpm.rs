@@ -15,7 +15,8 @@ use magnetite_api::{
 };
 use magnetite_tpm::{
     binding::{Claimed, extra_data},
-    client::{Keys, Root, Signed, Stream, TpmError},
+    client::{Keys, Signed, Stream, TpmError},
+    root::Root,
     sha256,
 };
 use p256::SecretKey;

@@ -487,6 +487,27 @@ async fn a_box_that_is_back_after_its_certificate_has_ended_gets_another() {
     reconcile_back(claim, &machine, calls).await;
 }
 
+/// The box comes with this claim, though the Machine's record names another of its key: it is served all the same.
+#[tokio::test]
+async fn a_box_that_is_back_with_an_older_claim_of_its_key_gets_what_the_newer_one_has() {
+    let keys = Keys::new();
+    let (claim, mut machine, _) = back(&keys);
+    let certificate = keys.certificate(86_400);
+    let mut newer = claim.clone();
+    newer.metadata.name = Some("box-1-1111111111".into());
+    newer.status.as_mut().unwrap().join.as_mut().unwrap().certificate = certificate.clone();
+    let digest = magnetite_request::certificate_digest(certificate.as_bytes()).unwrap();
+    let identity = machine.status.as_mut().unwrap().identity.as_mut().unwrap();
+    (identity.certificates, identity.claim) = (vec![digest], newer.metadata.name.clone().unwrap());
+    let mut calls = reads(&claim, &machine, &fixtures::profile());
+    calls.push(get("/apis/magnetite.dev/v1alpha1/machineclaims/box-1-1111111111", &newer));
+    let moved = json!({ "status": { "identity": { "claim": "box-1-0000000000", "certificates": [digest] } } });
+    calls.push(put(MACHINE_STATUS, moved, &machine));
+    let told = json!({ "status": { "decision": "Approved", "join": { "certificate": certificate } } });
+    calls.push(put(CLAIM_STATUS, told, &claim));
+    reconcile_back(claim, &machine, calls).await;
+}
+
 /// What was answered stays answered, and a person is told why there is no more.
 #[tokio::test]
 async fn a_box_that_is_back_and_may_not_join_keeps_its_answer_and_is_told_of() {

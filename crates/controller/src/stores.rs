@@ -415,12 +415,10 @@ pub(crate) fn machine_changed(
     if same && !still {
         concerned.profiles = profile.and_then(|name| stores.profiles.get(&ObjectRef::new(&name))).into_iter().collect();
     }
-    concerned.claims = stores.claims.state_filter(|claim| claim.spec.machine == name && !is_decided(claim));
     // A box that claims again with the same keys makes no new claim: its status alone tells of it.
-    let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
-    if let Some(identity) = identity.filter(|_| again::claims_in_vain(&machine).is_some()) {
-        concerned.claims.extend(stores.claims.get(&ObjectRef::new(&identity.claim)));
-    }
+    let again = again::claims_in_vain(&machine).is_some();
+    let asks = |claim: &MachineClaim| !is_decided(claim) || again && is_approved(claim);
+    concerned.claims = stores.claims.state_filter(|claim| claim.spec.machine == name && asks(claim));
     concerned
 }
 
@@ -432,6 +430,10 @@ fn has_power(machine: &Machine) -> bool {
 fn is_decided(claim: &MachineClaim) -> bool {
     let decision = claim.status.as_ref().and_then(|status| status.decision);
     matches!(decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
+}
+
+fn is_approved(claim: &MachineClaim) -> bool {
+    claim.status.as_ref().and_then(|status| status.decision) == Some(Decision::Approved)
 }
 
 fn in_doubt(machine: &Machine) -> bool {

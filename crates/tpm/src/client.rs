@@ -5,11 +5,11 @@ use std::io::{self, Read, Write};
 use crate::{
     attest::{self, AttestError, PcrValues, Quote, digest_of},
     codes::{
-        ACTIVATE_CREDENTIAL, COMMAND_HMAC, CREATE_PRIMARY, EK_CERTIFICATE, ENDORSEMENT, FLUSH_CONTEXT, HANDLE_NULL,
-        NO_SESSIONS, NULL, NV_READ, NV_READ_PUBLIC, OWNER, PASSWORD, PCR_READ, POLICY_SECRET, QUOTE, READ_CLOCK,
-        SESSIONS, SHA256, START_AUTH_SESSION,
+        ACTIVATE_CREDENTIAL, CREATE_PRIMARY, EK_CERTIFICATE, ENDORSEMENT, FLUSH_CONTEXT, HANDLE_NULL, NO_SESSIONS,
+        NULL, NV_READ, NV_READ_PUBLIC, OWNER, PASSWORD, PCR_READ, POLICY_SECRET, QUOTE, SESSIONS, SHA256,
+        START_AUTH_SESSION,
     },
-    public::{AttestationKey, EndorsementKey, KeyError, root_template},
+    public::{AttestationKey, EndorsementKey, KeyError},
     reader::{ReadError, Reader, put_sized},
 };
 
@@ -123,7 +123,7 @@ pub struct Signed {
 }
 
 /// How a command is authorised.
-enum Auth {
+pub(crate) enum Auth {
     /// The empty password, which is what these keys and a TPM that nobody took into possession have.
     Empty,
     /// A policy session.
@@ -131,12 +131,12 @@ enum Auth {
 }
 
 /// A command of Part 3, before it is written.
-struct Command<'a> {
-    name: &'static str,
-    code: u32,
-    handles: &'a [u32],
-    auths: &'a [Auth],
-    parameters: &'a [u8],
+pub(crate) struct Command<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) code: u32,
+    pub(crate) handles: &'a [u32],
+    pub(crate) auths: &'a [Auth],
+    pub(crate) parameters: &'a [u8],
 }
 
 impl Command<'_> {
@@ -211,7 +211,7 @@ pub fn answer(bytes: &[u8], with_handle: bool, with_sessions: bool) -> Result<Re
 /// A handle and the parameters of an answer.
 type Done = (Option<u32>, Vec<u8>);
 
-fn run(tpm: &mut impl Transport, command: &Command<'_>, with_handle: bool) -> Result<Done, TpmError> {
+pub(crate) fn run(tpm: &mut impl Transport, command: &Command<'_>, with_handle: bool) -> Result<Done, TpmError> {
     let name = command.name;
     let bytes = tpm.exchange(&command.encode()).map_err(|source| TpmError::Io { command: name, source })?;
     match answer(&bytes, with_handle, !command.auths.is_empty()) {
@@ -221,7 +221,7 @@ fn run(tpm: &mut impl Transport, command: &Command<'_>, with_handle: bool) -> Re
     }
 }
 
-fn flush(tpm: &mut impl Transport, handle: u32) {
+pub(crate) fn flush(tpm: &mut impl Transport, handle: u32) {
     let command = Command {
         name: "FlushContext",
         code: FLUSH_CONTEXT,
@@ -234,7 +234,11 @@ fn flush(tpm: &mut impl Transport, handle: u32) {
     drop(run(tpm, &command, false));
 }
 
-fn create_primary(tpm: &mut impl Transport, hierarchy: u32, template: &[u8]) -> Result<(u32, Vec<u8>), TpmError> {
+pub(crate) fn create_primary(
+    tpm: &mut impl Transport,
+    hierarchy: u32,
+    template: &[u8],
+) -> Result<(u32, Vec<u8>), TpmError> {
     let name = "CreatePrimary";
     // Neither password nor data of ours in it.
     let mut parameters = vec![0, 4, 0, 0, 0, 0];
@@ -388,63 +392,6 @@ impl<T: Transport> Drop for Keys<T> {
         for handle in [self.attestation_handle, self.endorsement_handle].into_iter().flatten() {
             flush(&mut self.tpm, handle);
         }
-    }
-}
-
-/// A key in the TPM that is the same after every restart, until somebody clears the TPM, and never leaves it. It is flushed when this is
-/// dropped.
-pub struct Root<T: Transport> {
-    tpm: T,
-    handle: u32,
-}
-
-impl<T: Transport> Root<T> {
-    /// Makes it, in the owner's hierarchy: clearing the TPM, as one does with a box that is given away, ends all that was derived.
-    ///
-    /// # Errors
-    /// The TPM cannot, or will not: its owner's hierarchy has a password.
-    pub fn create(mut tpm: T) -> Result<Self, TpmError> {
-        let (handle, _) = create_primary(&mut tpm, OWNER, &root_template())?;
-        Ok(Self { tpm, handle })
-    }
-
-    /// 32 bytes that nobody knows who cannot ask this TPM: always the same for the same label. At most 1,024 bytes of label.
-    ///
-    /// # Errors
-    /// The TPM is away, or does not do it.
-    pub fn derive(&mut self, label: &[u8]) -> Result<[u8; 32], TpmError> {
-        let name = "HMAC";
-        let mut parameters = Vec::new();
-        put_sized(&mut parameters, label);
-        parameters.extend(SHA256.to_be_bytes());
-        let (code, handles, auths) = (COMMAND_HMAC, &[self.handle], &[Auth::Empty]);
-        let command = Command { name, code, handles, auths, parameters: &parameters };
-        let (_, parameters) = run(&mut self.tpm, &command, false)?;
-        let digest = Reader::new(&parameters).sized("outHMAC").and_then(|digest| {
-            let short = |_| ReadError::Short { field: "outHMAC", at: 2, want: 32, had: digest.len() };
-            digest.try_into().map_err(short)
-        });
-        digest.map_err(|source| TpmError::Answer { command: name, source })
-    }
-
-    /// How often the box was switched on or reset, by the TPM's own count (`resetCount`, Part 1, 36.4): it grows, and is kept.
-    ///
-    /// # Errors
-    /// The TPM is away, or answers nonsense.
-    pub fn resets(&mut self) -> Result<u32, TpmError> {
-        let name = "ReadClock";
-        let command = Command { name, code: READ_CLOCK, handles: &[], auths: &[], parameters: &[] };
-        let (_, parameters) = run(&mut self.tpm, &command, false)?;
-        let mut reader = Reader::new(&parameters);
-        let count =
-            reader.take::<8>("time").and_then(|_| reader.take::<8>("clock")).and_then(|_| reader.u32("resetCount"));
-        count.map_err(|source| TpmError::Answer { command: name, source })
-    }
-}
-
-impl<T: Transport> Drop for Root<T> {
-    fn drop(&mut self) {
-        flush(&mut self.tpm, self.handle);
     }
 }
 

@@ -8,6 +8,8 @@
 //! [`client`] is the box's half, [`verifier`] the other; both stand on the same few structures, which are read as everything is
 //! that a stranger wrote: nothing indexes, nothing unwraps, nothing allocates by a length that the peer chose. Section numbers are
 //! those of the TCG's "TPM 2.0 Library", Part 2 (structures) and 3 (commands), and of its "EK Credential Profile".
+//!
+//! Beside it, and for the box alone, [`root`]: what a box remembers by its TPM when it has lost everything else.
 #![cfg_attr(
     not(test),
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects, missing_docs)
@@ -19,6 +21,7 @@ pub mod client;
 pub mod codes;
 pub mod public;
 pub mod reader;
+pub mod root;
 #[cfg(feature = "verifier")]
 pub mod verifier;
 

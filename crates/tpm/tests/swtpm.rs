@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 use magnetite_swtpm::{Maker, Swtpm};
 use magnetite_tpm::{
     binding::{Claimed, extra_data},
-    client::{Keys, Root, Signed, Stream, TpmError},
+    client::{Keys, Signed, Stream, TpmError},
     public::{AttestationKey, EndorsementKey},
+    root::Root,
     sha256,
     verifier::{Authorities, CertificateError, Challenge, QuoteError, check_quote},
 };

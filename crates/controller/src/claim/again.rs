@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use magnetite_api::{Machine, MachineClaim, report::BootStepName};
 
-use super::decide::has_ended;
+use super::source::has_ended;
 
 /// True if a claim's certificate has ended and its box claims all the same. Anybody with the box's link can say so, and gets the bound key a
 /// certificate that only this key can use, once a day at most.

@@ -12,10 +12,13 @@ use magnetite_api::{
     tpm::TpmStatus,
     types::serial_is_bogus,
 };
-use magnetite_request::{Flaw, Request, certificate_end, check_claim_key, check_client, quoted};
+use magnetite_request::{Flaw, Request, check_claim_key, check_client, quoted};
 use magnetite_tpm::verifier::Authorities;
 
-use super::tpm::{self, Proven, TpmKeys};
+use super::{
+    source::{self, Source},
+    tpm::{self, Proven, TpmKeys},
+};
 use crate::{csr::addresses, node::NodeSeen};
 
 /// Why a claim is refused. The words are part of the API: `status.reason` of the claim.
@@ -127,25 +130,11 @@ pub enum Verdict {
     },
 }
 
-/// Where the certificate of a bound key comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// It was issued, and is good: this text, in PEM.
-    Issued(String),
-    /// A request to the API server's signer.
-    Request {
-        /// Its name.
-        name: String,
-        /// False: the certificate was issued, nobody has it any more, and the window is closed, so that no further one is made.
-        may_create: bool,
-    },
-}
-
-fn deny(denial: Denial, message: impl Into<String>) -> Verdict {
+pub(super) fn deny(denial: Denial, message: impl Into<String>) -> Verdict {
     Verdict::Deny { denial, message: message.into(), freeze: false }
 }
 
-fn wait(reason: &'static str, message: impl Into<String>) -> Verdict {
+pub(super) fn wait(reason: &'static str, message: impl Into<String>) -> Verdict {
     Verdict::Wait { reason, message: message.into() }
 }
 
@@ -335,7 +324,7 @@ fn bound(
             return Err(wait(reason::CLAIM_CONFLICT, "two keys claimed this machine, so that its join is frozen"));
         }
     }
-    let source = source(seen, machine, current, now)?;
+    let source = source::of(seen, machine, current, now)?;
     if let Source::Request { .. } = &source {
         // For the first one, and again for one that takes its place: that may be years later.
         name_is_free(machine, seen)?;
@@ -343,59 +332,7 @@ fn bound(
     Ok(Verdict::Issue { request: Box::new(proof.request), source })
 }
 
-/// The certificate that was issued, as long as it is good. After that the box that comes with the same keys is given another one, window or
-/// none: it is the same box, whose system lives in memory and forgot the certificates that its kubelet had meanwhile. Whoever has those keys
-/// could have renewed the first one as long as its Node was there.
-fn source(
-    seen: &Observed,
-    machine: &Machine,
-    current: Option<&IntentStatus>,
-    now: Timestamp,
-) -> Result<Source, Verdict> {
-    let first = request_name(&seen.claim, None);
-    let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
-    let Some(identity) = identity.filter(|identity| identity.issued_at.is_some()) else {
-        // Bound within the window: a controller that was killed since then goes on, also after its end.
-        return Ok(Source::Request { name: first, may_create: true });
-    };
-    let join = seen.winner.as_ref().and_then(|winner| winner.status.as_ref()?.join.as_ref());
-    let Some(issued) = join.map(|join| &join.certificate) else {
-        // Killed between the record and the answer: it is the newest request that is answered.
-        let name = identity.certificate_request.clone().unwrap_or(first);
-        return Ok(Source::Request { name, may_create: current.is_some_and(|intent| is_open(intent, now)) });
-    };
-    if !has_ended(issued, now) {
-        return Ok(Source::Issued(issued.clone()));
-    }
-    if current.is_some_and(|intent| intent.state == IntentState::Frozen) {
-        return Err(wait(reason::CLAIM_CONFLICT, "two keys claimed this machine, so that its join is frozen"));
-    }
-    if machine.wanted_intent() != identity.intent {
-        return Err(deny(Denial::WindowClosed, format!("the intent {} is over; power-cycle the box", identity.intent)));
-    }
-    Ok(Source::Request { name: request_name(&seen.claim, Some(issued)), may_create: true })
-}
-
-/// An agent starts no kubelet with less (`crates/agent/src/plan.rs`).
-const MARGIN_SECONDS: i64 = 120;
-
-/// True of a certificate that no box can begin with.
-pub fn has_ended(certificate: &str, now: Timestamp) -> bool {
-    certificate_end(certificate.as_bytes()).is_none_or(|end| end <= now.as_second().saturating_add(MARGIN_SECONDS))
-}
-
-/// The name of a request: always the same for the same claim and certificate. `after`: the one whose place it takes.
-fn request_name(claim: &MachineClaim, after: Option<&str>) -> String {
-    // By the claim's UID: the same key signs its request in another way each time, and what is left of a Machine of the same name, or of an
-    // earlier intent, is not in the way.
-    let mut text = claim.uid().unwrap_or_default();
-    if let Some(end) = after.and_then(|after| certificate_end(after.as_bytes())) {
-        text.push_str(&format!("\n{end}"));
-    }
-    format!("magnetite-{}-{}", claim.spec.machine, Sha256::of(text.as_bytes()).short())
-}
-
-fn is_open(intent: &IntentStatus, now: Timestamp) -> bool {
+pub(super) fn is_open(intent: &IntentStatus, now: Timestamp) -> bool {
     intent.state == IntentState::Open && now < intent.expires_at.0
 }
 

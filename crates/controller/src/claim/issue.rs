@@ -23,8 +23,10 @@ use magnetite_api::{
 use magnetite_request::{Request, certificate_digest, certificate_key, quoted};
 
 use super::{
-    decide::{Denial, Observed, Source},
-    deny, is_final, kubelet, secrets, wait, write,
+    decide::{Denial, Observed},
+    deny, is_final, kubelet, secrets,
+    source::Source,
+    wait, write,
 };
 use crate::{
     context::{Context, Settings},
@@ -225,7 +227,7 @@ async fn hand_over(
         if issued {
             identity.certificate_request = Some(request.to_owned());
         }
-        // The box comes with this claim from now on, so it is this one that is kept: a Machine whose TPM was declared meanwhile has two.
+        // The box comes with this claim from now on, and its files are fetched there.
         identity.claim = seen.claim.name_any();
     }
     if machine.status.as_ref() != Some(&status) {

@@ -6,17 +6,19 @@ pub mod decide;
 pub mod issue;
 pub mod kubelet;
 pub mod secrets;
+pub mod source;
 pub mod tpm;
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{
     Api, Resource, ResourceExt,
     api::PostParams,
     runtime::{controller::Action, events::EventType, reflector::ObjectRef},
 };
 use magnetite_api::{
-    Machine, MachineClaim, MachineClaimStatus, Profile,
+    Machine, MachineClaim, MachineClaimStatus, Profile, Sha256,
     claim::Decision,
     machine::{IdentityStatus, IntentState},
     names::MANAGER_CONTROLLER,
@@ -32,7 +34,7 @@ use crate::{
     machine::apply::{delete_claim, replace_status},
     node,
 };
-use decide::{Denial, Observed, Source, Verdict, decide};
+use decide::{Denial, Observed, Verdict, decide};
 use tpm::TpmKeys;
 
 /// How often a claim that cannot be decided yet is looked at, if nothing happens.
@@ -46,7 +48,7 @@ const LAST_WORD: Duration = Duration::from_secs(300);
 /// The API server was not there, or somebody else was faster.
 pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<Action, Error> {
     let name = cached.name_any();
-    let asked_again = match (is_final(&cached), winner_of(&cached, &ctx)) {
+    let asked_again = match (is_final(&cached), bound_by(&cached, &ctx)) {
         (false, _) => false,
         (true, None) => return tidy(&cached, &ctx).await,
         (true, Some(machine)) if again::is_asked(&cached, &machine, (ctx.clock)()) => {
@@ -65,10 +67,12 @@ pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<A
     let seen = observe(claim, &ctx).await?;
     match (asked_again, decide(&seen, (ctx.clock)())) {
         (false, verdict) => apply(&seen, verdict, &ctx).await,
-        (true, verdict @ Verdict::Issue { source: Source::Request { .. }, .. }) => apply(&seen, verdict, &ctx).await,
-        // What was answered stays answered. A person is told why there is no more.
+        (true, verdict @ Verdict::Issue { .. }) => apply(&seen, verdict, &ctx).await,
+        // What was answered stays answered. A person is told why there is no more, unless the box comes with another claim by now.
         (true, Verdict::Deny { denial, message, freeze: _ }) => {
-            issue::refuse(&seen, denial, &message, &ctx).await?;
+            if seen.winner.as_ref().is_some_and(|winner| winner.name_any() == name) {
+                issue::refuse(&seen, denial, &message, &ctx).await?;
+            }
             Ok(Action::requeue(LAST_WORD))
         }
         (true, _) => Ok(Action::requeue(secrets::AGAIN)),
@@ -80,15 +84,16 @@ fn is_final(claim: &MachineClaim) -> bool {
     matches!(decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
 }
 
-/// The Machine that an approved claim is bound to.
-fn winner_of(claim: &MachineClaim, ctx: &Context) -> Option<Arc<Machine>> {
+/// The Machine that is bound to the key of an approved claim. There may be more than one such claim: its box shows its TPM since somebody
+/// declared it, and did not before. Which one it comes with is the box's to choose.
+fn bound_by(claim: &MachineClaim, ctx: &Context) -> Option<Arc<Machine>> {
     if claim.status.as_ref()?.decision != Some(Decision::Approved) {
         return None;
     }
-    let name = claim.name_any();
+    let key = Sha256::of(&STANDARD.decode(&claim.spec.claim_key).ok()?).to_string();
     known(claim, ctx).filter(|machine| {
         let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
-        identity.is_some_and(|identity| identity.claim == name && identity.intent == claim.spec.intent)
+        identity.is_some_and(|identity| identity.claim_key == key && identity.intent == claim.spec.intent)
     })
 }
 

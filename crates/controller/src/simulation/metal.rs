@@ -26,7 +26,7 @@ use super::{
 };
 use magnetite_request::certificate_key;
 
-use crate::{claim::decide::has_ended, fixtures::Csr};
+use crate::{claim::source::has_ended, fixtures::Csr};
 
 /// What a boot server answered.
 #[derive(Debug, Clone)]

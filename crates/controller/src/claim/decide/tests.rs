@@ -241,6 +241,12 @@ fn the_same_keys_get_another_certificate_once_theirs_has_ended() {
     };
     let (first, second) = (request(&with(86_400)), request(&with(172_800)));
     assert!(first != second && first == request(&with(86_400)), "one request in the place of one certificate");
+    // Two claims of one key: what one of them has is the other's too.
+    let mut both = with(2_000_000);
+    both.claim.status = with(86_400).winner.and_then(|winner| winner.status);
+    assert_eq!(says_at(&both, 1_000_000), "hand over");
+    both.winner = None;
+    assert_eq!(says_at(&both, 1_000_000), "issue");
     // Everything else holds as before.
     let other = Keys::new();
     let mut rogue = with(86_400);
