@@ -317,7 +317,8 @@ impl Agent<'_> {
             match tpm::derive(self.paths, &whose).await {
                 Ok(derived) => return Some(derived),
                 Err(BoxTpmError::Missing { .. }) if !tpm::is_promised(self.paths) => return None,
-                Err(error) if attempts == TPM_ATTEMPTS => {
+                // A driver that did not come in all that time does not come.
+                Err(error) if attempts == TPM_ATTEMPTS || matches!(error, BoxTpmError::Missing { .. }) => {
                     let error = chain(&error);
                     tracing::warn!(
                         error,
