@@ -69,8 +69,8 @@ pub fn make(paths: &Paths, derived: Option<&Derived>) -> Result<(), KeyError> {
         // Before the keys: nothing is signed with them that counts as older than what they signed before the box forgot.
         sign::begin_after(paths, *resets)?;
     }
-    let both = derived.map(|Derived { claim, kubelet, .. }| (claim, kubelet)).unzip();
-    for (name, derived) in [(CLAIM_KEY, both.0), (KUBELET_KEY, both.1)] {
+    let both = [(CLAIM_KEY, derived.map(|keys| &keys.claim)), (KUBELET_KEY, derived.map(|keys| &keys.kubelet))];
+    for (name, derived) in both {
         let path = paths.state(name);
         if files::read(&path)?.is_none() {
             let pem = match derived {

@@ -112,6 +112,7 @@ mod tests {
             [number(&mut first), number(&mut first), number(&mut second)].map(|number| number.expect("signed"));
         assert!(numbers.is_sorted() && numbers[0] < numbers[1] && numbers[1] < numbers[2], "{numbers:?}");
     }
+
     /// A box whose memory is all it has: the TPM alone knows how often it was switched on.
     #[test]
     fn a_box_that_forgot_all_goes_on_above_what_it_said() {

@@ -116,13 +116,27 @@ impl MachineClaim {
         claim.metadata.labels = Some(labels);
         claim
     }
+
+    /// What was decided about it.
+    pub fn decision(&self) -> Option<Decision> {
+        self.status.as_ref()?.decision
+    }
+
+    /// The certificate that it was answered with, PEM.
+    pub fn certificate(&self) -> Option<&str> {
+        Some(&self.status.as_ref()?.join.as_ref()?.certificate)
+    }
 }
 
 impl MachineClaimSpec {
+    /// The claim key as the Machine's record names it. None: what stands there is no base64.
+    pub fn key_digest(&self) -> Option<Sha256> {
+        Some(Sha256::of(&STANDARD.decode(&self.claim_key).ok()?))
+    }
+
     /// The claim key as a person compares it. None: what stands there is no base64.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        let key = STANDARD.decode(&self.claim_key).ok()?;
-        Some(Sha256::of(&key).into())
+        self.key_digest().map(Into::into)
     }
 }
 
@@ -161,4 +175,14 @@ pub enum Decision {
     Approved,
     /// Refused, for good.
     Denied,
+}
+
+impl Decision {
+    /// True if nothing else becomes of the claim.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Challenged | Self::Approved | Self::Denied => true,
+            Self::Bound => false,
+        }
+    }
 }

@@ -417,7 +417,7 @@ pub(crate) fn machine_changed(
     }
     // A box that claims again with the same keys makes no new claim: its status alone tells of it.
     let again = again::claims_in_vain(&machine).is_some();
-    let asks = |claim: &MachineClaim| !is_decided(claim) || again && is_approved(claim);
+    let asks = |claim: &MachineClaim| !is_decided(claim) || again && claim.decision() == Some(Decision::Approved);
     concerned.claims = stores.claims.state_filter(|claim| claim.spec.machine == name && asks(claim));
     concerned
 }
@@ -428,12 +428,7 @@ fn has_power(machine: &Machine) -> bool {
 }
 
 fn is_decided(claim: &MachineClaim) -> bool {
-    let decision = claim.status.as_ref().and_then(|status| status.decision);
-    matches!(decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
-}
-
-fn is_approved(claim: &MachineClaim) -> bool {
-    claim.status.as_ref().and_then(|status| status.decision) == Some(Decision::Approved)
+    claim.decision().is_some_and(Decision::is_final)
 }
 
 fn in_doubt(machine: &Machine) -> bool {

@@ -273,6 +273,17 @@ pub fn wait_phase(site: &mut Site, name: &str, phase: &str, timeout: Duration) -
     })
 }
 
+/// Waits until another boot than the one that began at `before` ends Ready, and returns its steps.
+pub fn wait_next_boot(site: &mut Site, name: &str, before: &Value, timeout: Duration) -> Result<Vec<Value>> {
+    site.wait_until("the second boot to end Ready", timeout, |site| {
+        let status = machine_status(site, name)?;
+        let boot = &status["boot"];
+        let steps = boot["steps"].as_array().cloned().unwrap_or_default();
+        let again = boot["startedAt"] != *before && steps.iter().any(|step| step["name"] == "NodeReady");
+        Ok((again && status["phase"] == "Ready").then_some(steps))
+    })
+}
+
 /// Fetches a URL from the server's place in the network; a status of 400 or more is an error.
 pub fn http_get(site: &Site, url: &str) -> Result<String> {
     site.server_command(Path::new("curl")).args(["-sSf", "--max-time", "10", url]).run()

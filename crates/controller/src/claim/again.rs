@@ -9,8 +9,7 @@ use super::source::has_ended;
 /// True if a claim's certificate has ended and its box claims all the same. Anybody with the box's link can say so, and gets the bound key a
 /// certificate that only this key can use, once a day at most.
 pub fn is_asked(claim: &MachineClaim, machine: &Machine, now: Timestamp) -> bool {
-    let join = claim.status.as_ref().and_then(|status| status.join.as_ref());
-    let ended = |at: Timestamp| join.is_some_and(|join| has_ended(&join.certificate, at.min(now)));
+    let ended = |at: Timestamp| claim.certificate().is_some_and(|certificate| has_ended(certificate, at.min(now)));
     // In another intent it makes a claim of its own.
     machine.wanted_intent() == claim.spec.intent && claims_in_vain(machine).is_some_and(ended)
 }

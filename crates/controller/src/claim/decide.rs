@@ -316,15 +316,7 @@ fn bound(
         return Err(Verdict::Deny { denial: Denial::ClaimConflict, message, freeze });
     }
     asks_for_its_own(&proof.request, machine)?;
-    if identity.issued_at.is_none() {
-        let Some(current) = current else {
-            return Err(deny(Denial::WindowClosed, format!("the intent {} is over", identity.intent)));
-        };
-        if current.state == IntentState::Frozen {
-            return Err(wait(reason::CLAIM_CONFLICT, "two keys claimed this machine, so that its join is frozen"));
-        }
-    }
-    let source = source::of(seen, machine, current, now)?;
+    let source = source::of(seen, machine, identity, current, now)?;
     if let Source::Request { .. } = &source {
         // For the first one, and again for one that takes its place: that may be years later.
         name_is_free(machine, seen)?;

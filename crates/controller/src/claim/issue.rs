@@ -219,8 +219,7 @@ async fn hand_over(
             identity.certificates = digest.into_iter().collect();
             issued = true;
         } else if let Some(digest) = digest.filter(|digest| !identity.certificates.contains(digest)) {
-            let ended = seen.winner.as_ref().and_then(|winner| winner.status.as_ref()?.join.as_ref());
-            let ended = ended.and_then(|join| certificate_digest(join.certificate.as_bytes()));
+            let ended = seen.winner.as_ref().and_then(|winner| certificate_digest(winner.certificate()?.as_bytes()));
             identity.certificates = csr::line::replaced(identity, ended, digest);
             issued = true;
         }

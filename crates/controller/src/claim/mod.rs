@@ -11,14 +11,13 @@ pub mod tpm;
 
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{
     Api, Resource, ResourceExt,
     api::PostParams,
     runtime::{controller::Action, events::EventType, reflector::ObjectRef},
 };
 use magnetite_api::{
-    Machine, MachineClaim, MachineClaimStatus, Profile, Sha256,
+    Machine, MachineClaim, MachineClaimStatus, Profile,
     claim::Decision,
     machine::{IdentityStatus, IntentState},
     names::MANAGER_CONTROLLER,
@@ -80,17 +79,16 @@ pub async fn reconcile(cached: Arc<MachineClaim>, ctx: Arc<Context>) -> Result<A
 }
 
 fn is_final(claim: &MachineClaim) -> bool {
-    let decision = claim.status.as_ref().and_then(|status| status.decision);
-    matches!(decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
+    claim.decision().is_some_and(Decision::is_final)
 }
 
 /// The Machine that is bound to the key of an approved claim. There may be more than one such claim: its box shows its TPM since somebody
 /// declared it, and did not before. Which one it comes with is the box's to choose.
 fn bound_by(claim: &MachineClaim, ctx: &Context) -> Option<Arc<Machine>> {
-    if claim.status.as_ref()?.decision != Some(Decision::Approved) {
+    if claim.decision() != Some(Decision::Approved) {
         return None;
     }
-    let key = Sha256::of(&STANDARD.decode(&claim.spec.claim_key).ok()?).to_string();
+    let key = claim.spec.key_digest()?.to_string();
     known(claim, ctx).filter(|machine| {
         let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
         identity.is_some_and(|identity| identity.claim_key == key && identity.intent == claim.spec.intent)

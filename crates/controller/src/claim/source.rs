@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use magnetite_api::{
     Machine, MachineClaim, Sha256,
     conditions::reason,
-    machine::{IntentState, IntentStatus},
+    machine::{IdentityStatus, IntentState, IntentStatus},
 };
 use magnetite_request::certificate_end;
 
@@ -31,32 +31,43 @@ pub enum Source {
 pub fn of(
     seen: &Observed,
     machine: &Machine,
+    identity: &IdentityStatus,
     current: Option<&IntentStatus>,
     now: Timestamp,
 ) -> Result<Source, Verdict> {
     let first = request_name(&seen.claim, None);
-    let identity = machine.status.as_ref().and_then(|status| status.identity.as_ref());
-    let Some(identity) = identity.filter(|identity| identity.issued_at.is_some()) else {
+    if identity.issued_at.is_none() {
+        if current.is_none() {
+            return Err(deny(Denial::WindowClosed, format!("the intent {} is over", identity.intent)));
+        }
+        is_not_frozen(current)?;
         // Bound within the window: a controller that was killed since then goes on, also after its end.
         return Ok(Source::Request { name: first, may_create: true });
-    };
-    let issued = |claim: &MachineClaim| Some(claim.status.as_ref()?.join.as_ref()?.certificate.clone());
-    let (own, winners) = (issued(&seen.claim), seen.winner.as_ref().and_then(issued));
-    if let Some(good) = [&own, &winners].into_iter().flatten().find(|one| !has_ended(one, now)) {
-        return Ok(Source::Issued(good.clone()));
+    }
+    let (own, winners) = (seen.claim.certificate(), seen.winner.as_ref().and_then(MachineClaim::certificate));
+    if let Some(good) = [own, winners].into_iter().flatten().find(|one| !has_ended(one, now)) {
+        return Ok(Source::Issued(good.to_owned()));
     }
     let Some(ended) = own.or(winners) else {
         // Killed between the record and the answer: it is the newest request that is answered.
         let name = identity.certificate_request.clone().unwrap_or(first);
         return Ok(Source::Request { name, may_create: current.is_some_and(|intent| is_open(intent, now)) });
     };
-    if current.is_some_and(|intent| intent.state == IntentState::Frozen) {
-        return Err(wait(reason::CLAIM_CONFLICT, "two keys claimed this machine, so that its join is frozen"));
-    }
+    is_not_frozen(current)?;
     if machine.wanted_intent() != identity.intent {
         return Err(deny(Denial::WindowClosed, format!("the intent {} is over; power-cycle the box", identity.intent)));
     }
-    Ok(Source::Request { name: request_name(&seen.claim, Some(&ended)), may_create: true })
+    Ok(Source::Request { name: request_name(&seen.claim, Some(ended)), may_create: true })
+}
+
+/// Which of two boxes is right is not known, so that neither is given anything new.
+fn is_not_frozen(current: Option<&IntentStatus>) -> Result<(), Verdict> {
+    match current {
+        Some(intent) if intent.state == IntentState::Frozen => {
+            Err(wait(reason::CLAIM_CONFLICT, "two keys claimed this machine, so that its join is frozen"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// An agent starts no kubelet with less (`crates/agent/src/plan.rs`).

@@ -324,9 +324,7 @@ pub(super) fn next_status(
 fn stale<'a>(claims: &'a [ClaimSeen], seen: &'a Observed) -> impl Iterator<Item = Action> + 'a {
     use magnetite_api::claim::Decision;
     let winner = seen.before().and_then(|status| status.identity.as_ref()).map(|identity| identity.claim.as_str());
-    let is_decided = |claim: &&ClaimSeen| {
-        matches!(claim.decision, Some(Decision::Approved | Decision::Denied | Decision::Challenged))
-    };
+    let is_decided = |claim: &&ClaimSeen| claim.decision.is_some_and(Decision::is_final);
     let decided = claims.iter().rev().filter(is_decided).skip(DECIDED);
     let undecided = claims.iter().filter(move |claim| !is_decided(claim)).skip(UNDECIDED);
     let approved = seen.machine.spec.approved_fingerprint;

@@ -158,9 +158,7 @@ impl Metal {
             dies_at: None,
         }
     }
-}
 
-impl Metal {
     /// It lost its TPM.
     pub fn forget(&mut self) {
         self.derived.clear();

@@ -401,14 +401,7 @@ fn reboot(site: &mut Site, magnetite: &mut Magnetite, machine: &mut Vm, progress
     let before = Before::of(site, &name)?;
     let step = progress.step(format!("pressing the reset button of {name}"));
     machine.reset()?;
-    site.wait_until("the second boot to end Ready", LONG, |site| {
-        let status = magnetite::machine_status(site, &name)?;
-        let boot = &status["boot"];
-        let steps = boot["steps"].as_array().cloned().unwrap_or_default();
-        let again = boot["startedAt"] != before.boot && steps.iter().any(|step| step["name"] == "NodeReady");
-        Ok((again && status["phase"] == "Ready").then_some(()))
-    })
-    .with_context(|| {
+    magnetite::wait_next_boot(site, &name, &before.boot, LONG).with_context(|| {
         format!("{}\n{}", magnetite::machine_status(site, &name).unwrap_or_default(), magnetite.last_words())
     })?;
     let after = Before::of(site, &name)?;

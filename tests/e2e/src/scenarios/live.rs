@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 use x509_parser::pem::Pem;
 
-use super::{ensure, tpm, tpm::hex};
+use super::{ensure, tpm};
 use crate::guest::Guest;
 use crate::magnetite::{self, Magnetite};
 use crate::progress::Progress;
 use crate::site::Site;
+use crate::stamp::sha256_hex;
 use crate::vm::{Firmware, Vm, VmSpec};
 
 const LONG: Duration = Duration::from_secs(300);
@@ -114,12 +115,7 @@ impl Live {
 }
 
 fn came_back(site: &mut Site, name: &str, before: Before) -> Result<()> {
-    let steps = site.wait_until("the second boot to end Ready", LONG, |site| {
-        let status = magnetite::machine_status(site, name)?;
-        let steps = status["boot"]["steps"].as_array().cloned().unwrap_or_default();
-        let again = status["boot"]["startedAt"] != before.boot && steps.iter().any(|step| step["name"] == "NodeReady");
-        Ok((again && status["phase"] == "Ready").then_some(steps))
-    })?;
+    let steps = magnetite::wait_next_boot(site, name, &before.boot, LONG)?;
     ensure!(
         steps.iter().any(|step| step["name"] == "AgentStarted"),
         "the first report of {name} was not believed: {steps:?}"
@@ -128,7 +124,7 @@ fn came_back(site: &mut Site, name: &str, before: Before) -> Result<()> {
     ensure!(after.claim_key == before.claim_key && after.claim == before.claim, "{name} came with another key");
     ensure!(after.node == before.node, "the Node of {name} is another one");
     ensure!(after.certificate != before.certificate, "{name} was given the certificate that had ended");
-    let digest = hex(&magnetite_tpm::sha256(&pem(&after.certificate)?.contents));
+    let digest = sha256_hex(&pem(&after.certificate)?.contents);
     let line = after.line.as_array().context("certificates on record")?;
     ensure!(line.contains(&Value::from(digest)), "the new certificate of {name} is not on record");
     let machine = site.admin().json(&["get", "machine", name])?;

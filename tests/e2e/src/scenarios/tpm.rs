@@ -17,6 +17,7 @@ use crate::prepare::Prepared;
 use crate::progress::Progress;
 use crate::rogue;
 use crate::site::{Site, SiteOptions};
+use crate::stamp::hex;
 use crate::vm::{Firmware, Vm, VmSpec};
 use crate::wait;
 
@@ -78,10 +79,6 @@ pub(super) fn fingerprint(machine: &Vm) -> Result<String> {
     let keys = Keys::create(tpm.connect(), &[0; 32]).context("ask the box's TPM")?;
     let digest = keys.fingerprint().context("an endorsement key")?;
     Ok(hex(&digest))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The whole agent, with a TPM that works.
