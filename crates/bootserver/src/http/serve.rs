@@ -18,6 +18,9 @@ use super::{guard::Guarded, paced::Pace};
 /// How long a client may take over the head of a request, and how long it may be silent between two: iPXE keeps its
 /// connection while it starts the kernel that it fetched.
 const HEAD_TIME: Duration = Duration::from_secs(60);
+/// Bytes that hyper gathers before it waits for the client to take some, where its own default is 408 KiB: that much would lie here for
+/// each client that takes nothing. It is also the most that a request's head may have.
+const GATHERED: usize = 64 << 10;
 /// How long requests under way may take to end once the server stops.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -28,7 +31,7 @@ const GRACE: Duration = Duration::from_secs(10);
 pub async fn plain(listener: TcpListener, routes: Guarded, stop: CancellationToken) -> io::Result<()> {
     let handle = Handle::new();
     let mut server = axum_server::from_tcp(listener.into_std()?)?.acceptor(Pace).http1_only().handle(handle.clone());
-    patience(server.http_builder());
+    limits(server.http_builder());
     let service = routes.into_router().into_make_service_with_connect_info::<SocketAddr>();
     until(server.serve(service), handle, stop).await
 }
@@ -48,7 +51,7 @@ pub async fn tls(
         .acceptor(Told(RustlsAcceptor::new(config).acceptor(Pace)))
         .http1_only()
         .handle(handle.clone());
-    patience(server.http_builder());
+    limits(server.http_builder());
     let service = routes.into_router().into_make_service_with_connect_info::<SocketAddr>();
     until(server.serve(service), handle, stop).await
 }
@@ -77,8 +80,8 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Told {
     }
 }
 
-fn patience<E>(builder: &mut Builder<E>) {
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+fn limits<E>(builder: &mut Builder<E>) {
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(GATHERED);
 }
 
 async fn until(

@@ -16,11 +16,9 @@ use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking};
 use super::Peer;
 use crate::{app::App, artifacts::Checked, metrics::Way, record::Detail};
 
-/// Bytes that are taken from memory at once: few enough to be in the processor's cache still when they are sent, and for a client that
-/// hardly reads to hold few of them.
+/// Bytes that are taken at once: few enough to be in the processor's cache still when they are sent, and for a client that hardly reads
+/// to hold few of them. Whoever had to wait for a disk finds the next ones in memory: the kernel reads ahead.
 const PIECE: u64 = 64 << 10;
-/// Bytes that are read from a disk at once.
-const CHUNK: u64 = 256 << 10;
 
 /// The file from `start` on, if it is still the one that was checked.
 pub fn open(checked: &Checked, start: u64) -> Option<File> {
@@ -37,13 +35,14 @@ pub fn bytes(file: File, checked: Checked, sent: Sent) -> impl Stream<Item = std
         if left == 0 {
             return Ok(None);
         }
-        let piece = match at_hand(&file, left.min(PIECE)) {
+        let want = left.min(PIECE);
+        let piece = match at_hand(&file, want) {
             Some(piece) => piece,
             None => {
-                let read = move || read(&file, left.min(CHUNK)).map(|chunk| (file, chunk));
-                let chunk;
-                (file, chunk) = spawn_blocking(read).await.map_err(Error::other)??;
-                chunk
+                let read = move || read(&file, want).map(|piece| (file, piece));
+                let piece;
+                (file, piece) = spawn_blocking(read).await.map_err(Error::other)??;
+                piece
             }
         };
         let whole = piece.len() as u64 == left;
@@ -66,9 +65,9 @@ fn at_hand(file: &File, most: u64) -> Option<Vec<u8>> {
 
 /// The file's next bytes; fewer if it ends before.
 fn read(file: &File, most: u64) -> std::io::Result<Vec<u8>> {
-    let mut chunk = Vec::with_capacity(usize::try_from(most).unwrap_or_default());
-    file.take(most).read_to_end(&mut chunk)?;
-    Ok(chunk)
+    let mut piece = Vec::with_capacity(usize::try_from(most).unwrap_or_default());
+    file.take(most).read_to_end(&mut piece)?;
+    Ok(piece)
 }
 
 /// Counts what was sent. Dropped with the stream, when the client has it all or went away.

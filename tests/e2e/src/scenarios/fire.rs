@@ -201,7 +201,7 @@ fn stuck_clients(site: &mut Site, progress: &Progress) -> Result<()> {
         Ok((sockets, slow))
     })?;
     let began = Instant::now();
-    let stuck = site.taken(0)?;
+    let mut most = site.taken(0)?.memory;
     step.note("boxes boot meanwhile");
     let report = site.boot(boxes(200, 200, &[IpxeRom, Uefi]), &Boot::AT_ONCE, &step)?;
     ensure!(report.within(1) == report.boxes, "stuck clients keep others out: {report}");
@@ -210,11 +210,12 @@ fn stuck_clients(site: &mut Site, progress: &Progress) -> Result<()> {
         // A byte a second is what these readers take.
         slow.take_a_byte();
         std::thread::sleep(Duration::from_secs(1));
-        let (silent, files) = (site.counter(0, SILENT)?, site.taken(0)?.files);
-        step.note(format!("{silent} transfers were ended, {files} files are open"));
-        Ok((silent >= f64::from(transfers) && files <= before.files + 16).then_some(()))
+        let (silent, taken) = (site.counter(0, SILENT)?, site.taken(0)?);
+        most = most.max(taken.memory);
+        step.note(format!("{silent} transfers were ended, {} files are open", taken.files));
+        Ok((silent >= f64::from(transfers) && taken.files <= before.files + 16).then_some(()))
     })?;
-    let each = (stuck.memory - before.memory) * 1024.0 / f64::from(transfers + readers);
+    let each = (most - before.memory) * 1024.0 / f64::from(transfers + readers);
     step.done(format!("let go after {:.0} s; {each:.1} KiB each; meanwhile {report}", began.elapsed().as_secs_f64()));
     let little = each < 64.0;
     ensure!(little, "a stuck client takes {each:.0} KiB");
