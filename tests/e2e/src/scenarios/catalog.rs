@@ -65,7 +65,7 @@ pub(super) fn run(prepared: &Prepared, binaries: &Binaries, progress: &Progress)
         format!("{}\n{}", crate::proc::tail(&server.output(), 20), crate::proc::tail(&machine.console_text(), 10))
     })?;
     let held = gate.held()?;
-    patient(&machine)?;
+    patient(&machine, NOT_YET)?;
     step.done(format!("SystemBooted, as its file says; refused before: {held}"));
     drop((machine, gate));
     nasty(prepared, &lan, &catalog, progress)
