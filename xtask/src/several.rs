@@ -1,8 +1,11 @@
 //! Work of which several pieces are done at once.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, anyhow};
 use magnetite_e2e::interrupt;
 
 /// How many pieces that take a processor each are done at once.
@@ -10,7 +13,8 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Does each, so many at once, and gives those that failed, and why. One that fails keeps no other from being done: it is told of when it does.
+/// Does each, so many at once, and gives those that failed, and why. One that fails, or panics, keeps no other from being done: it is told of
+/// when it does.
 pub fn each<T: Send>(
     all: Vec<T>,
     at_once: usize,
@@ -24,7 +28,9 @@ pub fn each<T: Send>(
             scope.spawn(|| {
                 let next = || locked(&queue).next();
                 while let (false, Some(one)) = (interrupt::requested(), next()) {
-                    if let Err(error) = work(&one) {
+                    let done = catch_unwind(AssertUnwindSafe(|| work(&one)));
+                    if let Err(error) = done.unwrap_or_else(|_| Err(anyhow!("it panicked; what it said stands above")))
+                    {
                         tell(&one, &error);
                         locked(&failed).push((one, error));
                     }

@@ -32,12 +32,9 @@ use crate::{
     server::BootServer,
     state::State,
     systemd::Systemctl,
-    tpm::{self, BoxTpmError, Derived, Whose},
+    tpm::{self, BoxTpmError, Whose},
 };
 
-/// How often a TPM that does not answer is asked for the box's keys, and how long after each.
-const TPM_ATTEMPTS: u32 = 3;
-const TPM_PAUSE: Duration = Duration::from_secs(3);
 /// How long the first report may take before the join goes on without the boot server's time.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
@@ -301,35 +298,11 @@ impl Agent<'_> {
         if keys::exist(self.paths)? {
             return Ok(());
         }
-        let derived = self.derive().await;
+        let Args { machine, machine_uid, intent, .. } = self.args;
+        let derived = tpm::derive(self.paths, &Whose { machine, machine_uid, intent }).await;
         keys::make(self.paths, derived.as_ref())?;
         tracing::info!(tpm = derived.is_some(), "keys made");
         Ok(())
-    }
-
-    /// More than once: a TPM that is silent in one boot and answers in the next makes two boxes of one.
-    async fn derive(&self) -> Option<Derived> {
-        let Args { machine, machine_uid, intent, .. } = self.args;
-        let whose = Whose { machine, machine_uid, intent };
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            match tpm::derive(self.paths, &whose).await {
-                Ok(derived) => return Some(derived),
-                Err(BoxTpmError::Missing { .. }) if !tpm::is_promised(self.paths) => return None,
-                // A driver that did not come in all that time does not come.
-                Err(error) if attempts == TPM_ATTEMPTS || matches!(error, BoxTpmError::Missing { .. }) => {
-                    let error = chain(&error);
-                    tracing::warn!(
-                        error,
-                        "the TPM has no keys for this box; without a disk it has others after a restart"
-                    );
-                    return None;
-                }
-                Err(error) => tracing::warn!(error = chain(&error), "the TPM does not answer, will try again"),
-            }
-            sleep(TPM_PAUSE).await;
-        }
     }
 
     async fn claim(&mut self, inventory: &Inventory) -> Result<(), RunError> {

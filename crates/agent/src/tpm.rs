@@ -5,7 +5,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::{fs::FileTypeExt, net::UnixStream},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use magnetite_api::{
@@ -13,6 +13,7 @@ use magnetite_api::{
     join::ClaimRequest,
     tpm::{ClaimChallenge, TpmEvidence, TpmProof, decode, encode},
 };
+use magnetite_daemon::log::chain;
 use magnetite_tpm::{
     binding::{Claimed, extra_data},
     client::{Keys, Signed, Stream, TpmError},
@@ -22,7 +23,7 @@ use magnetite_tpm::{
 use p256::SecretKey;
 use tokio::{
     task::{JoinError, spawn_blocking},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::files::Paths;
@@ -35,6 +36,9 @@ const FIRMWARE_TABLE: &str = "/sys/firmware/acpi/tables/TPM2";
 /// instead is another box.
 const DRIVER: Duration = Duration::from_secs(15);
 const DERIVING: Duration = Duration::from_secs(60);
+/// How often it is asked for them if it does not answer, and how long after each.
+const ATTEMPTS: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// Why the TPM proves nothing.
 #[derive(Debug, thiserror::Error)]
@@ -131,13 +135,34 @@ pub struct Whose<'a> {
     pub intent: &'a str,
 }
 
+/// The keys of this box, if it has a TPM that makes them. It is asked more than once: one that is silent in one boot and answers in the
+/// next makes two boxes of one.
+pub async fn derive(paths: &Paths, whose: &Whose<'_>) -> Option<Derived> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match ask(paths, whose).await {
+            Ok(derived) => return Some(derived),
+            Err(BoxTpmError::Missing { .. }) if !is_promised(paths) => return None,
+            // A driver that did not come in all that time does not come.
+            Err(error) if attempts == ATTEMPTS || matches!(error, BoxTpmError::Missing { .. }) => {
+                let error = chain(&error);
+                tracing::warn!(error, "the TPM has no keys for this box; without a disk it has others after a restart");
+                return None;
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "the TPM does not answer, will try again"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
 /// True if firmware says that the box has a TPM 2.0.
-pub fn is_promised(paths: &Paths) -> bool {
+fn is_promised(paths: &Paths) -> bool {
     paths.at(FIRMWARE_TABLE).exists()
 }
 
-/// Asks the TPM for the keys of this box.
-pub async fn derive(paths: &Paths, whose: &Whose<'_>) -> Result<Derived, BoxTpmError> {
+/// Asks the TPM once.
+async fn ask(paths: &Paths, whose: &Whose<'_>) -> Result<Derived, BoxTpmError> {
     let path = paths.at(DEVICE);
     let end = Instant::now() + DRIVER;
     while is_promised(paths) && !path.exists() && Instant::now() < end {
@@ -230,5 +255,92 @@ impl BoxTpm {
             })
         });
         answer.await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::create_dir_all,
+        os::unix::{fs::symlink, net::UnixListener},
+        thread,
+    };
+
+    use magnetite_swtpm::Swtpm;
+
+    use super::*;
+
+    const BOX: Whose<'_> = Whose { machine: "box-1", machine_uid: "u1", intent: "created" };
+
+    /// A box whose firmware says that it has a TPM.
+    fn promised() -> (tempfile::TempDir, Paths) {
+        let folder = tempfile::tempdir().expect("a folder");
+        create_dir_all(folder.path().join("dev")).expect("a folder");
+        let table = folder.path().join(&FIRMWARE_TABLE[1..]);
+        create_dir_all(table.parent().expect("below a folder")).expect("a folder");
+        fs::write(table, "TPM2").expect("written");
+        let paths = Paths::new(folder.path(), Path::new("/state"));
+        (folder, paths)
+    }
+
+    /// Hangs up on so many that come, and does something before it does.
+    fn hang_up(listener: UnixListener, times: usize, mut before: impl FnMut() + Send + 'static) {
+        thread::spawn(move || {
+            for caller in listener.incoming().take(times) {
+                before();
+                drop(caller);
+            }
+        });
+    }
+
+    /// Time goes by itself while nothing else does.
+    #[tokio::test(start_paused = true)]
+    async fn a_tpm_that_answers_at_the_third_try_makes_the_same_keys() {
+        let tpm = Swtpm::new();
+        let (folder, paths) = promised();
+        let (device, busy) = (folder.path().join("dev/tpmrm0"), folder.path().join("busy"));
+        let listener = UnixListener::bind(&busy).expect("a socket");
+        symlink(&busy, &device).expect("a link");
+        let (mut callers, socket, link) = (0, tpm.socket(), device.clone());
+        hang_up(listener, 2, move || {
+            callers += 1;
+            if callers == 2 {
+                fs::remove_file(&link).expect("there");
+                symlink(&socket, &link).expect("a link");
+            }
+        });
+        let late = derive(&paths, &BOX).await.expect("keys, at the third try");
+        let soon = derive(&paths, &BOX).await.expect("keys, at the first");
+        assert!(late.claim == soon.claim && late.kubelet == soon.kubelet);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_never_answers_is_not_asked_for_ever() {
+        let (folder, paths) = promised();
+        let listener = UnixListener::bind(folder.path().join("dev/tpmrm0")).expect("a socket");
+        hang_up(listener, usize::MAX, || ());
+        let began = Instant::now();
+        assert!(derive(&paths, &BOX).await.is_none());
+        assert!(began.elapsed() >= PAUSE * (ATTEMPTS - 1), "it was asked {ATTEMPTS} times");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_driver_that_comes_late_is_waited_for() {
+        let tpm = Swtpm::new();
+        let (folder, paths) = promised();
+        let (socket, device) = (tpm.socket(), folder.path().join("dev/tpmrm0"));
+        tokio::spawn(async move {
+            sleep(DRIVER - Duration::from_secs(2)).await;
+            symlink(socket, device).expect("a link");
+        });
+        assert!(derive(&paths, &BOX).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_driver_that_does_not_come_is_not_waited_for_twice() {
+        let (_folder, paths) = promised();
+        let began = Instant::now();
+        assert!(derive(&paths, &BOX).await.is_none());
+        assert!(began.elapsed() < DRIVER * 2);
     }
 }

@@ -174,6 +174,9 @@ fn window_end(intent: Option<&IntentStatus>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+    use magnetite_api::{machine::IntentState, time::seconds};
+
     use super::*;
     use crate::{client::Request, fixtures::machine, fleet::Identity, ladder};
 
@@ -225,6 +228,37 @@ mod tests {
             |machine: &Machine, now| key.check(cap, Purpose::Boot, &machine_key(machine), machine.wanted_intent(), now);
         assert!(good(&mine, 1000) && good(&mine, 1000 + 900), "{link}");
         assert!(!good(&mine, 1000 + 901) && !good(&again, 1000) && !good(&machine("other").arc(), 1000));
+    }
+
+    /// An agent may report for an hour after its window, or for a day where it boots again or waits for a person.
+    #[test]
+    fn how_long_an_agent_is_heard() {
+        let key = CapabilityKey::new([7; 32]);
+        let site = Site::plain([10, 0, 0, 1].into(), 8080, 8443, &key, "sha256/00");
+        let second = |second| seconds(Timestamp::from_second(second).unwrap());
+        let intent = |machine: &Machine| IntentStatus {
+            id: machine.wanted_intent().into(),
+            state: IntentState::Open,
+            opened_at: second(0),
+            expires_at: second(3600),
+        };
+        let free = machine("box").arc();
+        let mut held = Machine::clone(&free);
+        held.spec.hold = true;
+        for (machine, now, until) in [
+            (&*free, 10, 3600 + AFTER_WINDOW),
+            (&*free, 3599, 3600 + AFTER_WINDOW),
+            (&*free, 3600, 3600 + AGAIN),
+            (&*free, 90_000, 90_000 + AGAIN),
+            (&held, 10, 3600 + HELD),
+        ] {
+            let intent = intent(machine);
+            let links = site.links(machine, Architecture::X86_64, Some(&intent), now);
+            let server = site.agent_link(machine, &links, "sha512-00", Some(&intent), now).server;
+            let cap = server.split('/').nth(5).unwrap();
+            let good = |at| key.check(cap, Purpose::Agent, &machine_key(machine), machine.wanted_intent(), at);
+            assert!(good(until) && !good(until + 1), "at {now}");
+        }
     }
 
     /// A site with HTTPS that some trust.
