@@ -5,6 +5,7 @@
 //! does nothing but watch.
 
 use jiff::{Span, Timestamp};
+use magnetite_api::join::LEAST_CERTIFICATE_SECONDS;
 
 use crate::args::JoinMode;
 
@@ -66,10 +67,6 @@ pub enum Step {
     Watch,
 }
 
-/// A certificate that ends sooner than this is not worth starting with: the kubelet asks for the next one with it,
-/// which takes a moment.
-const MARGIN_SECONDS: i64 = 120;
-
 /// What to do next.
 pub fn next(seen: &Observed, now: Timestamp) -> Step {
     let Observed { join, kubelet, keys, answer, installed, files, active, started_here } = seen;
@@ -105,7 +102,7 @@ fn is_good(certificate: Option<&CertificateFacts>, now: Timestamp) -> bool {
 
 /// True of a certificate that has ended, or is about to.
 pub fn ends(not_after: Timestamp, now: Timestamp) -> bool {
-    now.saturating_add(Span::new().seconds(MARGIN_SECONDS)).map_or(true, |soon| not_after <= soon)
+    now.saturating_add(Span::new().seconds(LEAST_CERTIFICATE_SECONDS)).map_or(true, |soon| not_after <= soon)
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ use crate::{
     types::{MacAddr, MachineUuid, Sha256},
 };
 
+/// A certificate that ends in fewer seconds than this is not worth starting with: the kubelet asks for the next one with it, which takes a
+/// moment. So an agent takes it for none, and the controller gives another.
+pub const LEAST_CERTIFICATE_SECONDS: i64 = 120;
+
 /// What a box says of its own identity. Bounded; not proven.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]

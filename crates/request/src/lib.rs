@@ -11,6 +11,7 @@ use magnetite_api::{
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use x509_parser::{
+    certificate::X509Certificate,
     certification_request::X509CertificationRequest,
     cri_attributes::ParsedCriAttribute,
     extensions::{GeneralName, ParsedExtension},
@@ -18,6 +19,7 @@ use x509_parser::{
         OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_X509_COMMON_NAME,
         OID_X509_ORGANIZATION_NAME,
     },
+    pem::parse_x509_pem,
     prelude::FromDer,
     public_key::PublicKey,
     x509::{AttributeTypeAndValue, SubjectPublicKeyInfo},
@@ -211,22 +213,23 @@ pub fn check_claim_key(
 
 /// SHA-256 of the SubjectPublicKeyInfo of the first certificate of a PEM text.
 pub fn certificate_key(pem: &[u8]) -> Option<Sha256> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).ok()?;
-    let certificate = pem.parse_x509().ok()?;
-    Some(Sha256::of(certificate.public_key().raw))
+    first_certificate(pem, |certificate, _| Sha256::of(certificate.public_key().raw))
 }
 
 /// SHA-256 of a certificate in DER, as API servers name the one with which a user came; of a chain, its first.
 pub fn certificate_digest(pem: &[u8]) -> Option<Sha256> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).ok()?;
-    pem.parse_x509().ok()?;
-    Some(Sha256::of(&pem.contents))
+    first_certificate(pem, |_, der| Sha256::of(der))
 }
 
 /// When the first certificate of a PEM text ends, in seconds since 1970.
 pub fn certificate_end(pem: &[u8]) -> Option<i64> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).ok()?;
-    Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
+    first_certificate(pem, |certificate, _| certificate.validity().not_after.timestamp())
+}
+
+/// What is read of the first certificate of a PEM text, and of its DER.
+fn first_certificate<T>(pem: &[u8], read: impl FnOnce(&X509Certificate<'_>, &[u8]) -> T) -> Option<T> {
+    let (_, pem) = parse_x509_pem(pem).ok()?;
+    Some(read(&pem.parse_x509().ok()?, &pem.contents))
 }
 
 /// A text of a stranger, fit for a message: without control characters, cut, in quotes.

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use magnetite_api::{
     Machine, MachineClaim, Sha256,
     conditions::reason,
+    join::LEAST_CERTIFICATE_SECONDS,
     machine::{IdentityStatus, IntentState, IntentStatus},
 };
 use magnetite_request::certificate_end;
@@ -70,12 +71,10 @@ fn is_not_frozen(current: Option<&IntentStatus>) -> Result<(), Verdict> {
     }
 }
 
-/// An agent starts no kubelet with less (`crates/agent/src/plan.rs`).
-const MARGIN_SECONDS: i64 = 120;
-
 /// True of a certificate that no box can begin with.
 pub fn has_ended(certificate: &str, now: Timestamp) -> bool {
-    certificate_end(certificate.as_bytes()).is_none_or(|end| end <= now.as_second().saturating_add(MARGIN_SECONDS))
+    let soon = now.as_second().saturating_add(LEAST_CERTIFICATE_SECONDS);
+    certificate_end(certificate.as_bytes()).is_none_or(|end| end <= soon)
 }
 
 /// The name of a request: always the same for the same claim and certificate. `after`: the one whose place it takes.
