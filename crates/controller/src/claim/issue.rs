@@ -235,7 +235,10 @@ async fn hand_over(
     if issued {
         ctx.metrics.claim("approved", "CertificateIssued");
         tracing::info!(machine = %machine.name_any(), claim = %seen.claim.name_any(), request, "certificate issued");
-        let note = format!("Certificate of the Node {} issued, by request {request}", machine.node_name());
+        // As audit logs of API servers name it. The request may have been another of the same name, if somebody swept the first away before
+        // its certificate was handed on.
+        let which = digest.map(|digest| format!(", X509SHA256={digest}")).unwrap_or_default();
+        let note = format!("Certificate of the Node {} issued, by request {request}{which}", machine.node_name());
         let regarding = machine.object_ref(&());
         ctx.publish(&regarding, EventType::Normal, "CertificateIssued", "Claim", &note).await;
     }
